@@ -1,0 +1,162 @@
+"""Text into blocks of tokens.
+
+Every corpus becomes rows of exactly ``block_size`` token ids, documents joined by the tokenizer's end-of-text token.
+The offline default is Python source: it is on every machine that can run this course. Files are assigned to
+train (90 %), validation (5 %) or test (5 %) by a hash of their *path* inside the library, not of their content, so a
+file that changed by one line between two Python versions stays on the same side of the split.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import itertools
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+SPLITS = ("train", "validation", "test")
+# Packages whose Python source joins the standard library in "python-packages"; those not installed are passed over.
+PACKAGES = (
+    "torch transformers accelerate datasets tokenizers safetensors huggingface_hub numpy scipy sklearn pandas sympy "
+    "matplotlib plotly networkx umap numba jax flax optax equinox diffrax pytorch_lightning torch_geometric jinja2 "
+    "aiohttp fsspec pyarrow pip setuptools IPython jupyterlab notebook nbconvert hypothesis pytest"
+).split()
+HUB = {
+    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1", False),
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1", False),
+    "pile": ("monology/pile-uncopyrighted", None, True),  # 800 GB: streamed, never downloaded whole
+}
+NAMES = ("python-stdlib", "python-packages", *HUB)
+
+
+def split_of(path: str) -> str:
+    """The split a file belongs to, from the SHA-256 of its path relative to its library's root."""
+    bucket = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % 20
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def _roots(name: str) -> Iterator[tuple[str, Path]]:
+    yield "", Path(sysconfig.get_paths()["stdlib"])
+    if name == "python-packages":
+        for package in PACKAGES:
+            spec = importlib.util.find_spec(package)
+            if spec and spec.submodule_search_locations:
+                yield package + "/", Path(next(iter(spec.submodule_search_locations)))
+
+
+def python_files(name: str, split: str) -> list[Path]:
+    """Source files of the running Python in a split, ordered by path hash: any prefix is a fair sample."""
+    found = {}
+    for prefix, root in _roots(name):
+        for path in root.rglob("*.py"):
+            inside = path.relative_to(root).as_posix()
+            if "site-packages" not in inside and "dist-packages" not in inside and split_of(prefix + inside) == split:
+                found[prefix + inside] = path
+    return [found[key] for key in sorted(found, key=lambda key: hashlib.sha256(key.encode()).digest())]
+
+
+def read_texts(paths: Iterable[Path]) -> Iterator[str]:
+    """The text of each file; files that are not UTF-8 or hold nothing but white space are passed over."""
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+        if text.strip():
+            yield text
+
+
+def pack(texts: Iterable[str], tokenizer, block_size: int) -> list[list[int]]:
+    """Token blocks of ``block_size`` from texts joined by end-of-text; the last, incomplete block is dropped."""
+    texts = list(texts)
+    # The tokenizer warns of texts longer than its model's context; ours are cut into blocks on the next lines.
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    stream = list(itertools.chain.from_iterable(ids + [tokenizer.eos_token_id] for ids in encoded))
+    return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
+
+
+def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: int | None = None) -> torch.Tensor:
+    """Blocks of an offline Python corpus as one long tensor ``(N, block_size)``. Needs no ``datasets``."""
+    blocks, texts = [], read_texts(python_files(name, split))
+    while (group := list(itertools.islice(texts, 256))) and (not max_tokens or len(blocks) * block_size < max_tokens):
+        blocks += pack(group, tokenizer, block_size)
+    if max_tokens:
+        blocks = blocks[: max(1, max_tokens // block_size)]
+    return torch.tensor(blocks, dtype=torch.long)
+
+
+def load_corpus(name: str | Path, tokenizer, split: str = "train", block_size: int = 128, max_tokens: int | None = None):
+    """A corpus as a ``datasets.Dataset`` (or ``IterableDataset``, for a streamed one) with a column ``input_ids``.
+
+    Args:
+        name: ``"python-stdlib"`` (the running Python's standard library), ``"python-packages"`` (that and the
+            installed scientific packages), ``"wikitext-103"``, ``"wikitext-2"``, ``"pile"`` (streamed),
+            or the path of a text file or of a folder of them.
+        tokenizer: a transformers tokenizer with an ``eos_token_id``.
+        split: ``"train"``, ``"validation"`` or ``"test"``. A path has no splits: all of it is returned.
+        block_size: tokens a row, at least 2.
+        max_tokens: stop after about this many tokens.
+
+    Raises:
+        ValueError: unknown name or split, a block size below 2, or too little text for one block.
+        FileNotFoundError: a path that is not there.
+        ConnectionError: a corpus of the hub without the hub.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}.")
+    if block_size < 2:
+        raise ValueError(f"block_size={block_size}: a block needs at least 2 tokens, one to read and one to predict.")
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens}: give a positive number, or None for the whole corpus.")
+    texts = _text_dataset(str(name), split)
+
+    def to_blocks(batch):
+        return {"input_ids": pack(filter(str.strip, batch["text"]), tokenizer, block_size)}
+
+    columns = texts.column_names or ["text", "meta"]
+    corpus = texts.map(to_blocks, batched=True, batch_size=256, remove_columns=columns)
+    rows = None if max_tokens is None else max(1, max_tokens // block_size)
+    if hasattr(corpus, "__len__"):
+        if len(corpus) == 0:
+            raise ValueError(
+                f"Corpus {str(name)!r} ({split}) is too short: not even one block of block_size={block_size} tokens. "
+                "Give more text or a smaller block_size."
+            )
+        return corpus if rows is None else corpus.select(range(min(rows, len(corpus))))
+    return corpus if rows is None else corpus.take(rows)
+
+
+def _text_dataset(name: str, split: str):
+    import datasets  # half a second: only where a corpus is loaded
+
+    if name in ("python-stdlib", "python-packages"):
+        return datasets.Dataset.from_dict({"text": list(read_texts(python_files(name, split)))})
+    if name in HUB:
+        return _hub_texts(name, split)
+    path = Path(name).expanduser()
+    if path.exists():
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        texts = list(read_texts(files))
+        if not texts:
+            raise ValueError(f"{path} holds no readable UTF-8 text. Give a text file or a folder of them.")
+        return datasets.Dataset.from_dict({"text": texts})
+    if "/" in name or "\\" in name or path.suffix:
+        raise FileNotFoundError(f"No file or folder {name!r}. Give an existing path, or one of {', '.join(NAMES)}.")
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Unknown corpus {name!r}.{hint} Choose one of {', '.join(NAMES)}, or give a path.")
+
+
+def _hub_texts(name: str, split: str):
+    import datasets
+
+    repository, configuration, streaming = HUB[name]
+    try:
+        return datasets.load_dataset(repository, configuration, split=split, streaming=streaming)
+    except Exception as error:  # the hub's clients raise a dozen unrelated classes for "no network"
+        raise ConnectionError(
+            f"Corpus {name!r} ({repository}, {split}) could not be loaded from the hub: {type(error).__name__}. "
+            'Check the network and HF_HUB_OFFLINE, or use "python-stdlib", which needs no network.'
+        ) from error

@@ -1,0 +1,77 @@
+"""Couplings: which point of one cloud belongs to which point of another.
+
+Two clouds do not say how they are paired; a coupling does. Three pairings of the same clouds: as given, at random
+(independent), and by optimal transport, the permutation of least total distance.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+
+
+def check_pairs(x0: Tensor, x1: Tensor) -> None:
+    """ValueError unless ``x0`` and ``x1`` are finite ``(N, D)`` float tensors of one shape, N at least 1."""
+    if x0.ndim != 2 or x0.shape != x1.shape or len(x0) == 0:
+        raise ValueError(f"Pairs must be two (N, D) tensors of one shape; got {tuple(x0.shape)} and {tuple(x1.shape)}.")
+    for name, x in (("x0", x0), ("x1", x1)):
+        if not x.is_floating_point():
+            raise ValueError(f"{name} holds {x.dtype}: convert it with .float().")
+        if not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x)).any(-1).sum())
+            raise ValueError(f"{name} holds NaN or infinity in {bad} of {len(x)} points: remove or repair them first.")
+
+
+def cost_matrix(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
+    """Distance of every point of ``x0`` to every point of ``x1``: ``(N, N)`` float64."""
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}.")
+    a, b = x0.detach().double(), x1.detach().double()
+    if metric == "cosine":
+        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
+        return 1 - a @ b.T
+    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist" if len(a) <= 256 else "use_mm_for_euclid_dist")
+    return distance.square() if metric == "sqeuclidean" else distance
+
+
+def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
+    """The permutation of least total cost, exactly: point ``i`` of ``x0`` goes to point ``assignment[i]`` of ``x1``.
+
+    Ties go to the given pairing: where keeping partners costs no more than swapping them (duplicate points), they are
+    kept. O(N³) in the worst case; seconds at N = 2,000.
+
+    Returns:
+        ``(N,)`` long tensor, on the CPU, a permutation of 0 … N−1.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    check_pairs(x0, x1)
+    cost = cost_matrix(x0, x1, metric).cpu()
+    tie_break = 1e-12 * float(cost.mean()) + 1e-300  # far below any real difference, above rounding in ties
+    cost.diagonal().sub_(tie_break)
+    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1]).long()
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Pairs of points: ``x0[i]`` belongs to ``x1[i]``. Both ``(N, D)`` float tensors."""
+
+    x0: Tensor
+    x1: Tensor
+
+    def __post_init__(self):
+        check_pairs(self.x0, self.x1)
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def independent(self, generator: torch.Generator | None = None) -> "Coupling":
+        """The same clouds, partners drawn by lot (a random permutation)."""
+        device = generator.device if generator is not None else None
+        return Coupling(self.x0, self.x1[torch.randperm(len(self), generator=generator, device=device).to(self.x1.device)])
+
+    def optimal_transport(self, metric: str = "euclidean") -> "Coupling":
+        """The same clouds, paired by :func:`optimal_assignment`: every point used exactly once."""
+        return Coupling(self.x0, self.x1[optimal_assignment(self.x0, self.x1, metric).to(self.x1.device)])

@@ -1,0 +1,117 @@
+"""Flows: a velocity field, a step along it, and a walk of many steps.
+
+A *velocity field* is any callable ``u(x, t)`` that returns a tensor shaped like ``x``. Here nothing knows what ``x`` is:
+a point in the plane or the hidden state of a token, the code is the same.
+
+Shapes: ``x`` is ``(B, ..., D)``. A time is a number, or a tensor whose shape begins the shape of ``x``:
+``()`` for all, ``(B,)`` one per sample, ``(B, T)`` one per token. Times lie in [0, 1].
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
+
+
+def as_time(t: float | Tensor, x: Tensor) -> Tensor:
+    """``t`` as a tensor beside ``x``, in float32 or wider: bfloat16 cannot tell t = 0.997 from 1."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return t.to(x.device, dtype) if isinstance(t, Tensor) else torch.full((), float(t), dtype=dtype, device=x.device)
+
+
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
+    """``t`` with trailing axes of length 1 and the type of ``x``, so that it multiplies ``x`` sample by sample."""
+    if t.ndim >= x.ndim or t.shape != x.shape[: t.ndim]:
+        raise ValueError(
+            f"A time of shape {tuple(t.shape)} does not fit x of shape {tuple(x.shape)}: "
+            "give a number, or one time per sample, shape (B,)."
+        )
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)).to(x.dtype)
+
+
+def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
+    """From time ``t`` to ``s``: look once, then step (paper, eq. 4). One evaluation; error O(d²) a step."""
+    t, s = as_time(t, x), as_time(s, x)
+    return x + expand_time(s - t, x) * velocity(x, t)
+
+
+def midpoint_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
+    """From ``t`` to ``s``: look, go half a step, look again, step (paper, eq. 5). Two evaluations; error O(d³)."""
+    t, s = as_time(t, x), as_time(s, x)
+    half = (s - t) / 2
+    halfway = x + expand_time(half, x) * velocity(x, t)
+    return x + expand_time(2 * half, x) * velocity(halfway, t + half)
+
+
+STEPS: dict[str, Step] = {"euler": euler_step, "midpoint": midpoint_step}
+EVALUATIONS = {"euler": 1, "midpoint": 2}  # velocity evaluations a step
+
+
+def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, return_path: bool = False) -> Tensor:
+    """Follow the velocity from ``x0`` through ``times`` (paper, alg. 3).
+
+    Args:
+        velocity: ``u(x, t)``.
+        x0: ``(B, ..., D)``, the state at ``times[..., 0]``.
+        times: a tensor ``(K+1,)`` for all samples or ``(B, K+1)``, or a list of numbers; not decreasing, in [0, 1].
+        step: :func:`euler_step` or :func:`midpoint_step`.
+        return_path: also return every state on the way.
+
+    Returns:
+        The last state, shaped like ``x0``; with ``return_path`` the states ``(K+1, B, ..., D)`` instead.
+
+    Raises:
+        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``.
+    """
+    times = check_times(times, x0)
+    path = [x0]
+    for t, s in itertools.pairwise(times):
+        path.append(step(velocity, path[-1], t, s))
+        if not return_path:
+            del path[0]
+    return torch.stack(path) if return_path else path[-1]
+
+
+def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
+    """The K+1 times one after another, numbers or ``(B,)`` tensors, or a ValueError that says what is wrong."""
+    table = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+    if table.ndim not in (1, 2) or table.shape[-1] < 2:
+        raise ValueError(f"times has shape {tuple(table.shape)}: give (K+1,) or (B, K+1) with at least 2 times.")
+    if table.ndim == 2 and len(table) != len(x):
+        raise ValueError(f"times holds {len(table)} rows for a batch of {len(x)}: give one row per sample.")
+    if not bool(((table >= 0) & (table <= 1)).all()):
+        raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
+    if bool((table.diff(dim=-1) < 0).any()):
+        raise ValueError("times must not decrease: sort them from 0 to 1.")
+    return tuple(times) if not isinstance(times, Tensor) else times.unbind(-1)
+
+
+def check_steps(k: int) -> int:
+    """``k`` if it is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k={k!r}: a walk takes a whole number of steps, at least 1.")
+    return k
+
+
+def uniform_times(k: int, device=None, dtype=torch.float32) -> Tensor:
+    """``k`` equal steps from 0 to 1: ``(k+1,)``."""
+    return torch.linspace(0, 1, check_steps(k) + 1, device=device, dtype=dtype)
+
+
+def random_times(k: int, batch: int, generator: torch.Generator | None = None, device=None) -> Tensor:
+    """``k`` steps from 0 to 1 through ``k - 1`` sorted uniform times, anew for each sample: ``(batch, k+1)``.
+
+    Drawn on the generator's device, then moved to ``device``.
+    """
+    inner = draw_uniform((batch, check_steps(k) - 1), generator, device).sort(dim=-1).values
+    return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0)
+
+
+def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> Tensor:
+    """Uniform numbers in [0, 1) from ``generator`` (or torch's default one), on ``device``."""
+    source = generator.device if generator is not None else device
+    return torch.rand(shape, generator=generator, device=source).to(device)

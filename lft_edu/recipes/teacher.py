@@ -1,0 +1,248 @@
+"""Train the bundled teacher: a small, deep GPT-NeoX that reads and writes Python.
+
+    python -m lft_edu.recipes.teacher                         # the whole recipe, resumable: run it again to go on
+    torchrun --nproc-per-node 2 -m lft_edu.recipes.teacher    # two processes (on a CPU: one thread each)
+
+Needs torch, transformers, tokenizers, safetensors and accelerate only. Twenty-four layers so that layer numbers mean
+what they mean in the paper; everything else as small as it can be and still write Python.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lft_edu import corpora, training
+
+ASSETS = Path(__file__).parents[2] / "assets"
+END = "<|endoftext|>"
+
+
+def build_tokenizer(vocabulary: int, files: int = 900):
+    """A byte-level BPE tokenizer trained on the first ``files`` training files."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    paths = corpora.python_files("python-packages", "train")[:files]
+    bpe.train_from_iterator(corpora.read_texts(paths), vocab_size=vocabulary, special_tokens=[END], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=END, padding_side="left"
+    )
+
+
+def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
+    """A GPT-NeoX with rotary positions on half of each 32-wide head, as Pythia's layers but small."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)  # a script of its own: transformers draws initial weights from the global generator
+    model = GPTNeoXForCausalLM(config)
+    for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
+        for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
+    return model
+
+
+class NextToken(nn.Module):
+    """Cross-entropy of the next token, nats per token, as a loss for the training loop."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, generator=None):
+        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised by five Newton–Schulz iterations (Jordan 2024), for matrices.
+
+    ``torch.optim.Muon`` takes the matrices one by one in bfloat16; 24 small layers are 96 of them, and on a CPU without
+    bfloat16 units that took as long as the model. Here equal shapes are stacked and iterated together in float32.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes: dict[tuple, list] = {}
+            for p in group["params"]:
+                shapes.setdefault(tuple(p.shape), []).append(p)
+            for (rows, columns), same in shapes.items():
+                update = orthogonalise(torch.stack([self._nesterov(p, group["momentum"]) for p in same]))
+                rate = group["lr"] * max(1, rows / columns) ** 0.5
+                for p, direction in zip(same, update, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=rate)
+
+    def _nesterov(self, p, momentum: float):
+        buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        buffer.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum)
+
+
+def orthogonalise(matrices, iterations: int = 5):
+    """Matrices ``(N, R, C)`` with their singular values pushed towards 1 (quintic Newton–Schulz)."""
+    x = matrices.float()
+    x = x.mT if x.shape[1] > x.shape[2] else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+def build_optimizers(model, scale: float = 1.0):
+    """Muon for the matrices inside layers, AdamW for embeddings, norms and biases."""
+    matrices = [p for p in model.gpt_neox.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        Muon(matrices, lr=0.02 * scale, momentum=0.95, weight_decay=0.05),
+        torch.optim.AdamW(rest, lr=4e-3 * scale, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+@torch.no_grad()
+def held_out_loss(model, blocks, batch: int = 16) -> float:
+    """Nats per token over blocks ``(N, T)``."""
+    loss, device = NextToken(model), next(model.parameters()).device
+    parts = [loss(chunk.to(device)) * len(chunk) for chunk in blocks.split(batch)]
+    return (torch.stack(parts).sum() / len(blocks)).item()
+
+
+def prepare(work: Path, vocabulary: int, block: int):
+    """Tokenizer and token blocks, made once and kept in ``work``."""
+    from safetensors.torch import load_file, save_file
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = work / f"tokens-{vocabulary}-{block}.safetensors"
+    if not tokens.exists():
+        tokenizer = build_tokenizer(vocabulary)
+        tokenizer.save_pretrained(work / "tokenizer")
+        train = corpora.token_blocks("python-packages", tokenizer, "train", block)
+        held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
+        partial = tokens.with_suffix(".partial")
+        save_file({"train": train.to(torch.int16), "validation": held.to(torch.int16)}, partial)
+        os.replace(partial, tokens)
+    data = load_file(tokens)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    return tokenizer, data["train"], data["validation"].long()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def export(model, tokenizer, out: Path, provenance: dict) -> None:
+    """Write the teacher in fp16 with its provenance into ``out``, whole or not at all."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(torch.float16).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    provenance["sha256"] = {p.name: sha256(p) for p in sorted(partial.iterdir())}
+    (partial / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"CPU, {os.environ.get('WORLD_SIZE', '1')} processes of one thread"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=128 if gpu else 64, help="model width, a multiple of 32")
+    parser.add_argument("--vocabulary", type=int, default=4096 if gpu else 2048)
+    parser.add_argument("--steps", type=int, default=20_000 if gpu else 4_800)
+    parser.add_argument("--tokens-per-step", type=int, default=32_768 if gpu else 4_096)
+    parser.add_argument("--block", type=int, default=128, help="tokens a sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/teacher"), help="checkpoints and tokens")
+    parser.add_argument("--out", type=Path, default=ASSETS / "teacher")
+    a = parser.parse_args(arguments)
+
+    import accelerate
+
+    if not gpu:
+        torch.set_num_threads(1)
+    accelerator = accelerate.Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+    a.work.mkdir(parents=True, exist_ok=True)
+    with accelerator.main_process_first():
+        tokenizer, blocks, held = prepare(a.work, a.vocabulary, a.block)
+    model = build_model(a.width, a.vocabulary, seed=a.seed)
+    batch = a.tokens_per_step // a.block // accelerator.num_processes
+    rows = training.ShuffledRows(len(blocks), batch, a.seed, accelerator.process_index, accelerator.num_processes)
+
+    def evaluate(step: int) -> dict:
+        model.save_pretrained(a.work / f"step-{step:06d}")  # how skip damage grows with training is a lesson
+        return {"held_out_loss": held_out_loss(model, held[:64]), "tokens": step * a.tokens_per_step}
+
+    settings = {k: getattr(a, k) for k in ("width", "vocabulary", "tokens_per_step", "block", "seed")}
+    module = NextToken(model).to(accelerator.device)
+    history = training.optimise(
+        module,
+        build_optimizers(model),
+        lambda step: (blocks[rows(step)].long().to(accelerator.device),),
+        a.steps,
+        accelerator=accelerator,
+        seed=a.seed,
+        tokens_per_step=a.tokens_per_step,
+        checkpoint=a.work / "checkpoint.safetensors",
+        save_every=200,
+        resume=True,
+        settings=settings,
+        evaluate=evaluate,
+        evaluate_every=400,
+        description="teacher",
+    )
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return
+    provenance = {
+        "recipe": "python -m lft_edu.recipes.teacher",
+        "corpus": "Python source: the standard library and installed packages, train split by path hash",
+        "packages": [p for p in corpora.PACKAGES if p in {q.split("/")[0] for q, _ in corpora._roots("python-packages")}],
+        "corpus_tokens": blocks.numel(),
+        "tokens_seen": history.tokens,
+        "steps": a.steps,
+        "settings": settings,
+        "optimizer": "Muon 0.02 (matrices), AdamW 4e-3 (rest); warm-up 60 steps, flat, linear over the last 40 %",
+        "hardware": hardware(),
+        "hours": round(history.seconds / 3600, 3),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "held_out_loss_nats": held_out_loss(model.float(), held),
+        "held_out_tokens": held.numel(),
+        "log": {"steps": history.steps[::10], "losses": history.losses[::10], "evaluations": history.evaluations},
+    }
+    export(model, tokenizer, a.out, provenance)
+    print(f"wrote {a.out}: held-out loss {provenance['held_out_loss_nats']:.3f} nats/token", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The recoupling ratio: how many pairs would optimal transport break up? (Paper, eq. 6 and 7.)
+
+R = 0 says the given pairing is already the one of least total distance, so straight paths need not cross. R near 1
+says almost every point would be better off with another's partner: paths cross, and flow matching averages them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .couplings import optimal_assignment
+
+
+@dataclass(frozen=True)
+class RecouplingRatio:
+    """``ratio`` in [0, 1]; ``assignment`` ``(N,)`` long, the optimal partner of each point; ``n`` points."""
+
+    ratio: float
+    assignment: Tensor
+    n: int
+
+    @property
+    def recoupled(self) -> Tensor:
+        """``(N,)`` bool: the points that optimal transport pairs with someone else."""
+        return self.assignment != torch.arange(self.n)
+
+    def interval(self, level: float = 0.95, resamples: int = 1000, generator: torch.Generator | None = None):
+        """Bootstrap interval of the ratio over points, the assignment held fixed: ``(low, high)``."""
+        generator = generator or torch.Generator().manual_seed(0)
+        drawn = torch.randint(self.n, (resamples, self.n), generator=generator)
+        return tuple(self.recoupled.double()[drawn].mean(1).quantile(_tails(level)).tolist())
+
+
+def _tails(level: float) -> Tensor:
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: an interval's level lies between 0 and 1, such as 0.95.")
+    return torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+
+
+def recoupling_ratio(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> RecouplingRatio:
+    """``R = 1 − E[Tr(M)/N]`` of the pairs ``(x0[i], x1[i])``, M their exact optimal-transport assignment.
+
+    Args:
+        x0, x1: ``(N, D)`` float tensors. R grows with N: compare ratios at one N only.
+        metric: ``"euclidean"``, ``"sqeuclidean"`` or ``"cosine"`` (the paper names none; Euclidean is our choice).
+
+    Raises:
+        ValueError: shapes that are no pairs, NaN or infinity, unknown metric.
+    """
+    assignment = optimal_assignment(x0, x1, metric)
+    kept = (assignment == torch.arange(len(x0))).double().mean().item()
+    return RecouplingRatio(ratio=1 - kept, assignment=assignment, n=len(x0))
+
+
+@dataclass(frozen=True)
+class SpanScan:
+    """Recoupling ratios of spans: ``ratios[m, n]`` of span [m, n), NaN where m ≥ n; ``low``, ``high`` its interval."""
+
+    ratios: Tensor
+    low: Tensor
+    high: Tensor
+    n: int
+
+    def best(self, length: int) -> tuple[int, int]:
+        """The span of ``length`` layers with the least ratio."""
+        diagonal = self.ratios.diagonal(length)
+        if not 1 <= length < len(self.ratios):
+            raise ValueError(f"length={length}: spans of this model have 1 to {len(self.ratios) - 1} layers.")
+        start = int(diagonal.argmin())
+        return start, start + length
+
+
+def scan_spans(states: Tensor, metric: str = "euclidean", lengths=None, level: float = 0.95, progress: bool = True) -> SpanScan:
+    """The recoupling ratio of every span of layers.
+
+    Args:
+        states: ``(L+1, N, D)``: the states of N tokens entering layer 0, 1, …, and leaving the last.
+        lengths: only spans of these lengths; all, if None.
+
+    Returns:
+        A :class:`SpanScan` of ``(L+1, L+1)`` tensors.
+    """
+    from tqdm.auto import tqdm
+
+    if states.ndim != 3 or len(states) < 2:
+        raise ValueError(f"states has shape {tuple(states.shape)}: give (L+1, N, D) with at least one layer.")
+    depth = len(states)
+    tables = torch.full((3, depth, depth), float("nan"), dtype=torch.float64)
+    spans = [(m, n) for m in range(depth) for n in range(m + 1, depth) if lengths is None or n - m in lengths]
+    for m, n in tqdm(spans, desc="recoupling", unit="span", disable=not progress):
+        found = recoupling_ratio(states[m], states[n], metric)
+        tables[:, m, n] = torch.tensor([found.ratio, *found.interval(level)], dtype=torch.float64)
+    return SpanScan(*tables, n=states.shape[1])

@@ -1,0 +1,201 @@
+"""A transformer with a span of its layers replaced by one transport operator, as a real transformers model.
+
+Layers [m, n) are gone. What is left runs in the teacher's own code: its list of layers simply reads
+``head layers, operator, tail layers``. The operator is called as a layer is, so masks, rotary positions, attention
+kernels and the key-value cache are the library's. Two things must be put right: kept layers get new cache numbers, and
+an operator owns one cache slot for each velocity evaluation, since keys seen at another time are other keys.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+
+from .families import family_of, layers_of, renumber
+from .operators import Flow, Operator, operator_from_dict
+
+
+class SplicedConfig(PreTrainedConfig):
+    """Config of a spliced model.
+
+    Attributes:
+        text_config: the teacher's config; its ``num_hidden_layers`` is the number of *cache slots* of this model.
+        span: ``[m, n]``, the teacher's layers that are gone.
+        depth: layers of the teacher.
+        operator: what stands there, as JSON.
+    """
+
+    model_type = "lft_spliced"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    span: list | None = None
+    depth: int = 0
+    operator: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.text_config, dict):
+            self.text_config = AutoConfig.for_model(**self.text_config)
+        if self.text_config is not None:
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "vocab_size", "hidden_size"):
+                kwargs.setdefault(name, getattr(self.text_config, name, None))
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        super().__post_init__(**kwargs)
+
+
+class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
+    """Head layers, one operator, tail layers. Made by :func:`splice` or :meth:`from_pretrained`."""
+
+    config_class = SplicedConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None, operator: Operator | None = None):
+        super().__init__(config)
+        m, n = config.span
+        if model is None:  # from_pretrained: allocate; weights follow
+            blank = copy.deepcopy(config.text_config)
+            blank.num_hidden_layers = config.depth - (n - m) + 1  # one more: the layer an operator may be made of
+            model = AutoModelForCausalLM.from_config(blank)
+            operator = operator_from_dict(config.operator).build(layers_of(model)[m], blank)
+            layers_of(model)[m] = operator
+            model.config.num_hidden_layers = config.text_config.num_hidden_layers
+        self.model = model
+        self.wire()
+        self.post_init()
+
+    @property
+    def operator(self) -> Operator:
+        """The transport operator."""
+        return layers_of(self.model)[self.config.span[0]]
+
+    def wire(self) -> None:
+        """Number the cache slots: head layers, the operator's evaluations, tail layers."""
+        m, operator = self.config.span[0], self.operator
+        layers, family = layers_of(self.model), family_of(self.model.config)
+        operator.first_slot = m
+        for i, layer in enumerate(layers):
+            if i != m:
+                renumber(layer, family, i if i < m else i - 1 + operator.slots)
+        slots = len(layers) - 1 + operator.slots
+        for config in (self.config.text_config, self.model.config):
+            config.num_hidden_layers = slots
+        self.config.operator = operator.to_dict()
+        if slots == 0:
+            self.generation_config.use_cache = False  # no attention left: nothing to cache, nothing to count by
+
+    def set_solver(self, solver: str | None = None, steps: int | None = None) -> "SplicedForCausalLM":
+        """Walk the same velocity with another solver or number of steps."""
+        if not isinstance(self.operator, Flow):
+            raise ValueError(f"A {self.operator.kind!r} operator has no solver; only a flow has.")
+        now = self.operator.settings
+        self.operator.settings = Flow(solver or now["solver"], now["steps"] if steps is None else steps).settings
+        self.wire()
+        return self
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        **kwargs,
+    ):
+        """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache."""
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.model.set_output_embeddings(value)
+
+
+AutoConfig.register("lft_spliced", SplicedConfig)
+AutoModelForCausalLM.register(SplicedConfig, SplicedForCausalLM)
+
+
+def check_span(span, depth: int) -> tuple[int, int]:
+    """``span`` as (m, n) with 0 ≤ m < n ≤ depth, or a ValueError."""
+    try:
+        m, n = (int(edge) for edge in span)
+    except (TypeError, ValueError):
+        raise ValueError(f"span={span!r}: give two layer numbers (m, n), such as (6, 18).") from None
+    if not 0 <= m < n <= depth:
+        raise ValueError(
+            f"span=({m}, {n}) does not fit a teacher of {depth} layers: layers m … n−1 are replaced, "
+            f"so 0 ≤ m < n ≤ {depth} must hold."
+        )
+    return m, n
+
+
+def splice(
+    teacher: PreTrainedModel,
+    span: tuple[int, int],
+    operator: Operator,
+    generator: torch.Generator | None = None,
+) -> SplicedForCausalLM:
+    """A new model in which ``operator`` stands for the teacher's layers m … n−1. The teacher is left as it is.
+
+    Args:
+        teacher: a causal language model of a declared family (:mod:`lft_edu.families`).
+        span: ``(m, n)``, half open.
+        operator: such as ``lft.Flow(solver="euler", steps=1)``; copied, so one object may serve several splices.
+        generator: for the few weights that no teacher layer provides (time embedding); seed 0, if None.
+
+    Raises:
+        ValueError: a span that does not fit, an unsupported family, or something that is no operator.
+    """
+    if not isinstance(operator, Operator):
+        raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().")
+    if isinstance(teacher, SplicedForCausalLM):
+        raise ValueError("This model is spliced already: splice the teacher it came from.")
+    family_of(teacher.config)
+    layers = layers_of(teacher)
+    m, n = check_span(span, len(layers))
+    chosen = operator.layer_to_copy(m, n)
+    # Copy everything but the span: deepcopy takes what its memo holds for a copy already made.
+    spare = {id(layer): nn.Identity() for i, layer in enumerate(layers) if m <= i < n and i != chosen}
+    model = copy.deepcopy(teacher, memo=spare)
+    kept = layers_of(model)
+    generator = generator or torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator before we overwrite it
+        built = operator_from_dict(operator.to_dict()).build(kept[chosen], model.config, generator)
+    owned = built.to(device=teacher.device, dtype=teacher.dtype)
+    new = [*kept[:m], owned, *kept[n:]]
+    del kept[:]
+    kept.extend(new)
+    config = SplicedConfig(
+        text_config=copy.deepcopy(model.config), span=[m, n], depth=len(layers), operator=owned.to_dict()
+    )
+    student = SplicedForCausalLM(config, model)
+    student.generation_config = copy.deepcopy(teacher.generation_config)
+    student.wire()
+    student.requires_grad_(False)
+    for p in student.operator.parameters():
+        p.requires_grad_(owned.trainable)
+    return student.eval()
