@@ -15,7 +15,8 @@ _HOMES = {
     "teachers": ("load_teacher", "load_student", "random_teacher"),
     "corpora": ("load_corpus",),
     "metrics": ("evaluate",),
-    "training": ("fit", "History"),
+    "fitting": ("fit",),
+    "training": ("History",),
 }
 _MODULES = ("flow", "objectives", "families", "plots", "cli", "doctor", *_HOMES)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,0 +1,202 @@
+"""Fitting an operator to its teacher: which loss, on which tokens, with which optimiser."""
+
+import difflib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import objectives
+from .flow import STEPS, check_steps
+from .latents import LatentSource, span_latents
+from .operators import Flow, Moments
+from .training import History, ShuffledRows, optimise
+
+OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
+
+
+class LatentLoss(nn.Module):
+    """One of the latent objectives, as a module that returns the loss.
+
+    Args:
+        k, step: of the walk that :func:`~lft_edu.objectives.flow_walking_loss` takes.
+        alpha: weight of flow matching in the hybrid.
+        position_weight: weight ``(T, 1)`` of each position in the loss, or None.
+        scale: weight ``(D,)`` of each dimension, or None.
+    """
+
+    def __init__(self, operator, objective: str, k: int, step: str, alpha: float, position_weight=None, scale=None):
+        super().__init__()
+        self.operator, self.objective, self.k, self.step, self.alpha = operator, objective, k, STEPS[step], alpha
+        self.weight = None if position_weight is None and scale is None else torch.ones(())
+        for factor in (position_weight, scale):
+            self.weight = self.weight if factor is None else self.weight * factor
+
+    def forward(self, latents, generator=None):
+        velocity = self.operator.field(**latents.context)
+        x0, x1 = latents.x0, latents.x1
+        weight = None if self.weight is None else self.weight.to(x0.device)
+        match self.objective:
+            case "flow_matching":
+                return objectives.flow_matching_loss(velocity, x0, x1, generator, weight)
+            case "flow_walking":
+                return objectives.flow_walking_loss(velocity, x0, x1, self.k, self.step, generator, weight)
+            case "hybrid":
+                return objectives.hybrid_loss(velocity, x0, x1, self.alpha, self.k, self.step, generator, weight)
+            case "regression":
+                return objectives.regression_loss(velocity, x0, x1, weight)
+
+
+class LogitLoss(nn.Module):
+    """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.operator = student.operator  # the one submodule: what is trained, checkpointed and synchronised
+        self.models = (student, teacher)  # a tuple hides them from nn.Module
+
+    def forward(self, ids, generator=None):
+        student, teacher = self.models
+        with torch.no_grad():
+            target = teacher(input_ids=ids, use_cache=False).logits
+        return objectives.logit_kl_loss(student(input_ids=ids, use_cache=False).logits, target)
+
+
+def fit(
+    student,
+    teacher,
+    corpus,
+    objective: str = "flow_walking",
+    *,
+    steps: int = 1000,
+    batch_size: int = 16,
+    lr: float = 2e-3,
+    k: int = 3,
+    step: str = "midpoint",
+    alpha: float = 0.1,
+    first_weight: float = 0.0,
+    scale_dimensions: bool = False,
+    cache_latents: bool = False,
+    seed: int = 0,
+    precision: str = "no",
+    checkpoint: str | Path | None = None,
+    save_every: int = 200,
+    resume: bool = False,
+    evaluate=None,
+    evaluate_every: int = 0,
+    progress: bool = True,
+) -> History:
+    """Fit the student's operator to the teacher's hidden states (or logits). The teacher is not changed.
+
+    Closed-form operators (MeanShift, Procrustes, Ridge) are solved from at most ``steps`` batches, whatever the
+    objective; Regression and Flow are trained by AdamW; Skip and Loop have nothing to fit.
+
+    Args:
+        corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``.
+        objective: ``"flow_matching"`` (eq. 3), ``"flow_walking"`` (eq. 8), ``"hybrid"`` (eq. 9), ``"regression"``
+            (one Euler step), or ``"logit_kl"`` (through the whole model, the one objective that is not latent only).
+        steps, batch_size, lr: optimiser steps, blocks a step, peak learning rate.
+        k, step, alpha: of the walk and the hybrid; see :mod:`lft_edu.objectives`.
+        first_weight: weight of position 0, whose massive activations would otherwise be most of the loss, in [0, 1].
+        scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
+        cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
+        precision: ``"no"`` or ``"bf16"`` (autocast).
+        checkpoint, save_every, resume: see :func:`lft_edu.training.optimise`; continued bit for bit.
+
+    Returns:
+        :class:`~lft_edu.training.History`.
+
+    Raises:
+        ValueError: an objective that is unknown or does not fit the operator, k < 1, an empty corpus.
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    operator, span = student.operator, tuple(student.config.span)
+    _check(operator, objective, k, step, steps, batch_size, precision)
+    if hasattr(corpus, "__len__") and len(corpus) == 0:
+        raise ValueError("The corpus is empty: give at least one block of tokens.")
+    if operator.closed_form:
+        source = LatentSource(teacher, span, corpus, batch_size)
+        return _solve(operator, source, steps, batch_size, first_weight, progress)
+    if not operator.trainable:
+        return History()
+
+    import accelerate
+
+    accelerator = accelerate.Accelerator(cpu=teacher.device.type == "cpu", mixed_precision=precision)
+    rows = ShuffledRows(len(corpus), batch_size, seed, accelerator.process_index, accelerator.num_processes)
+    source = LatentSource(teacher, span, corpus, batch_size, cache_latents and objective != "logit_kl", progress)
+    if objective == "logit_kl":
+        loss, batch_at = LogitLoss(student, teacher), lambda i: (source.ids(rows(i)),)
+    else:
+        first = span_latents(teacher, span, source.ids(rows(0)))
+        weight, scale = _weights(first, first_weight, scale_dimensions)
+        loss = LatentLoss(operator, objective, k, step, alpha, weight, scale)
+        batch_at = lambda i: (source(rows(i)),)  # noqa: E731
+    settings = {
+        "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
+        "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
+        "seed": seed, "steps": steps, "precision": precision, "rows": len(corpus), "processes": accelerator.num_processes,
+    }  # fmt: skip
+    return optimise(
+        loss,
+        [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)],
+        batch_at,
+        steps,
+        accelerator=accelerator,
+        seed=seed,
+        tokens_per_step=batch_size * source.ids(torch.zeros(1, dtype=torch.long)).shape[1] * accelerator.num_processes,
+        checkpoint=checkpoint,
+        save_every=save_every,
+        resume=resume,
+        settings=settings,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        description=f"{objective} {span[0]}–{span[1]}",
+        progress=progress,
+    )
+
+
+def _check(operator, objective, k, step, steps, batch_size, precision) -> None:
+    if objective not in OBJECTIVES:
+        near = difflib.get_close_matches(str(objective), OBJECTIVES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown objective {objective!r}.{hint} Choose one of {', '.join(OBJECTIVES)}.")
+    if operator.trainable and not isinstance(operator, Flow) and objective not in ("regression", "logit_kl"):
+        raise ValueError(
+            f"A {operator.kind!r} operator knows no time, so it can't be trained by {objective!r}. "
+            'Use objective="regression", or operator lft.Flow().'
+        )
+    check_steps(k)
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: give at least 1.")
+    for name, value, allowed in (("step", step, tuple(STEPS)), ("precision", precision, ("no", "bf16"))):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
+
+
+def _weights(latents, first_weight: float, scale_dimensions: bool):
+    """Weights of positions ``(T, 1)`` and dimensions ``(D,)``, None where all are equal."""
+    position = scale = None
+    if first_weight != 1:
+        position = torch.ones(latents.x0.shape[1], 1)
+        position[0] = first_weight
+    if scale_dimensions:
+        scale = 1 / latents.x1[:, 1:].float().flatten(0, 1).var(0).clamp(min=1e-6).cpu()
+    return position, scale
+
+
+def _solve(operator, source, batches: int, batch_size: int, first_weight: float, progress: bool) -> History:
+    """Solve a closed-form operator from up to ``batches`` batches."""
+    from tqdm.auto import tqdm
+
+    start = 0 if first_weight else 1
+    moments, tokens = None, 0
+    parts = torch.arange(len(source.blocks)).split(batch_size)[:batches]
+    for rows in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
+        found = source(rows)
+        moments = moments or Moments.zeros(found.x0.shape[-1])
+        moments.add(found.x0[:, start:].flatten(0, 1), found.x1[:, start:].flatten(0, 1))
+        tokens += found.x0.shape[:2].numel()
+    operator.solve(moments)
+    return History(tokens=tokens)

@@ -1,0 +1,101 @@
+"""Pairs to train on: the states that enter a span of the teacher and those that leave it.
+
+They are computed on the fly: storing them for 2.6 billion tokens of Pythia-410M would take ten terabytes. Only the
+layers below the span's end run; the rest of the teacher never does.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .families import layers_of
+
+
+class _Enough(Exception):
+    """Raised by a hook once the layers that matter have run."""
+
+
+@dataclass
+class Latents:
+    """``x0``, ``x1``: ``(B, T, D)``, states entering and leaving the span. ``context``: what its first layer was given
+    besides (mask, rotary positions), which an operator needs too."""
+
+    x0: Tensor
+    x1: Tensor
+    context: dict
+
+
+@torch.no_grad()
+def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_mask: Tensor | None = None) -> Latents:
+    """Run the teacher up to layer n−1 and return what entered layer m and what left layer n−1 (before any final norm)."""
+    m, n = span
+    seen = {}
+
+    def enter(module, args, kwargs):
+        kwargs = dict(kwargs)
+        seen["x0"] = args[0] if args else kwargs.pop("hidden_states")
+        seen["context"] = {k: v for k, v in kwargs.items() if k not in ("use_cache", "layer_past", "past_key_values")}
+
+    def leave(module, args, output):
+        seen["x1"] = output[0] if isinstance(output, tuple) else output
+        raise _Enough
+
+    layers = layers_of(teacher)
+    hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True), layers[n - 1].register_forward_hook(leave)]
+    try:
+        teacher(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Latents(**seen)
+
+
+class LatentSource:
+    """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
+
+    Args:
+        batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
+        cache: compute the latents of every block once and keep them.
+    """
+
+    def __init__(self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True):
+        self.teacher, self.span, self.blocks = teacher, span, blocks
+        self.device = teacher.device
+        self.stored: tuple[Tensor, Tensor] | None = None
+        self.context: dict = {}
+        if cache:
+            self._fill(batch_size, progress)
+
+    def ids(self, rows: Tensor) -> Tensor:
+        """Token ids ``(B, T)`` of these rows of the corpus."""
+        if isinstance(self.blocks, Tensor):
+            return self.blocks[rows].long().to(self.device)
+        return torch.tensor(self.blocks[rows.tolist()]["input_ids"], device=self.device)
+
+    def __call__(self, rows: Tensor) -> Latents:
+        if self.stored is None:
+            return span_latents(self.teacher, self.span, self.ids(rows))
+        x0, x1 = (x[rows].to(self.device) for x in self.stored)
+        return Latents(x0, x1, self.context)
+
+    def _fill(self, batch_size: int, progress: bool) -> None:
+        import psutil
+        from tqdm.auto import tqdm
+
+        rows = torch.arange(len(self.blocks))
+        first = span_latents(self.teacher, self.span, self.ids(torch.arange(batch_size) % len(rows)))
+        self.context = first.context  # the same for every batch of unpadded blocks
+        need = 2 * first.x0[0].nbytes * len(rows)
+        free = psutil.virtual_memory().available
+        if need > 0.8 * free:
+            raise ValueError(
+                f"Keeping the latents of {len(rows):,} blocks takes {need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. "
+                "Use cache_latents=False, or fewer tokens."
+            )
+        self.stored = tuple(torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
+        for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
+            found = span_latents(self.teacher, self.span, self.ids(part))
+            self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()

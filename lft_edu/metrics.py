@@ -1,0 +1,210 @@
+"""How far a student is from its teacher, on held-out text."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .families import layers_of
+from .objectives import token_kl
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one student against one teacher.
+
+    Attributes:
+        kl: KL(teacher ‖ student), nats per token, mean over all tokens; ``kl_interval`` its 95 % bootstrap interval
+            over sequences.
+        nmse: squared error of the operator's output over the variance of the true one, position 0 left out;
+            ``nmse_all`` with it.
+        perplexity, teacher_perplexity: of the next token.
+        tokens: tokens evaluated.
+        parameters: of the student; ``operator_parameters`` of its operator.
+        nfe: layer-sized evaluations the operator takes a token.
+        sequence_kl: ``(N,)`` mean KL of each sequence, for paired comparisons.
+    """
+
+    kl: float
+    kl_interval: tuple[float, float]
+    nmse: float
+    nmse_all: float
+    perplexity: float
+    teacher_perplexity: float
+    tokens: int
+    parameters: int
+    operator_parameters: int
+    nfe: int
+    sequence_kl: Tensor
+
+    def to_dict(self) -> dict:
+        """JSON: everything but the per-sequence table."""
+        return {k: v for k, v in vars(self).items() if k != "sequence_kl"}
+
+    def _repr_markdown_(self) -> str:
+        low, high = self.kl_interval
+        return (
+            f"KL **{self.kl:.3f}** nats/token (95 %: {low:.3f} to {high:.3f}) · NMSE {self.nmse:.3f} · "
+            f"perplexity {self.perplexity:.2f} (teacher {self.teacher_perplexity:.2f}) · {self.tokens:,} tokens · "
+            f"{self.parameters:,} parameters · {self.nfe} evaluations"
+        )
+
+
+def bootstrap_means(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """Means of rows drawn with replacement: ``(N, ...)`` → ``(resamples, ...)``. One seed draws one set of rows, so
+    tables over the same sequences are resampled together."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    return torch.stack([values[rows].mean(0) for rows in drawn])
+
+
+def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """The central share ``level`` of samples ``(R,)``."""
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return tuple(samples.double().quantile(tails).tolist())
+
+
+def blocks_of(corpus) -> Tensor:
+    """Token blocks ``(N, T)`` of a corpus or of a tensor of them."""
+    blocks = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
+    if blocks.ndim != 2 or blocks.shape[0] < 1 or blocks.shape[1] < 2:
+        raise ValueError(f"The corpus has shape {tuple(blocks.shape)}: give at least one block of 2 or more tokens.")
+    return blocks.long()
+
+
+class _Tap:
+    """Keeps the latest output of a module while it is in use."""
+
+    def __init__(self, module):
+        self.hook = module.register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output):
+        self.value = output[0] if isinstance(output, tuple) else output
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.hook.remove()
+
+
+@torch.no_grad()
+def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = False) -> Evaluation:
+    """Compare a spliced model with its teacher, token by token.
+
+    Args:
+        corpus: a corpus of equal blocks, or a long tensor ``(N, T)``.
+
+    Returns:
+        An :class:`Evaluation`.
+
+    Raises:
+        ValueError: an empty corpus.
+    """
+    from tqdm.auto import tqdm
+
+    blocks = blocks_of(corpus)
+    last = student.config.span[1] - 1
+    sequence_kl, losses, squares, states = [], [], [], []
+    with _Tap(student.operator) as transported, _Tap(layers_of(teacher)[last]) as truth:
+        for part in tqdm(blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0):
+            ids = part.to(teacher.device)
+            expected = teacher(input_ids=ids, use_cache=False).logits
+            logits = student(input_ids=ids, use_cache=False).logits
+            sequence_kl.append(token_kl(logits, expected).double().mean(1).cpu())
+            losses.append(torch.stack([next_token_loss(x, ids) for x in (logits, expected)], -1).cpu())
+            squares.append((transported.value - truth.value).double().square().sum(-1).cpu())
+            states.append(truth.value.double().cpu())
+    divergence, cross_entropy = torch.cat(sequence_kl), torch.cat(losses)
+    squares, states = torch.cat(squares), torch.cat(states)
+    perplexity = cross_entropy.mean(0).exp()
+    return Evaluation(
+        kl=divergence.mean().item(),
+        kl_interval=interval(bootstrap_means(divergence)),
+        nmse=_normalised(squares[:, 1:], states[:, 1:]),
+        nmse_all=_normalised(squares, states),
+        perplexity=perplexity[0].item(),
+        teacher_perplexity=perplexity[1].item(),
+        tokens=blocks.numel(),
+        parameters=sum(p.numel() for p in student.parameters()),
+        operator_parameters=sum(p.numel() for p in student.operator.parameters()),
+        nfe=student.operator.nfe,
+        sequence_kl=divergence,
+    )
+
+
+def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean cross-entropy of each sequence's next tokens, ``(B,)`` float64."""
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    return loss.double().mean(1)
+
+
+def _normalised(squares: Tensor, states: Tensor) -> float:
+    """Σ‖error‖² over Σ‖state − mean state‖²: 1 is what predicting the mean costs."""
+    return (squares.sum() / (states - states.mean((0, 1))).square().sum()).item()
+
+
+def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
+    """Equivalent skipped layers j*: at which j does skipping the best j layers cost ``kl``?
+
+    Args:
+        kl: nats per token.
+        curve: j → KL of skipping the best contiguous span of j layers. Zero layers cost nothing; between whole numbers
+            the curve is taken as straight; a dip is filled (skipping more never counts as better).
+
+    Returns:
+        j*, in layers; infinity beyond the curve's end.
+    """
+    before_j, before = 0, 0.0
+    for j in sorted(curve):
+        cost = max(curve[j], before)
+        if kl <= cost:
+            return before_j + (j - before_j) * (kl - before) / max(cost - before, 1e-12)
+        before_j, before = j, cost
+    return math.inf
+
+
+def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float, float]:
+    """95 % interval of j* from per-sequence KL ``(N,)`` of the operator and of each skip, resampled together."""
+    together = bootstrap_means(torch.stack([kl, *(curve[j] for j in sorted(curve))], -1))
+    samples = [skipped_layers(row[0], dict(zip(sorted(curve), row[1:], strict=True))) for row in together.tolist()]
+    return interval(torch.tensor(samples, dtype=torch.float64).clamp(max=2 * max(curve)))
+
+
+def recovery(kl: float, skip_kl: float) -> float:
+    """Share of the damage of skipping the same span that the operator undoes: 1 − KL / KL(skip)."""
+    return 1 - kl / skip_kl
+
+
+@torch.no_grad()
+def latency(model, tokens: int = 128, new_tokens: int = 16, repeats: int = 5) -> dict[str, float]:
+    """Milliseconds a token, the least of ``repeats`` runs: ``prefill`` of one sequence, ``decode`` with the cache."""
+    ids = torch.randint(2, model.get_input_embeddings().num_embeddings, (1, tokens), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(model.device)
+
+    def clock(work) -> float:
+        times = []
+        for _ in range(repeats):
+            _wait(model.device)
+            started = time.perf_counter()
+            work()
+            _wait(model.device)
+            times.append(time.perf_counter() - started)
+        return 1000 * min(times)
+
+    def decode():
+        cache = model(input_ids=ids[:, :1], use_cache=True).past_key_values
+        for i in range(new_tokens):
+            model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+
+    decode()  # the first call pays for allocation
+    return {"prefill": clock(lambda: model(input_ids=ids, use_cache=False)) / tokens, "decode": clock(decode) / (new_tokens + 1)}
+
+
+def _wait(device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

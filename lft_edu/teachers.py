@@ -1,0 +1,187 @@
+"""Teachers, and the students that ship with the course."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+# Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
+SHAPES = {
+    "pythia-14m": (128, 6, 4, 50304),
+    "pythia-70m": (512, 6, 8, 50304),
+    "pythia-160m": (768, 12, 12, 50304),
+    "pythia-410m": (1024, 24, 16, 50304),
+    "pythia-1b": (2048, 16, 8, 50304),
+    "pythia-1.4b": (2048, 24, 16, 50304),
+}
+
+
+class DamagedAssetError(ValueError):
+    """A file that ships with the course is missing, truncated or altered."""
+
+
+def verify(folder: Path) -> dict:
+    """Check a folder of assets against the checksums in its ``PROVENANCE.json``; returns what is written there.
+
+    Raises:
+        DamagedAssetError: which file is wrong and how to get it back.
+    """
+    remedy = "Restore it with `git checkout -- assets`, or download the course again."
+    try:
+        provenance = json.loads((folder / "PROVENANCE.json").read_text())
+        checksums = provenance["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedAssetError(f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {remedy}") from None
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedAssetError(f"{folder.name}/{name} is missing. {remedy}")
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != expected:
+            raise DamagedAssetError(
+                f"{folder.name}/{name} is damaged ({path.stat().st_size} bytes; SHA-256 {found[:12]}…, "
+                f"should be {expected[:12]}…). {remedy}"
+            )
+    return provenance
+
+
+def load_teacher(name: str | Path = "bundled", device=None, dtype: torch.dtype = torch.float32, revision: str | None = None):
+    """A causal language model to compress, in evaluation mode and frozen, and its tokenizer.
+
+    Args:
+        name: ``"bundled"`` (ships with the course, no network), a hub name such as ``"EleutherAI/pythia-410m"``, or a
+            folder.
+        device: where to put it; a GPU if there is one, if None.
+        dtype: of the weights.
+        revision: commit, tag or branch on the hub.
+
+    Returns:
+        ``(model, tokenizer)``, both transformers objects; the tokenizer pads on the left.
+
+    Raises:
+        DamagedAssetError: the bundled teacher does not match its checksums.
+        FileNotFoundError: a folder or hub model that is not there.
+        ConnectionError: a hub name, and no hub in reach.
+        ValueError: a name that is neither, or a model of an unsupported family.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .families import family_of
+
+    if str(name) == "bundled":
+        verify(ASSETS / "teacher")
+        source = ASSETS / "teacher"
+    else:
+        source = _folder_or_hub_name(name)
+    model = _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, revision=revision, use_safetensors=True)
+    tokenizer = _from_pretrained(AutoTokenizer, source, revision=revision, padding_side="left")
+    family_of(model.config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device or default_device()).eval().requires_grad_(False), tokenizer
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _folder_or_hub_name(name) -> str | Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    parts = str(name).split("/")
+    if path.is_absolute() or str(name).startswith((".", "~")) or len(parts) > 2:
+        raise FileNotFoundError(f"No folder {str(name)!r}. Give an existing folder, a hub name, or 'bundled'.")
+    if len(parts) == 1:
+        near = difflib.get_close_matches(str(name), ["bundled", *SHAPES], n=1)
+        full = f"EleutherAI/{near[0]}" if near and near[0] in SHAPES else "bundled"
+        hint = f" Did you mean {full!r}?" if near else ""
+        raise ValueError(f"Unknown teacher {str(name)!r}.{hint} Give 'bundled', 'owner/name' on the hub, or a folder.")
+    return str(name)
+
+
+def _from_pretrained(kind, source, **kwargs):
+    """``kind.from_pretrained`` with the hub's many errors made three."""
+    if kwargs.get("revision") is None:
+        kwargs.pop("revision", None)
+    try:
+        return kind.from_pretrained(source, **kwargs)
+    except OSError as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        if isinstance(source, Path):
+            raise FileNotFoundError(f"{source} holds no loadable model ({reason}).") from error
+        raise ConnectionError(
+            f"{source!r} could not be loaded from the hub ({reason}) Check the name, the revision, the network and "
+            'HF_HUB_OFFLINE, or use load_teacher("bundled"), which needs no network.'
+        ) from error
+
+
+def random_teacher(shape: str, layers: int | None = None, device=None, dtype: torch.dtype = torch.float32, seed: int = 0):
+    """A model of a published shape with random weights, for memory and speed; it knows nothing.
+
+    Args:
+        shape: one of ``SHAPES``, such as ``"pythia-410m"``.
+        layers: fewer layers than published, for a quick look.
+    """
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+    if shape not in SHAPES:
+        raise ValueError(f"Unknown shape {shape!r}: choose one of {', '.join(SHAPES)}.")
+    width, depth, heads, vocabulary = SHAPES[shape]
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers or depth,
+        num_attention_heads=heads, bos_token_id=0, eos_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.to(device or default_device()).eval().requires_grad_(False)
+
+
+def bundled_students() -> list[str]:
+    """Names that :func:`load_student` knows, ``bundled/…``."""
+    folder = ASSETS / "operators"
+    return sorted(f"bundled/{p.stem}" for p in folder.glob("*.safetensors"))
+
+
+def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype = torch.float32):
+    """A student: the bundled teacher with a trained operator that ships with the course, or a saved spliced model.
+
+    Args:
+        name: ``"bundled/flow-walking-6-18"`` and so on (:func:`bundled_students`), or a folder that
+            ``student.save_pretrained`` wrote, or a hub name.
+        teacher: the bundled teacher, if it is loaded already.
+
+    Returns:
+        A :class:`~lft_edu.splicing.SplicedForCausalLM`.
+
+    Raises:
+        ValueError: unknown name (with the nearest known one); DamagedAssetError: checksums differ.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    from .operators import operator_from_dict
+    from .splicing import SplicedForCausalLM, splice
+
+    if not str(name).startswith("bundled"):
+        model = _from_pretrained(SplicedForCausalLM, _folder_or_hub_name(name), dtype=dtype)
+        return model.to(device or default_device()).eval()
+    known = bundled_students()
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown student {name!r}.{hint} Bundled: {', '.join(known)}.")
+    verify(ASSETS / "operators")
+    path = ASSETS / "operators" / f"{name.removeprefix('bundled/')}.safetensors"
+    with safe_open(path, "pt") as file:
+        notes = json.loads(file.metadata()["lft_edu"])
+    teacher = teacher if teacher is not None else load_teacher("bundled", device, dtype)[0]
+    student = splice(teacher, notes["span"], operator_from_dict(notes["operator"]))
+    student.operator.load_state_dict(load_file(path))
+    return student
