@@ -92,7 +92,8 @@ def fit(
     objective; Regression and Flow are trained by AdamW; Skip and Loop have nothing to fit.
 
     Args:
-        corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``.
+        corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``, or a
+            :class:`~lft_edu.latents.LatentSource` that several operators share.
         objective: ``"flow_matching"`` (eq. 3), ``"flow_walking"`` (eq. 8), ``"hybrid"`` (eq. 9), ``"regression"``
             (one Euler step), or ``"logit_kl"`` (through the whole model, the one objective that is not latent only).
         steps, batch_size, lr: optimiser steps, blocks a step, peak learning rate.
@@ -112,19 +113,20 @@ def fit(
     """
     operator, span = student.operator, tuple(student.config.span)
     _check(operator, objective, k, step, steps, batch_size, precision)
-    if hasattr(corpus, "__len__") and len(corpus) == 0:
-        raise ValueError("The corpus is empty: give at least one block of tokens.")
-    if operator.closed_form:
-        source = LatentSource(teacher, span, corpus, batch_size)
-        return _solve(operator, source, steps, batch_size, first_weight, progress)
-    if not operator.trainable:
+    if not operator.trainable and not operator.closed_form:
         return History()
+    keep = cache_latents and objective != "logit_kl"
+    shared = isinstance(corpus, LatentSource)
+    source = corpus if shared else LatentSource(teacher, span, corpus, batch_size, keep, progress)
+    if source.span != span:
+        raise ValueError(f"These latents are of span {source.span}; the student's operator stands for {span}.")
+    if operator.closed_form:
+        return _solve(operator, source, steps, batch_size, first_weight, progress)
 
     import accelerate
 
     accelerator = accelerate.Accelerator(cpu=teacher.device.type == "cpu", mixed_precision=precision)
-    rows = ShuffledRows(len(corpus), batch_size, seed, accelerator.process_index, accelerator.num_processes)
-    source = LatentSource(teacher, span, corpus, batch_size, cache_latents and objective != "logit_kl", progress)
+    rows = ShuffledRows(len(source), batch_size, seed, accelerator.process_index, accelerator.num_processes)
     if objective == "logit_kl":
         loss, batch_at = LogitLoss(student, teacher), lambda i: (source.ids(rows(i)),)
     else:
@@ -135,7 +137,7 @@ def fit(
     settings = {
         "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
         "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
-        "seed": seed, "steps": steps, "precision": precision, "rows": len(corpus), "processes": accelerator.num_processes,
+        "seed": seed, "steps": steps, "precision": precision, "rows": len(source), "processes": accelerator.num_processes,
     }  # fmt: skip
     return optimise(
         loss,
@@ -192,7 +194,7 @@ def _solve(operator, source, batches: int, batch_size: int, first_weight: float,
 
     start = 0 if first_weight else 1
     moments, tokens = None, 0
-    parts = torch.arange(len(source.blocks)).split(batch_size)[:batches]
+    parts = torch.arange(len(source)).split(batch_size)[:batches]
     for rows in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
         found = source(rows)
         moments = moments or Moments.zeros(found.x0.shape[-1])

@@ -62,12 +62,17 @@ class LatentSource:
     """
 
     def __init__(self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True):
-        self.teacher, self.span, self.blocks = teacher, span, blocks
+        if len(blocks) == 0:
+            raise ValueError("The corpus is empty: give at least one block of tokens.")
+        self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
         self.device = teacher.device
         self.stored: tuple[Tensor, Tensor] | None = None
         self.context: dict = {}
         if cache:
             self._fill(batch_size, progress)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
 
     def ids(self, rows: Tensor) -> Tensor:
         """Token ids ``(B, T)`` of these rows of the corpus."""
@@ -99,3 +104,35 @@ class LatentSource:
         for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
             found = span_latents(self.teacher, self.span, self.ids(part))
             self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()
+
+
+@torch.no_grad()
+def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """States of ``n`` random tokens at every depth, ``(L+1, n, D)``: entering layer 0, 1, …, and leaving the last
+    (before the final norm). Position 0 is never among them; each block of the corpus gives at most one token, so no
+    two share a prefix."""
+    layers = layers_of(teacher)
+    if len(corpus) < n:
+        raise ValueError(f"{n} tokens from blocks of their own need {n} blocks; the corpus has {len(corpus)}. Lower n.")
+    blocks = corpus if isinstance(corpus, Tensor) else torch.tensor(corpus[: len(corpus)]["input_ids"])
+    rows = torch.randperm(len(blocks), generator=generator)[:n]
+    places = torch.randint(1, blocks.shape[1], (n,), generator=generator)
+    states = []
+    for part, place in zip(rows.split(16), places.split(16), strict=True):
+        seen = []
+
+        def enter(module, args, kwargs, seen=seen):
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        def leave(module, args, output, seen=seen):
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
+        hooks += [layer.register_forward_hook(leave) for layer in layers]
+        try:
+            teacher(input_ids=blocks[part].to(teacher.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        states.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in seen]))
+    return torch.cat(states, 1)

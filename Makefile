@@ -1,0 +1,48 @@
+# make lab    open the course in JupyterLab (creates .venv on first use)
+# make test   lint, unit and property tests, then every notebook
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LAB_FLAGS ?=
+WORKERS ?= 2
+
+# Torch on a small CPU: one thread a process is faster than two that wait for each other, and memory that is handed
+# back to the system after every tensor has to be paged in again for the next.
+FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
+QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
+
+.PHONY: help lab test lint unit notebooks install clean
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+# Interrupted? Run it again: pip takes up where it stopped, and .ready is written last.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or later is needed, this is {v.major}.{v.minor}. Try: make lab PYTHON=python3.11")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV) (about 2.5 GB; a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $(READY)
+
+install: $(READY)
+
+lab: $(READY)
+	$(BIN)/lft-edu lab -- $(LAB_FLAGS)
+
+test: lint unit notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/hygiene.py
+
+unit: $(READY)
+	$(FAST) $(QUIET) $(BIN)/python -m pytest tests -n $(WORKERS)
+
+notebooks: $(READY)
+	$(FAST) $(QUIET) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	  -n $(WORKERS) --dist loadfile notebooks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

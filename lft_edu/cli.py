@@ -1,0 +1,202 @@
+"""``lft-edu doctor · lab · train · scan · evaluate · generate``: the library from a terminal."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def count(text: str) -> int:
+    """``"200k"``, ``"2.6B"`` or ``"4096"`` as a whole number."""
+    unit = MULTIPLES.get(text[-1:].lower(), 1)
+    try:
+        value = int(float(text[:-1] if unit > 1 else text) * unit)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: write 4096, 200k, 5M or 2.6B")
+    return value
+
+
+def span(text: str) -> tuple[int, int]:
+    """``"6:18"`` as (6, 18)."""
+    try:
+        m, n = text.replace("-", ":").split(":")
+        return int(m), int(n)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span: write m:n, such as 6:18") from None
+
+
+def doctor(args) -> int:
+    from .doctor import FAIL, examine, report
+
+    findings = examine()
+    print(report(findings))
+    return int(any(f.status == FAIL for f in findings))
+
+
+def lab(args) -> int:
+    """Replace this process by JupyterLab on the first notebook."""
+    flags = [flag for flag in args.flags if flag != "--"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        flags.append("--allow-root")
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        flags.append("--no-browser")
+        print("No display: open the URL below in a browser.", file=sys.stderr)
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks" / "00_start_here.ipynb"), *flags]
+    sys.stderr.flush()
+    os.chdir(root)
+    return os.execv(sys.executable, command)
+
+
+def train(args) -> int:
+    import lft_edu as lft
+
+    from .operators import operator_from_dict
+
+    teacher, tokenizer = lft.load_teacher(args.teacher)
+    settings = {"kind": args.operator}
+    if args.operator == "flow":
+        settings |= {"solver": args.solver, "steps": args.k}
+    student = lft.splice(teacher, args.span, operator_from_dict(settings))
+    corpus = lft.load_corpus(args.corpus, tokenizer, "train", args.block, max_tokens=args.tokens)
+    out = Path(args.out)
+    objective = args.objective or ("regression" if args.operator == "regression" else "flow_walking")
+    history = lft.fit(
+        student, teacher, corpus, objective,
+        steps=max(1, args.tokens // (args.batch * args.block)), batch_size=args.batch, lr=args.lr,
+        checkpoint=out / "checkpoint.safetensors", save_every=args.save_every, resume=args.resume, seed=args.seed,
+        precision=args.precision,
+    )  # fmt: skip
+    student.save_pretrained(out / "student")
+    tokenizer.save_pretrained(out / "student")
+    print(f"{history.tokens:,} tokens in {history.seconds:.0f} s; student in {out / 'student'}")
+    return 0
+
+
+def scan(args) -> int:
+    import torch
+
+    import lft_edu as lft
+
+    from .latents import depth_states
+
+    teacher, tokenizer = lft.load_teacher(args.teacher)
+    corpus = lft.load_corpus(args.corpus, tokenizer, "validation", args.block, max_tokens=2 * args.n * args.block)
+    states = depth_states(teacher, corpus, args.n, torch.Generator().manual_seed(args.seed))
+    found = lft.scan_spans(states, metric=args.metric, lengths=args.lengths)
+    print(f"recoupling ratio R of {args.n} tokens, {args.metric}; the best span of each length (95 % interval)")
+    for length in args.lengths or range(1, len(states)):
+        m, n = found.best(length)
+        print(f"  {length:>2} layers  {m:>2}–{n:<2}  R = {found.ratios[m, n]:.3f}  ({found.low[m, n]:.3f} to {found.high[m, n]:.3f})")
+    return 0
+
+
+def evaluate(args) -> int:
+    import lft_edu as lft
+
+    teacher, tokenizer = lft.load_teacher(args.teacher)
+    student = lft.load_student(args.student, teacher if str(args.student).startswith("bundled") else None)
+    corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
+    found = lft.evaluate(student, teacher, corpus, progress=True)
+    print(json.dumps({"student": args.student, "span": student.config.span, **found.to_dict()}, indent=1))
+    return 0
+
+
+def generate(args) -> int:
+    import lft_edu as lft
+
+    if not args.prompt:
+        raise ValueError("The prompt is empty: give the beginning of some text, such as 'def __init__(self'.")
+    if args.student == "teacher" or str(args.student).startswith("bundled"):
+        teacher, tokenizer = lft.load_teacher("bundled")
+        model = teacher if args.student == "teacher" else lft.load_student(args.student, teacher)
+    else:
+        from transformers import AutoTokenizer
+
+        model, tokenizer = lft.load_student(args.student), AutoTokenizer.from_pretrained(args.student)
+    import torch
+
+    inputs = tokenizer(args.prompt, return_tensors="pt").to(model.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(args.seed)
+        sampling = {"do_sample": True, "temperature": args.temperature} if args.temperature > 0 else {"do_sample": False}
+        out = model.generate(**inputs, max_new_tokens=args.tokens, **sampling)
+    print(tokenizer.decode(out[0], skip_special_tokens=True))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="lft-edu", description="Latent Flow Transformers: the course's command line.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(work, help):
+        sub = commands.add_parser(work.__name__, help=help, description=help)
+        sub.set_defaults(work=work)
+        return sub
+
+    def text_options(sub, tokens: str):
+        sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
+        sub.add_argument("--corpus", default="python-stdlib", help="a corpus name, or a file or folder of text")
+        sub.add_argument("--block", type=int, default=128, help="tokens a block (default: 128)")
+        sub.add_argument("--tokens", type=count, default=count(tokens), help=f"tokens to use (default: {tokens})")
+        sub.add_argument("--seed", type=int, default=0)
+
+    command(doctor, "check the installation and say what to do about each problem")
+    sub = command(lab, "open the course in JupyterLab; further words go to it")
+    sub.add_argument("flags", nargs=argparse.REMAINDER)
+
+    sub = command(train, "replace a span of layers by one trained operator")
+    text_options(sub, "500k")
+    sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
+    sub.add_argument("--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)")
+    sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
+    sub.add_argument("--solver", default="euler", help="euler or midpoint, at inference")
+    sub.add_argument("--k", type=int, default=1, help="steps at inference")
+    sub.add_argument("--batch", type=int, default=16, help="blocks a step")
+    sub.add_argument("--lr", type=float, default=2e-3)
+    sub.add_argument("--precision", default="no", choices=("no", "bf16"))
+    sub.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    sub.add_argument("--out", default="runs/student", help="folder for checkpoint and student")
+
+    sub = command(scan, "the recoupling ratio of every span of layers")
+    text_options(sub, "100k")
+    sub.add_argument("--n", type=int, default=256, help="tokens to pair (R grows with it)")
+    sub.add_argument("--metric", default="euclidean", help="euclidean, sqeuclidean or cosine")
+    sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
+
+    sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")
+    text_options(sub, "20k")
+    sub.add_argument("--student", required=True, help="bundled/…, or a folder")
+    sub.add_argument("--split", default="test", help="train, validation or test")
+
+    sub = command(generate, "complete a text with a student")
+    sub.add_argument("prompt")
+    sub.add_argument("--student", default="bundled/flow-walking-6-18", help="bundled/…, a folder, or teacher")
+    sub.add_argument("--tokens", type=count, default=60, help="new tokens (default: 60)")
+    sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    sub.add_argument("--seed", type=int, default=0)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; errors a user can mend are one line on stderr and exit status 2."""
+    args = parser().parse_args(arguments)
+    try:
+        return args.work(args)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"lft-edu {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume).", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Is everything there that the course needs, and if not, what to do about it?"""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``status`` is ok, warn (the course works, less well) or FAIL (it does not)."""
+
+    status: str
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def _python() -> Finding:
+    good = sys.version_info >= (3, 11)
+    return Finding(OK if good else FAIL, "Python", platform.python_version(), "" if good else "Install Python 3.11 or later.")
+
+
+def _packages() -> list[Finding]:
+    from packaging.requirements import Requirement
+
+    findings = []
+    for line in importlib.metadata.requires("lft_edu") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(FAIL, requirement.name, "missing", f"pip install '{requirement}'"))
+            continue
+        good = requirement.specifier.contains(re.split(r"\+", version)[0], prereleases=True)
+        remedy = "" if good else f"pip install '{requirement}'"
+        findings.append(Finding(OK if good else FAIL, requirement.name, version, remedy))
+    return findings
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    good = free > 2
+    return Finding(OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are wanted.")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.home()).free / 2**30
+    good = free > 5
+    return Finding(OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and text want 5 GiB.")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding(OK, "GPU", f"{torch.cuda.get_device_name()}, {memory:.0f} GiB")
+    remedy = "Fine for every notebook; Pythia-410M (08) is then out of reach."
+    if shutil.which("nvidia-smi"):
+        remedy = "nvidia-smi is here but torch sees no GPU: update the driver, or reinstall torch==2.13.0."
+    return Finding(WARN, "GPU", "none, using the CPU", remedy)
+
+
+def _assets() -> list[Finding]:
+    from .teachers import ASSETS, DamagedAssetError, verify
+
+    findings = []
+    for name in ("teacher", "operators"):
+        try:
+            files = verify(ASSETS / name)["sha256"]
+            findings.append(Finding(OK, f"assets/{name}", f"{len(files)} files intact"))
+        except DamagedAssetError as error:
+            findings.append(Finding(FAIL, f"assets/{name}", "damaged", str(error)))
+    return findings
+
+
+def _hub() -> Finding:
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE:
+        return Finding(WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network.")
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname, port), timeout=3).close()
+    except OSError as error:
+        return Finding(WARN, "hub", f"out of reach ({type(error).__name__})", "Only Pythia (08) and hub corpora need it.")
+    return Finding(OK, "hub", "in reach")
+
+
+def _kernel() -> Finding:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    try:
+        argv = KernelSpecManager().get_kernel_spec("python3").argv
+    except Exception:  # jupyter raises its own class for "no such kernel"
+        return Finding(FAIL, "Jupyter kernel", "python3 is missing", "python -m ipykernel install --sys-prefix")
+    same = Path(argv[0]).parent == Path(sys.executable).parent or not Path(argv[0]).is_absolute()
+    remedy = "" if same else "python -m ipykernel install --sys-prefix, then choose this kernel."
+    return Finding(OK if same else WARN, "Jupyter kernel", argv[0], remedy)
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order of the report."""
+    return [_python(), *_packages(), _memory(), _disk(), _gpu(), *_assets(), _hub(), _kernel()]
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as text, a line each and a line for each remedy."""
+    lines = []
+    for f in findings:
+        lines.append(f"{f.status:>4}  {f.what:<18} {f.found}")
+        if f.remedy:
+            lines.append(f"      {'':<18} → {f.remedy}")
+    failed = sum(f.status == FAIL for f in findings)
+    lines.append(f"\n{failed} problem(s) to fix." if failed else "\nReady.")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Train every operator that ships with the course, for both of the paper's spans.
+
+    python -m lft_edu.recipes.operators                  # all of them, one after another; run it again to go on
+    python -m lft_edu.recipes.operators --span 6:18      # one span: two processes can share the work
+    python -m lft_edu.recipes.operators --collect        # checksums and provenance of what is there
+
+Needs torch, transformers, tokenizers, safetensors and accelerate only. All operators of a span see the same tokens and
+the same number of steps; only the objective differs.
+"""
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+import lft_edu as lft
+from lft_edu import corpora
+from lft_edu.cli import count, span
+from lft_edu.latents import LatentSource
+from lft_edu.recipes.teacher import ASSETS, hardware, sha256
+
+SPANS = ((6, 12), (6, 18))
+
+
+def ladder(steps: int) -> dict:
+    """Name → (operator, the phases of its training)."""
+    walk = {"objective": "flow_walking", "k": 3, "step": "midpoint", "steps": steps}
+    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-4}
+    return {
+        "mean-shift": (lft.MeanShift(), [{}]),
+        "procrustes": (lft.Procrustes(), [{}]),
+        "ridge": (lft.Ridge(), [{}]),
+        "regression": (lft.Regression(), [{"objective": "regression", "steps": steps}]),
+        "flow-matching": (lft.Flow("euler", 1), [{"objective": "flow_matching", "steps": steps}]),
+        "flow-walking-euler": (lft.Flow("euler", 1), [walk | {"k": 1, "step": "euler"}]),
+        "flow-walking": (lft.Flow("midpoint", 3), [walk]),
+        "hybrid": (lft.Flow("midpoint", 3), [walk | {"objective": "hybrid", "alpha": 0.1}]),
+        "flow-walking-kl": (lft.Flow("midpoint", 3), [walk, finish]),
+    }
+
+
+def save_operator(student, path: Path, notes: dict) -> None:
+    """The operator alone, one safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in student.operator.state_dict().items()}
+    notes = {"span": student.config.span, "operator": student.operator.to_dict(), **notes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
+    os.replace(partial, path)
+
+
+def train(name: str, student, teacher, source, phases: list[dict], work: Path, common: dict) -> dict:
+    """Run the phases, each with a checkpoint of its own; returns what to record."""
+    notes = {"phases": phases, "tokens_seen": 0, "seconds": 0.0}
+    for i, phase in enumerate(phases):
+        history = lft.fit(
+            student, teacher, source, **(common | phase), checkpoint=work / f"{name}-{i}.safetensors", resume=True
+        )
+        notes["tokens_seen"] += history.tokens
+        notes["seconds"] += round(history.seconds, 1)
+        notes["losses"] = list(zip(history.steps, history.losses, strict=True))[:: max(1, len(history.steps) // 100)]
+    return notes
+
+
+def collect(out: Path, common: dict) -> None:
+    """Write ``PROVENANCE.json`` for the operators in ``out``."""
+    from safetensors import safe_open
+
+    operators = {}
+    for path in sorted(out.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            operators[path.stem] = json.loads(file.metadata()["lft_edu"])
+    provenance = {
+        "recipe": "python -m lft_edu.recipes.operators",
+        "teacher_sha256": sha256(ASSETS / "teacher" / "model.safetensors"),
+        "corpus": "python-packages, train split by path hash",
+        "settings": common,
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.safetensors"))},
+        "operators": operators,
+    }
+    partial = out / "PROVENANCE.json.partial"
+    partial.write_text(json.dumps(provenance, indent=1) + "\n")
+    os.replace(partial, out / "PROVENANCE.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="bundled")
+    parser.add_argument("--span", type=span, action="append", help="m:n; may be repeated (default: 6:12 and 6:18)")
+    parser.add_argument("--only", nargs="+", help="names of operators")
+    parser.add_argument("--tokens", type=count, default=count("20M" if gpu else "2M"), help="tokens of the corpus to use")
+    parser.add_argument("--steps", type=int, default=20_000 if gpu else 3_000)
+    parser.add_argument("--batch", type=int, default=64 if gpu else 16, help="blocks of 128 tokens a step")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--work", type=Path, default=Path("runs/operators"))
+    parser.add_argument("--out", type=Path, default=ASSETS / "operators")
+    parser.add_argument("--collect", action="store_true", help="only write PROVENANCE.json")
+    a = parser.parse_args(arguments)
+    if not gpu:
+        torch.set_num_threads(1)
+    common = {"batch_size": a.batch, "lr": a.lr, "steps": a.steps, "first_weight": 0.0, "seed": 0}
+    if not a.collect:
+        teacher, tokenizer = lft.load_teacher(a.teacher)
+        blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+        for m, n in a.span or SPANS:
+            source = LatentSource(teacher, (m, n), blocks, a.batch, cache=True)
+            for name, (operator, phases) in ladder(a.steps).items():
+                path = a.out / f"{name}-{m}-{n}.safetensors"
+                if path.exists() or (a.only and name not in a.only):
+                    continue
+                student = lft.splice(teacher, (m, n), operator)
+                notes = train(f"{name}-{m}-{n}", student, teacher, source, phases, a.work, common)
+                save_operator(student, path, notes | {"corpus_tokens": blocks.numel()})
+    collect(a.out, common | {"corpus_tokens": a.tokens})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""A tiny teacher for every test, so that none waits for the real one."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def teacher():
+    """Eight random layers, width 64, weights large enough that every layer matters."""
+    from lft_edu.recipes.teacher import build_model
+
+    model = build_model(64, 300, layers=8, seed=1).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    model.generation_config.eos_token_id = None  # random models end their text at once otherwise
+    return model
+
+
+@pytest.fixture(scope="session")
+def ids():
+    return torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="session")
+def blocks():
+    """A corpus of 40 blocks with some structure: each token is often its predecessor plus one."""
+    generator = torch.Generator().manual_seed(4)
+    steps = torch.randint(0, 3, (40, 16), generator=generator)
+    return (steps.cumsum(1) + torch.randint(0, 200, (40, 1), generator=generator)) % 299 + 1
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
