@@ -10,9 +10,11 @@ from . import objectives
 from .flow import STEPS, check_steps
 from .latents import LatentSource, span_latents
 from .operators import Flow, Moments
+from .optimizers import muon_and_adamw
 from .training import History, ShuffledRows, optimise
 
 OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
+OPTIMIZERS = ("adamw", "muon")
 
 
 class LatentLoss(nn.Module):
@@ -77,6 +79,7 @@ def fit(
     first_weight: float = 0.0,
     scale_dimensions: bool = False,
     cache_latents: bool = False,
+    optimizer: str = "adamw",
     seed: int = 0,
     precision: str = "no",
     checkpoint: str | Path | None = None,
@@ -101,6 +104,7 @@ def fit(
         first_weight: weight of position 0, whose massive activations would otherwise be most of the loss, in [0, 1].
         scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
         cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
+        optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (then ``lr`` is Muon's, about ten times larger).
         precision: ``"no"`` or ``"bf16"`` (autocast).
         checkpoint, save_every, resume: see :func:`lft_edu.training.optimise`; continued bit for bit.
 
@@ -112,7 +116,7 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
     """
     operator, span = student.operator, tuple(student.config.span)
-    _check(operator, objective, k, step, steps, batch_size, precision)
+    _check(operator, objective, k, step, steps, batch_size, precision, optimizer)
     if not operator.trainable and not operator.closed_form:
         return History()
     keep = cache_latents and objective != "logit_kl"
@@ -137,11 +141,11 @@ def fit(
     settings = {
         "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
         "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
-        "seed": seed, "steps": steps, "precision": precision, "rows": len(source), "processes": accelerator.num_processes,
+        "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision, "rows": len(source), "processes": accelerator.num_processes,
     }  # fmt: skip
     return optimise(
         loss,
-        [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)],
+        _optimizers(operator, optimizer, lr),
         batch_at,
         steps,
         accelerator=accelerator,
@@ -158,7 +162,7 @@ def fit(
     )
 
 
-def _check(operator, objective, k, step, steps, batch_size, precision) -> None:
+def _check(operator, objective, k, step, steps, batch_size, precision, optimizer) -> None:
     if objective not in OBJECTIVES:
         near = difflib.get_close_matches(str(objective), OBJECTIVES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -172,9 +176,15 @@ def _check(operator, objective, k, step, steps, batch_size, precision) -> None:
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1.")
-    for name, value, allowed in (("step", step, tuple(STEPS)), ("precision", precision, ("no", "bf16"))):
+    for name, value, allowed in (("step", step, tuple(STEPS)), ("precision", precision, ("no", "bf16")), ("optimizer", optimizer, OPTIMIZERS)):
         if value not in allowed:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
+
+
+def _optimizers(operator, name: str, lr: float) -> list:
+    if name == "muon":
+        return muon_and_adamw(operator, operator, muon_lr=lr, adamw_lr=lr / 5)
+    return [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def _weights(latents, first_weight: float, scale_dimensions: bool):

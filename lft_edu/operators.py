@@ -55,9 +55,9 @@ class Operator(nn.Module):
     closed_form = False
     trainable = False
 
-    def __init__(self, **settings):
+    def __init__(self):
         super().__init__()
-        self.settings = settings
+        self.settings: dict = {}
         self.first_slot = 0
 
     @property
@@ -187,7 +187,8 @@ class Ridge(_Affine):
     def __init__(self, penalty: float = 1e-4):
         if not (isinstance(penalty, int | float) and penalty >= 0):
             raise ValueError(f"penalty={penalty!r}: give a number of at least 0.")
-        super().__init__(penalty=penalty)
+        super().__init__()
+        self.settings = {"penalty": penalty}
 
     def linear_map(self, moments):
         covariance, cross = moments.covariances
@@ -223,7 +224,8 @@ class Loop(Regression):
     trainable = False
 
     def __init__(self, repeats: int = 3):
-        super().__init__(repeats=check_steps(repeats))
+        super().__init__()
+        self.settings = {"repeats": check_steps(repeats)}
 
     @property
     def slots(self):
@@ -307,7 +309,8 @@ class Flow(Operator):
     def __init__(self, solver: str = "euler", steps: int = 1):
         if solver not in STEPS:
             raise ValueError(f"solver={solver!r}: choose one of {', '.join(STEPS)}.")
-        super().__init__(solver=solver, steps=check_steps(steps))
+        super().__init__()
+        self.settings = {"solver": solver, "steps": check_steps(steps)}
 
     @property
     def slots(self):

@@ -54,7 +54,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None, operator: Operator | None = None):
+    def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
         super().__init__(config)
         m, n = config.span
         if model is None:  # from_pretrained: allocate; weights follow
@@ -64,6 +64,9 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             operator = operator_from_dict(config.operator).build(layers_of(model)[m], blank)
             layers_of(model)[m] = operator
             model.config.num_hidden_layers = config.text_config.num_hidden_layers
+        else:  # from splice: every weight has its value, and post_init must not draw it anew
+            for module in model.modules():
+                module._is_hf_initialized = True
         self.model = model
         self.wire()
         self.post_init()

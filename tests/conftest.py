@@ -36,3 +36,11 @@ def blocks():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """The bundled teacher and its tokenizer, on the CPU."""
+    import lft_edu as lft
+
+    return lft.load_teacher("bundled", device="cpu")

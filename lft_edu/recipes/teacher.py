@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from lft_edu import corpora, training
+from lft_edu.optimizers import muon_and_adamw
 
 ASSETS = Path(__file__).parents[2] / "assets"
 END = "<|endoftext|>"
@@ -72,56 +73,6 @@ class NextToken(nn.Module):
     def forward(self, ids, generator=None):
         logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised by five Newton–Schulz iterations (Jordan 2024), for matrices.
-
-    ``torch.optim.Muon`` takes the matrices one by one in bfloat16; 24 small layers are 96 of them, and on a CPU without
-    bfloat16 units that took as long as the model. Here equal shapes are stacked and iterated together in float32.
-    """
-
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            shapes: dict[tuple, list] = {}
-            for p in group["params"]:
-                shapes.setdefault(tuple(p.shape), []).append(p)
-            for (rows, columns), same in shapes.items():
-                update = orthogonalise(torch.stack([self._nesterov(p, group["momentum"]) for p in same]))
-                rate = group["lr"] * max(1, rows / columns) ** 0.5
-                for p, direction in zip(same, update, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=rate)
-
-    def _nesterov(self, p, momentum: float):
-        buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        buffer.lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(buffer, momentum)
-
-
-def orthogonalise(matrices, iterations: int = 5):
-    """Matrices ``(N, R, C)`` with their singular values pushed towards 1 (quintic Newton–Schulz)."""
-    x = matrices.float()
-    x = x.mT if x.shape[1] > x.shape[2] else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
-
-
-def build_optimizers(model, scale: float = 1.0):
-    """Muon for the matrices inside layers, AdamW for embeddings, norms and biases."""
-    matrices = [p for p in model.gpt_neox.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        Muon(matrices, lr=0.02 * scale, momentum=0.95, weight_decay=0.05),
-        torch.optim.AdamW(rest, lr=4e-3 * scale, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
 
 
 @torch.no_grad()
@@ -206,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     module = NextToken(model).to(accelerator.device)
     history = training.optimise(
         module,
-        build_optimizers(model),
+        muon_and_adamw(model.gpt_neox.layers, model, muon_lr=0.02, adamw_lr=4e-3),
         lambda step: (blocks[rows(step)].long().to(accelerator.device),),
         a.steps,
         accelerator=accelerator,
