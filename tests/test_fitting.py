@@ -1,0 +1,330 @@
+"""Training: what it fits, what it leaves alone, and that a killed run goes on as if nothing had happened."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+from sklearn.linear_model import Ridge as SklearnRidge
+
+import lft_edu as lft
+from lft_edu import training
+from lft_edu.families import layers_of
+from lft_edu.fitting import OBJECTIVES
+from lft_edu.latents import LatentSource, depth_states, span_latents
+from lft_edu.operators import Moments
+
+SPAN = (2, 5)
+
+
+@pytest.fixture(scope="module")
+def pairs(teacher, blocks):
+    found = span_latents(teacher, SPAN, blocks)
+    return found.x0[:, 1:].flatten(0, 1), found.x1[:, 1:].flatten(0, 1)
+
+
+def test_latents_are_what_enters_and_leaves_the_span(teacher, blocks):
+    with torch.no_grad():
+        states = teacher(input_ids=blocks[:2], output_hidden_states=True).hidden_states
+    found = span_latents(teacher, SPAN, blocks[:2])
+    assert torch.equal(found.x0, states[2])
+    assert torch.equal(found.x1, states[5])
+
+
+def test_latents_run_no_layer_above_the_span(teacher, blocks):
+    calls = []
+    hooks = [layer.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(layers_of(teacher))]
+    span_latents(teacher, SPAN, blocks[:2])
+    for hook in hooks:
+        hook.remove()
+    assert calls == [0, 1, 2, 3, 4]
+
+
+def test_the_last_state_is_taken_before_the_final_norm(teacher, blocks):
+    x1 = span_latents(teacher, (5, 8), blocks[:2]).x1
+    with torch.no_grad():
+        assert torch.allclose(teacher.lm_head(teacher.gpt_neox.final_layer_norm(x1)), teacher(blocks[:2]).logits, atol=1e-6)
+
+
+def test_cached_latents_are_the_same(teacher, blocks):
+    rows = torch.tensor([3, 17, 5])
+    fresh = LatentSource(teacher, SPAN, blocks, 8)(rows)
+    kept = LatentSource(teacher, SPAN, blocks, 8, cache=True, progress=False)(rows)
+    assert torch.allclose(fresh.x0, kept.x0, atol=1e-5)
+    assert torch.allclose(fresh.x1, kept.x1, atol=1e-5)
+    velocity = lft.splice(teacher, SPAN, lft.Flow()).operator
+    with torch.no_grad():
+        assert torch.allclose(velocity(fresh.x0, **fresh.context), velocity(kept.x0, **kept.context), atol=1e-4)
+
+
+def test_depth_states_avoid_position_zero(teacher, blocks):
+    marked = torch.cat([torch.zeros(40, 1, dtype=torch.long), blocks], 1)  # token 0 stands at position 0 only
+    found = depth_states(teacher, marked, 40, torch.Generator().manual_seed(0))
+    assert found.shape == (9, 40, 64)
+    assert not (found[0] == teacher.gpt_neox.embed_in.weight[0]).all(-1).any()
+    with pytest.raises(ValueError, match="Lower n"):
+        depth_states(teacher, blocks, 41)
+
+
+def test_ridge_is_scikit_learns(teacher, blocks, pairs):
+    student = lft.splice(teacher, SPAN, lft.Ridge(penalty=0.1))
+    lft.fit(student, teacher, blocks, batch_size=7, progress=False)
+    x, y = (p.double().numpy() for p in pairs)
+    penalty = 0.1 * np.trace(np.cov(x.T, bias=True)) / 64 * len(x)
+    reference = SklearnRidge(alpha=penalty).fit(x, y - x)
+    assert np.allclose(student.operator.weight.numpy(), reference.coef_.T, atol=1e-4)
+    assert np.allclose(student.operator.bias.numpy(), reference.intercept_, atol=1e-4)
+
+
+def test_mean_shift_is_numpys(teacher, blocks, pairs):
+    student = lft.splice(teacher, SPAN, lft.MeanShift())
+    lft.fit(student, teacher, blocks, batch_size=7, progress=False)
+    assert np.allclose(student.operator.bias.numpy(), (pairs[1] - pairs[0]).double().mean(0).numpy(), atol=1e-5)
+
+
+def test_procrustes_is_scipys(teacher, blocks, pairs):
+    student = lft.splice(teacher, SPAN, lft.Procrustes())
+    lft.fit(student, teacher, blocks, batch_size=7, progress=False)
+    x, y = (p.double().numpy() - p.double().numpy().mean(0) for p in pairs)
+    rotation, scale = orthogonal_procrustes(x, y)
+    expected = scale / np.square(x).sum() * rotation
+    assert np.allclose(student.operator.weight.numpy() + np.eye(64), expected, atol=1e-4)
+    mean = torch.from_numpy(pairs[0].double().numpy().mean(0)).float()
+    assert torch.allclose(student.operator(mean), pairs[1].double().mean(0).float(), atol=1e-4)
+
+
+def test_moments_refuse_nan():
+    moments = Moments.zeros(2)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        moments.add(torch.tensor([[1.0, float("nan")]]), torch.zeros(1, 2))
+
+
+def test_closed_forms_improve_on_skipping(teacher, blocks):
+    error = {}
+    for operator in (lft.Skip(), lft.MeanShift(), lft.Procrustes(), lft.Ridge()):
+        student = lft.splice(teacher, SPAN, operator)
+        lft.fit(student, teacher, blocks, batch_size=8, progress=False)
+        error[operator.kind] = lft.evaluate(student, teacher, blocks).nmse
+    assert error["ridge"] < error["procrustes"] < error["mean-shift"] < error["skip"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_brings_the_student_nearer(teacher, blocks, objective):
+    student = lft.splice(teacher, SPAN, lft.Flow("euler", 2))
+    before = lft.evaluate(student, teacher, blocks)
+    kept = copy.deepcopy({k: v for k, v in student.state_dict().items() if ".layers.2." not in k})
+    weights = copy.deepcopy(teacher.state_dict())
+    history = lft.fit(student, teacher, blocks, objective, steps=60, batch_size=8, lr=3e-3, progress=False)
+    after = lft.evaluate(student, teacher, blocks)
+    assert after.kl < before.kl
+    assert objective == "logit_kl" or after.nmse < 0.8 * before.nmse
+    assert history.tokens == 60 * 8 * 16
+    assert history.losses[-1] < history.losses[0]
+    assert all(torch.equal(weights[k], v) for k, v in teacher.state_dict().items())
+    assert all(torch.equal(v, student.state_dict()[k]) for k, v in kept.items())
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "muon", "lr": 0.02}, {"scale_dimensions": True}, {"first_weight": 1.0}])
+def test_options_train_too(teacher, blocks, options):
+    student = lft.splice(teacher, SPAN, lft.Regression())
+    before = lft.evaluate(student, teacher, blocks).nmse
+    lft.fit(student, teacher, blocks, "regression", steps=40, batch_size=8, progress=False, **options)
+    assert lft.evaluate(student, teacher, blocks).nmse < before
+
+
+def test_the_same_seed_gives_the_same_weights(teacher, blocks):
+    runs = []
+    for seed in (0, 0, 1):
+        student = lft.splice(teacher, SPAN, lft.Flow())
+        lft.fit(student, teacher, blocks, steps=5, batch_size=4, seed=seed, progress=False)
+        runs.append(student.operator.state_dict())
+    assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+    assert not all(torch.equal(runs[0][k], runs[2][k]) for k in runs[0])
+
+
+def test_skip_and_loop_have_nothing_to_fit(teacher, blocks):
+    for operator in (lft.Skip(), lft.Loop()):
+        assert lft.fit(lft.splice(teacher, SPAN, operator), teacher, blocks).losses == []
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+RUN = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+import lft_edu as lft
+from lft_edu.recipes.teacher import build_model
+teacher = build_model(64, 300, layers=6, seed=1).eval()
+blocks = torch.randint(1, 300, (30, 16), generator=torch.Generator().manual_seed(0))
+student = lft.splice(teacher, (1, 4), lft.Flow())
+lft.fit(student, teacher, blocks, "flow_walking", steps=int(sys.argv[2]), batch_size=4, save_every=7, optimizer="muon",
+        lr=0.02, checkpoint=sys.argv[1], resume=True, progress=False)
+"""
+
+
+def run(path, steps=60):
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN).format(tests=""), str(path), str(steps)])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(tmp_path):
+    from safetensors.torch import load_file
+
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    assert run(whole).wait(timeout=300) == 0
+    kills = 0
+    for _ in range(20):
+        process = run(broken)
+        seen = broken.stat().st_mtime_ns if broken.exists() else 0
+        deadline = time.time() + 120
+        while process.poll() is None and time.time() < deadline:
+            if broken.exists() and broken.stat().st_mtime_ns != seen and kills < 2:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        if process.wait(timeout=300) == 0:
+            break
+    assert kills == 2
+    a, b = load_file(whole), load_file(broken)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def small_loop(tmp_path, loss=None, steps=20, **kwargs):
+    module = torch.nn.Linear(3, 1)
+    loss = loss or (lambda step: module(torch.ones(3)).square().sum())
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, step, generator=None):
+            return loss(step)
+
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    return training.optimise(Loss(), [optimizer], lambda i: (i,), steps, checkpoint=tmp_path / "c.safetensors", progress=False, **kwargs)
+
+
+def test_a_checkpoint_is_never_overwritten_unasked(tmp_path):
+    small_loop(tmp_path)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        small_loop(tmp_path)
+
+
+def test_other_settings_are_not_resumed(tmp_path):
+    small_loop(tmp_path, settings={"lr": 0.1})
+    with pytest.raises(ValueError, match=r"lr: 0\.1 then, 0\.2 now"):
+        small_loop(tmp_path, settings={"lr": 0.2}, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    small_loop(tmp_path)
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        small_loop(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path, bad):
+    from safetensors import safe_open
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(FloatingPointError, match=r"last good checkpoint is .*c\.safetensors"):
+        small_loop(tmp_path, loss=lambda i: weight.sum() * (bad if i == 13 else 1.0), save_every=5)
+    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["lft_edu"])["step"] == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_nan_in_the_teacher_stops_training(teacher, blocks):
+    sick = copy.deepcopy(teacher)
+    with torch.no_grad():
+        layers_of(sick)[3].mlp.dense_h_to_4h.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="NaN in the latents"):
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), sick, blocks, steps=10, batch_size=4, progress=False)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        lft.fit(lft.splice(teacher, SPAN, lft.Ridge()), sick, blocks, batch_size=4, progress=False)
+
+
+def test_rows_are_whole_epochs_shared_out_among_processes():
+    rows = training.ShuffledRows(10, 4, seed=3)
+    drawn = torch.cat([rows(i) for i in range(5)])
+    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
+    assert torch.equal(training.ShuffledRows(10, 4, seed=3)(4), rows(4))
+    halves = [training.ShuffledRows(10, 2, seed=3, rank=r, world=2)(1) for r in range(2)]
+    assert torch.equal(torch.cat(halves), rows(1))
+
+
+def test_schedule_rises_stays_and_falls():
+    rates = [training.warmup_stable_decay(i, 1000) for i in range(1000)]
+    assert rates[0] < 0.05
+    assert max(rates) == rates[100] == rates[590] == 1
+    assert 0 < rates[-1] < 0.05
+    assert all(a >= b for a, b in zip(rates[600:], rates[601:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"objective": "flow_wlaking"}, "Did you mean 'flow_walking'"),
+        ({"k": 0}, "at least 1"),
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"step": "heun"}, "choose one of euler, midpoint"),
+        ({"precision": "fp8"}, "choose one of no, bf16"),
+        ({"optimizer": "sgd"}, "choose one of adamw, muon"),
+    ],
+)
+def test_bad_options_are_refused(teacher, blocks, options, words):
+    with pytest.raises(ValueError, match=words):
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks, **options)
+
+
+def test_objectives_that_do_not_fit_are_refused(teacher, blocks):
+    with pytest.raises(ValueError, match="knows no time"):
+        lft.fit(lft.splice(teacher, SPAN, lft.Regression()), teacher, blocks, "flow_walking")
+    with pytest.raises(ValueError, match="corpus is empty"):
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks[:0])
+    with pytest.raises(ValueError, match="latents are of span"):
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, LatentSource(teacher, (1, 3), blocks, 4))
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
+    """gloo on the CPU, through Accelerate: the same weights up to the order of sums."""
+    from safetensors.torch import load_file
+
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, sys, torch
+            torch.set_num_threads(1)
+            import lft_edu as lft
+            from lft_edu.recipes.teacher import build_model
+            teacher = build_model(64, 300, layers=4, seed=1).eval()
+            blocks = torch.randint(1, 300, (24, 8), generator=torch.Generator().manual_seed(0))
+            student = lft.splice(teacher, (1, 3), lft.Flow())
+            lft.fit(student, teacher, blocks, "regression", steps=6, batch_size=int(sys.argv[2]), progress=False, checkpoint=sys.argv[1])
+            """
+        )
+    )
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    subprocess.run([sys.executable, script, one, "8"], check=True, timeout=200, env=env)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, script, two, "4"], check=True, timeout=200, env=env)
+    a, b = load_file(one), load_file(two)
+    weights = [k for k in a if k.startswith("module.")]
+    assert max((a[k] - b[k]).abs().max() for k in weights) < 1e-4
