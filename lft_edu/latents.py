@@ -35,7 +35,7 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
     def enter(module, args, kwargs):
         kwargs = dict(kwargs)
         seen["x0"] = args[0] if args else kwargs.pop("hidden_states")
-        seen["context"] = {k: v for k, v in kwargs.items() if k not in ("use_cache", "layer_past", "past_key_values")}
+        seen["context"] = _context(kwargs)
 
     def leave(module, args, output):
         seen["x1"] = output[0] if isinstance(output, tuple) else output
@@ -107,32 +107,44 @@ class LatentSource:
 
 
 @torch.no_grad()
-def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """States of ``n`` random tokens at every depth, ``(L+1, n, D)``: entering layer 0, 1, …, and leaving the last
-    (before the final norm). Position 0 is never among them; each block of the corpus gives at most one token, so no
-    two share a prefix."""
+def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, dict]:
+    """The L+1 states ``(B, T, D)`` entering layer 0, 1, … and leaving the last (before the final norm), the logits
+    ``(B, T, V)``, and the context that layers are given."""
     layers = layers_of(teacher)
+    states, contexts = [], []
+
+    def enter(module, args, kwargs):
+        kwargs = dict(kwargs)
+        states.append(args[0] if args else kwargs.pop("hidden_states"))
+        contexts.append(_context(kwargs))
+
+    def leave(module, args, output):
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks += [layer.register_forward_hook(leave) for layer in layers]
+    try:
+        logits = teacher(input_ids=input_ids, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return states, logits, contexts[0]
+
+
+def _context(kwargs: dict) -> dict:
+    return {k: v for k, v in kwargs.items() if k not in ("use_cache", "layer_past", "past_key_values")}
+
+
+def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """States of ``n`` random tokens at every depth, ``(L+1, n, D)``. Position 0 is never among them; each block of the
+    corpus gives at most one token, so no two share a prefix."""
     if len(corpus) < n:
         raise ValueError(f"{n} tokens from blocks of their own need {n} blocks; the corpus has {len(corpus)}. Lower n.")
     blocks = corpus if isinstance(corpus, Tensor) else torch.tensor(corpus[: len(corpus)]["input_ids"])
     rows = torch.randperm(len(blocks), generator=generator)[:n]
     places = torch.randint(1, blocks.shape[1], (n,), generator=generator)
-    states = []
+    parts = []
     for part, place in zip(rows.split(16), places.split(16), strict=True):
-        seen = []
-
-        def enter(module, args, kwargs, seen=seen):
-            seen.append(args[0] if args else kwargs["hidden_states"])
-
-        def leave(module, args, output, seen=seen):
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
-        hooks += [layer.register_forward_hook(leave) for layer in layers]
-        try:
-            teacher(input_ids=blocks[part].to(teacher.device), use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        states.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in seen]))
-    return torch.cat(states, 1)
+        states, _, _ = all_depths(teacher, blocks[part].to(teacher.device))
+        parts.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in states]))
+    return torch.cat(parts, 1)

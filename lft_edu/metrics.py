@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .families import layers_of
+from .families import family_of, layers_of
+from .latents import all_depths
 from .objectives import token_kl
+from .splicing import check_span
 
 RESAMPLES = 2000
 
@@ -146,6 +148,31 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
 def _normalised(squares: Tensor, states: Tensor) -> float:
     """Σ‖error‖² over Σ‖state − mean state‖²: 1 is what predicting the mean costs."""
     return (squares.sum() / (states - states.mean((0, 1))).square().sum()).item()
+
+
+@torch.no_grad()
+def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = True) -> dict[tuple, Tensor]:
+    """KL(teacher ‖ teacher without layers m … n−1) of each sequence, ``(N,)``, for each span (m, n).
+
+    The states at every depth are computed once; each span then costs only its tail.
+    """
+    from tqdm.auto import tqdm
+
+    family, layers = family_of(teacher.config), layers_of(teacher)
+    final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
+    spans = [check_span(span, len(layers)) for span in spans]
+    parts = {span: [] for span in spans}
+    batches = blocks_of(corpus).split(batch_size)
+    with tqdm(total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0) as bar:
+        for ids in batches:
+            states, expected, context = all_depths(teacher, ids.to(teacher.device))
+            for m, n in spans:
+                x = states[m]
+                for layer in layers[n:]:
+                    x = layer(x, **context)
+                parts[m, n].append(token_kl(head(final_norm(x)), expected).double().mean(1).cpu())
+                bar.update()
+    return {span: torch.cat(found) for span, found in parts.items()}
 
 
 def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:

@@ -1,0 +1,159 @@
+"""Measure the ladder: every operator that ships, and every way to skip, on held-out text.
+
+    python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
+    python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import lft_edu as lft
+from lft_edu import corpora, metrics
+from lft_edu.recipes.operators import SPANS, ladder
+from lft_edu.recipes.teacher import ASSETS, hardware, sha256
+
+# Solvers each flow is tested with besides the one it ships with.
+SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
+COLUMNS = "operator | layers | NFE | parameters | KL (95 %) | perplexity | NMSE | NMSE with position 0 | recovery | j* (95 %) | ms/token prefill | decode"
+
+
+def write_json(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
+    """For each length: the least harmful contiguous span, and the one in the middle, with their KL."""
+    table = {}
+    for j in lengths:
+        best = min((s for s in damage if s[1] - s[0] == j), key=lambda s: damage[s].mean().item())
+        middle = ((depth - j) // 2, (depth - j) // 2 + j)
+        table[j] = {
+            "best": list(best), "kl": damage[best].mean().item(),
+            "kl_interval": metrics.interval(metrics.bootstrap_means(damage[best])),
+            "centred": list(middle), "centred_kl": damage[middle].mean().item(),
+        }  # fmt: skip
+    return table
+
+
+def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float) -> dict:
+    """One line of the ladder."""
+    found = lft.evaluate(student, teacher, blocks)
+    clock = metrics.latency(student)
+    return {
+        "name": name,
+        "span": student.config.span,
+        "operator": student.operator.to_dict(),
+        **found.to_dict(),
+        "recovery": metrics.recovery(found.kl, same_span_skip),
+        "skipped_layers": metrics.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()}),
+        "skipped_layers_interval": metrics.skipped_layers_interval(found.sequence_kl, curve),
+        "ms_prefill": clock["prefill"],
+        "ms_decode": clock["decode"],
+    }
+
+
+def measure(tokens: int, block: int = 128) -> dict:
+    """Everything in ``ladder.json``."""
+    teacher, tokenizer = lft.load_teacher("bundled")
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", block, max_tokens=tokens)
+    depth = teacher.config.num_hidden_layers
+    lengths = range(1, 13)
+    spans = [(m, m + j) for j in lengths for m in range(depth - j + 1)]
+    damage = metrics.skip_damage(teacher, blocks, spans)
+    skips = best_and_centred(damage, depth, lengths)
+    curve = {j: damage[tuple(skips[j]["best"])] for j in lengths}
+    rows = []
+    for span in [tuple(skips[j]["best"]) for j in (1, 2, 3)] + [(11, 12), (11, 13), (10, 13), *SPANS]:
+        student = lft.splice(teacher, span, lft.Skip())
+        rows.append(row("skip", student, teacher, blocks, curve, damage[span].mean().item()))
+    for m, n in SPANS:
+        same = damage[m, n].mean().item()
+        loop = lft.splice(teacher, (m, n), lft.Loop(3))
+        rows.append(row("loop", loop, teacher, blocks, curve, same))
+        for name in ladder(1):
+            student = lft.load_student(f"bundled/{name}-{m}-{n}", teacher)
+            rows.append(row(name, student, teacher, blocks, curve, same) | {"shipped": True})
+            if student.operator.kind == "flow":
+                shipped = student.operator.to_dict()
+                for solver, steps in SOLVERS:
+                    if student.set_solver(solver, steps).operator.to_dict() != shipped:
+                        rows.append(row(name, student, teacher, blocks, curve, same))
+            print(f"{name} {m}–{n}: KL {rows[-1]['kl']:.3f}", flush=True)
+    clock = metrics.latency(teacher)
+    return {
+        "corpus": "python-stdlib, test split by path hash",
+        "blocks": list(blocks.shape),
+        "hardware": hardware(),
+        "teacher": {
+            "sha256": sha256(ASSETS / "teacher" / "model.safetensors"),
+            "parameters": sum(p.numel() for p in teacher.parameters()),
+            "layers": depth, "nfe": depth, "ms_prefill": clock["prefill"], "ms_decode": clock["decode"],
+        },
+        "skip": skips,
+        "rows": rows,
+    }  # fmt: skip
+
+
+def render(results: dict) -> str:
+    """The ladder as a Markdown table."""
+    lines = [COLUMNS, "|".join(["---"] * (COLUMNS.count("|") + 1))]
+    for r in results["rows"]:
+        low, high = r["kl_interval"]
+        j_low, j_high = r["skipped_layers_interval"]
+        solver = "" if r["name"] != "flow" and "solver" not in r["operator"] else f" ({r['operator']['solver']} × {r['operator']['steps']})"
+        lines.append(
+            f"{r['name']}{solver} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
+            f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['perplexity']:.2f} | {r['nmse']:.3f} | {r['nmse_all']:.3f} | "
+            f"{r['recovery']:.2f} | {r['skipped_layers']:.2f} ({j_low:.2f}–{j_high:.2f}) | "
+            f"{r['ms_prefill']:.3f} | {r['ms_decode']:.2f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def growth(work: Path, tokens: int) -> dict:
+    """Skip damage of every snapshot of the teacher's training, best contiguous span of 1, 2, 3, 6 and 12 layers."""
+    from transformers import AutoModelForCausalLM
+
+    _, tokenizer = lft.load_teacher("bundled")
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=tokens)
+    log = json.loads((ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    lengths = (1, 2, 3, 6, 12)
+    spans = [(m, m + j) for j in lengths for m in range(24 - j + 1)]
+    rows = []
+    for e in log["log"]["evaluations"]:
+        folder = work / f"step-{e['step']:06d}"
+        if folder.exists():
+            model = AutoModelForCausalLM.from_pretrained(folder).eval()
+            table = best_and_centred(metrics.skip_damage(model, blocks, spans), 24, lengths)
+            same = {f"{m}-{n}": metrics.skip_damage(model, blocks, [(m, n)], progress=False)[m, n].mean().item() for m, n in SPANS}
+            rows.append({**e, "skip": table, "span": same})
+    return {"blocks": list(blocks.shape), "rows": rows}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=128 * 128, help="held-out tokens")
+    parser.add_argument("--growth", action="store_true", help="measure how skip damage grew with training")
+    parser.add_argument("--work", type=Path, default=Path("runs/teacher"))
+    parser.add_argument("--out", type=Path, default=ASSETS / "results")
+    a = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    if a.growth:
+        write_json(a.out / "skip_growth.json", growth(a.work, a.tokens))
+        return
+    results = measure(a.tokens)
+    write_json(a.out / "ladder.json", results)
+    (a.out / "ladder.md").write_text(render(results))
+    print(render(results))
+
+
+if __name__ == "__main__":
+    main()

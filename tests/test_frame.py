@@ -1,0 +1,153 @@
+"""The frame: one list of dependencies, lazy imports, the command line, the doctor."""
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lft_edu as lft
+from lft_edu import cli, doctor
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_environment_and_pyproject_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [item for item in environment["dependencies"] if isinstance(item, str)]
+    (pip,) = (item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    assert {re.split("[=<>]", item)[0] for item in conda} == {"python", "pip"}
+    wanted = [*project["dependencies"], *(x for x in project["optional-dependencies"]["test"] if x.startswith("nbval"))]
+    assert pip == [*wanted, "-e ."]
+
+
+def test_torch_is_pinned_the_same_everywhere():
+    pins = {
+        name: set(re.findall(r"torch==([\d.]+\d)", (ROOT / name).read_text()))
+        for name in ("pyproject.toml", "environment.yml", "Makefile", "lft_edu/doctor.py")
+    }
+    assert len(set.union(*pins.values())) == 1
+    assert all(pins.values())
+
+
+def test_every_package_the_user_asked_for_is_used():
+    text = "\n".join(p.read_text() for p in [*ROOT.glob("lft_edu/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("tests/*.py")])
+    for name in ("torch", "transformers", "ipywidgets", "plotly", "sklearn", "datasets"):
+        assert re.search(rf"(import|from) {name}\b", text), name
+    assert "nbval" in (ROOT / "Makefile").read_text()
+    assert "jupyterlab" in (ROOT / "lft_edu" / "cli.py").read_text()
+
+
+def test_import_is_quick_and_light():
+    code = "import sys, lft_edu; print([m for m in ('torch', 'transformers', 'datasets', 'plotly', 'umap') if m in sys.modules])"
+    clock = []
+    for command in (code, "pass"):
+        started = time.perf_counter()
+        out = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+        clock.append(time.perf_counter() - started)
+        assert command == "pass" or out.strip() == "[]"
+    assert clock[0] - clock[1] < 1
+
+
+def test_every_public_name_resolves():
+    for name in lft.__all__:
+        assert getattr(lft, name) is not None
+    assert callable(lft.splice)
+    with pytest.raises(AttributeError, match="no attribute 'slice'"):
+        lft.slice  # noqa: B018
+
+
+def test_files_stay_short():
+    long = {p.name: n for p in ROOT.glob("lft_edu/**/*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_no_pickle_no_remote_code_no_device_calls():
+    text = "\n".join(p.read_text() for p in ROOT.glob("lft_edu/**/*.py"))
+    for forbidden in ("trust_remote_code", "torch.load(", "torch.save(", "import pickle", ".cuda()"):
+        assert forbidden not in text
+
+
+def test_doctor_reports_every_package_and_says_what_to_do():
+    findings = doctor.examine()
+    names = {f.what for f in findings}
+    assert {"Python", "torch", "transformers", "GPU", "memory", "hub", "Jupyter kernel", "assets/teacher"} <= names
+    assert all(f.remedy for f in findings if f.status == doctor.FAIL)
+    assert not [f for f in findings if f.status == doctor.FAIL], doctor.report(findings)
+    bad = doctor.Finding(doctor.FAIL, "torch", "1.0", "pip install 'torch==2.13.0'")
+    assert "pip install 'torch==2.13.0'" in doctor.report([bad])
+    assert "1 problem(s)" in doctor.report([bad])
+
+
+def test_doctor_sees_damage(monkeypatch, tmp_path):
+    monkeypatch.setattr("lft_edu.teachers.ASSETS", tmp_path)
+    assert {f.status for f in doctor._assets()} == {doctor.FAIL}
+
+
+@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("200k", 200_000), ("2.6B", 2_600_000_000), ("5M", 5_000_000)])
+def test_token_counts(text, value):
+    assert cli.count(text) == value
+
+
+def test_generate_prints_code(capsys):
+    assert cli.main(["generate", "--student", "bundled/flow-walking-6-18", "--tokens", "20", "def __init__(self"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("def __init__(self")
+    assert len(out) > len("def __init__(self") + 10
+
+
+def test_evaluate_prints_json(capsys):
+    import json
+
+    assert cli.main(["evaluate", "--student", "bundled/ridge-6-12", "--tokens", "2k"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kl"] > 0
+    assert found["span"] == [6, 12]
+
+
+def test_train_saves_a_student_that_generates_and_resumes(capsys, tmp_path):
+    out = str(tmp_path / "run")
+    train = ["train", "--span", "6:12", "--tokens", "4k", "--block", "64", "--batch", "4", "--out", out]
+    assert cli.main(train) == 0
+    assert cli.main(train) == 2
+    assert "resume=True" in capsys.readouterr().err
+    assert cli.main([*train, "--resume"]) == 0
+    assert cli.main(["generate", "--student", out + "/student", "--tokens", "5", "import "]) == 0
+    assert "import " in capsys.readouterr().out
+
+
+def test_scan_names_the_best_span(capsys):
+    assert cli.main(["scan", "--n", "32", "--lengths", "6", "12"]) == 0
+    out = capsys.readouterr().out
+    assert "6 layers" in out
+    assert "12 layers" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate", "--student", "bundled/flow-6-18", "x"], "Did you mean"),
+        (["generate", ""], "prompt is empty"),
+        (["train", "--span", "6:30"], "does not fit a teacher of 24 layers"),
+        (["train", "--span", "6:12", "--operator", "rigde"], "Did you mean 'ridge'"),
+        (["train", "--span", "6:12", "--corpus", "nothing"], "Unknown corpus"),
+        (["evaluate", "--student", "bundled/ridge-6-12", "--teacher", "bundeld"], "Did you mean 'bundled'"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, command, words):
+    assert cli.main(command) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["train", "--span", "six"], ["train", "--span", "6:12", "--tokens", "many"], []])
+def test_usage_mistakes(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 2

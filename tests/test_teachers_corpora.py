@@ -1,0 +1,201 @@
+"""Names, paths and files that are wrong, and what is said about them; corpora and the bundled assets."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import lft_edu as lft
+from lft_edu import corpora, teachers
+from lft_edu.teachers import DamagedAssetError
+
+
+@pytest.fixture
+def tokenizer(bundled):
+    return bundled[1]
+
+
+def test_bundled_teacher_is_what_it_says(bundled):
+    model, tokenizer = bundled
+    provenance = json.loads((teachers.ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    assert model.config.num_hidden_layers == 24
+    assert sum(p.numel() for p in model.parameters()) == provenance["parameters"]
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert tokenizer.padding_side == "left"
+    text = 'def f(x):\n    return "é 漢 \\x00"\n'
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    size = sum(p.stat().st_size for p in (teachers.ASSETS / "teacher").iterdir())
+    assert size <= 16 * 2**20
+
+
+def test_bundled_teacher_predicts_held_out_python(bundled):
+    """Far better than chance, on files it never saw: chance is ln(vocabulary), 7.6 nats."""
+    model, tokenizer = bundled
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=4096)
+    with torch.no_grad():
+        assert model(blocks, labels=blocks).loss < 3.5
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "no provenance"])
+def test_damaged_assets_are_named(monkeypatch, tmp_path, harm):
+    shutil.copytree(teachers.ASSETS / "teacher", tmp_path / "teacher")
+    monkeypatch.setattr(teachers, "ASSETS", tmp_path)
+    weights = tmp_path / "teacher" / "model.safetensors"
+    content = weights.read_bytes()
+    match harm:
+        case "truncate":
+            weights.write_bytes(content[:1000])
+        case "flip":
+            weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        case "remove":
+            weights.unlink()
+        case "no provenance":
+            (tmp_path / "teacher" / "PROVENANCE.json").write_text("{")
+    with pytest.raises(DamagedAssetError, match="git checkout -- assets"):
+        lft.load_teacher("bundled")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("bundeld", ValueError, "Did you mean 'bundled'"),
+        ("pythia-410", ValueError, "Did you mean 'EleutherAI/pythia-410m'"),
+        ("./nowhere", FileNotFoundError, "existing folder"),
+        ("/no/such/folder", FileNotFoundError, "existing folder"),
+    ],
+)
+def test_bad_teacher_names(name, error, words):
+    with pytest.raises(error, match=words):
+        lft.load_teacher(name)
+
+
+def test_a_hub_name_without_the_hub_offers_the_bundled_teacher(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r'load_teacher\("bundled"\)'):
+        lft.load_teacher("EleutherAI/pythia-410m")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
+    with pytest.raises(FileNotFoundError, match="no loadable model"):
+        lft.load_teacher(tmp_path)
+
+
+def test_random_teacher_has_the_published_shape():
+    model = lft.random_teacher("pythia-410m", layers=1, device="cpu", dtype=torch.bfloat16)
+    assert (model.config.hidden_size, model.config.num_attention_heads, model.config.vocab_size) == (1024, 16, 50304)
+    with pytest.raises(ValueError, match="choose one of pythia-14m"):
+        lft.random_teacher("pythia-13b")
+
+
+def test_students_ship_for_every_name_of_the_contract():
+    kinds = ("ridge", "regression", "flow-matching", "flow-walking", "hybrid", "flow-walking-kl")
+    wanted = {f"bundled/{kind}-{span}" for kind in kinds for span in ("6-12", "6-18")}
+    assert wanted <= set(teachers.bundled_students())
+
+
+def test_students_load_run_and_agree_with_their_span(bundled):
+    for name in teachers.bundled_students():
+        student = lft.load_student(name, bundled[0])
+        m, n = student.config.span
+        assert name.endswith(f"-{m}-{n}")
+        with torch.no_grad():
+            assert student(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+def test_bad_student_names():
+    with pytest.raises(ValueError, match="Did you mean 'bundled/flow-walking-6-18'"):
+        lft.load_student("bundled/flow-walkin-6-18")
+    with pytest.raises(FileNotFoundError):
+        lft.load_student("./nothing")
+
+
+# --- corpora ------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_disjoint_and_stable():
+    files = {split: set(corpora.python_files("python-stdlib", split)) for split in corpora.SPLITS}
+    total = sum(map(len, files.values()))
+    assert len(set.union(*files.values())) == total > 500
+    assert 0.85 < len(files["train"]) / total < 0.95
+    assert corpora.split_of("asyncio/events.py") == corpora.split_of("asyncio/events.py")
+    assert not any("site-packages" in str(p) for p in files["train"])
+
+
+def test_the_standard_library_keeps_its_split_in_the_larger_corpus():
+    small, large = (set(corpora.python_files(name, "test")) for name in ("python-stdlib", "python-packages"))
+    assert small <= large
+
+
+def test_load_corpus_gives_blocks(tokenizer):
+    corpus = lft.load_corpus("python-stdlib", tokenizer, "validation", block_size=64, max_tokens=6400)
+    assert corpus.column_names == ["input_ids"]
+    assert len(corpus) == 100
+    assert {len(row["input_ids"]) for row in corpus} == {64}
+
+
+def test_packing_loses_nothing_but_the_tail(tokenizer):
+    texts = ["def f():\n    pass\n", "x = 1\n" * 30]
+    flat = sum(corpora.pack(texts, tokenizer, 8), [])
+    stream = [t for text in texts for t in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+    assert flat == stream[: len(stream) // 8 * 8]
+
+
+def test_files_and_folders_are_corpora(tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_text("print('hello')\n" * 50)
+    (tmp_path / "b.bin").write_bytes(b"\xff\xfe\x00" * 50)
+    for path in (tmp_path, tmp_path / "a.txt", str(tmp_path)):
+        assert len(lft.load_corpus(path, tokenizer, block_size=16)) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    [
+        ("python-stdlb", {}, ValueError, "Did you mean 'python-stdlib'"),
+        ("wikitxt-103", {}, ValueError, "Did you mean 'wikitext-103'"),
+        ("./none.txt", {}, FileNotFoundError, "existing path"),
+        ("python-stdlib", {"split": "dev"}, ValueError, "train, validation, test"),
+        ("python-stdlib", {"block_size": 1}, ValueError, "at least 2 tokens"),
+        ("python-stdlib", {"max_tokens": 0}, ValueError, "positive number"),
+    ],
+)
+def test_bad_corpora(tokenizer, name, options, error, words):
+    with pytest.raises(error, match=words):
+        lft.load_corpus(name, tokenizer, **options)
+
+
+def test_too_little_text(tokenizer, tmp_path):
+    (tmp_path / "short.txt").write_text("x = 1")
+    with pytest.raises(ValueError, match="not even one block"):
+        lft.load_corpus(tmp_path / "short.txt", tokenizer)
+    (tmp_path / "short.txt").write_text("  \n")
+    with pytest.raises(ValueError, match="no readable UTF-8 text"):
+        lft.load_corpus(tmp_path / "short.txt", tokenizer)
+
+
+def test_a_hub_corpus_without_the_hub(tokenizer, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="python-stdlib"):
+        lft.load_corpus("wikitext-2", tokenizer)
+
+
+def test_hub_corpora_are_asked_for_by_name_and_streamed(tokenizer, monkeypatch):
+    """The Pile is an IterableDataset all the way: blocks are made as they are drawn."""
+    import datasets
+
+    asked = []
+
+    def load(*args, **kwargs):
+        asked.append((args, kwargs))
+        rows = [{"text": f"line {i} of a long text\n" * 5, "meta": {}} for i in range(40)]
+        return datasets.IterableDataset.from_generator(lambda: iter(rows))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    stream = lft.load_corpus("pile", tokenizer, "train", block_size=16, max_tokens=160)
+    rows = list(stream)
+    assert len(rows) == 10
+    assert {len(row["input_ids"]) for row in rows} == {16}
+    assert asked == [(("monology/pile-uncopyrighted", None), {"split": "train", "streaming": True})]
