@@ -15,6 +15,7 @@ import platform
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 import lft_edu as lft
 from lft_edu import corpora
@@ -26,19 +27,19 @@ SPANS = ((6, 12), (6, 18))
 
 
 def ladder(steps: int) -> dict:
-    """Name → (operator, the phases of its training)."""
+    """Name → (operator, its training as options of :func:`lft_edu.fit`, the operator it starts from or None)."""
     walk = {"objective": "flow_walking", "k": 3, "step": "midpoint", "steps": steps}
-    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-4}
+    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-3}
     return {
-        "mean-shift": (lft.MeanShift(), [{}]),
-        "procrustes": (lft.Procrustes(), [{}]),
-        "ridge": (lft.Ridge(), [{}]),
-        "regression": (lft.Regression(), [{"objective": "regression", "steps": steps}]),
-        "flow-matching": (lft.Flow("euler", 1), [{"objective": "flow_matching", "steps": steps}]),
-        "flow-walking-euler": (lft.Flow("euler", 1), [walk | {"k": 1, "step": "euler"}]),
-        "flow-walking": (lft.Flow("midpoint", 3), [walk]),
-        "hybrid": (lft.Flow("midpoint", 3), [walk | {"objective": "hybrid", "alpha": 0.1}]),
-        "flow-walking-kl": (lft.Flow("midpoint", 3), [walk, finish]),
+        "mean-shift": (lft.MeanShift(), {}, None),
+        "procrustes": (lft.Procrustes(), {}, None),
+        "ridge": (lft.Ridge(), {}, None),
+        "regression": (lft.Regression(), {"objective": "regression"}, None),
+        "flow-matching": (lft.Flow("euler", 1), {"objective": "flow_matching"}, None),
+        "flow-walking-euler": (lft.Flow("euler", 1), walk | {"k": 1, "step": "euler"}, None),
+        "flow-walking": (lft.Flow("midpoint", 3), walk, None),
+        "hybrid": (lft.Flow("midpoint", 3), walk | {"objective": "hybrid", "alpha": 0.1}, None),
+        "flow-walking-kl": (lft.Flow("midpoint", 3), finish, "flow-walking"),
     }
 
 
@@ -54,17 +55,16 @@ def save_operator(student, path: Path, notes: dict) -> None:
     os.replace(partial, path)
 
 
-def train(name: str, student, teacher, source, phases: list[dict], work: Path, common: dict) -> dict:
-    """Run the phases, each with a checkpoint of its own; returns what to record."""
-    notes = {"phases": phases, "tokens_seen": 0, "seconds": 0.0}
-    for i, phase in enumerate(phases):
-        history = lft.fit(
-            student, teacher, source, **(common | phase), checkpoint=work / f"{name}-{i}.safetensors", resume=True
-        )
-        notes["tokens_seen"] += history.tokens
-        notes["seconds"] += round(history.seconds, 1)
-        notes["losses"] = list(zip(history.steps, history.losses, strict=True))[:: max(1, len(history.steps) // 100)]
-    return notes
+def train(name: str, student, teacher, source, options: dict, work: Path) -> dict:
+    """Fit one operator, with a checkpoint of its own; returns what to record."""
+    history = lft.fit(student, teacher, source, **options, checkpoint=work / f"{name}.safetensors", resume=True)
+    every = max(1, len(history.steps) // 100)
+    return {
+        "training": options,
+        "tokens_seen": history.tokens,
+        "seconds": round(history.seconds, 1),
+        "losses": list(zip(history.steps, history.losses, strict=True))[::every],
+    }
 
 
 def collect(out: Path, common: dict) -> None:
@@ -99,26 +99,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=count, default=count("20M" if gpu else "2M"), help="tokens of the corpus to use")
     parser.add_argument("--steps", type=int, default=20_000 if gpu else 3_000)
     parser.add_argument("--batch", type=int, default=64 if gpu else 16, help="blocks of 128 tokens a step")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=0.03, help="Muon's learning rate")
     parser.add_argument("--work", type=Path, default=Path("runs/operators"))
     parser.add_argument("--out", type=Path, default=ASSETS / "operators")
     parser.add_argument("--collect", action="store_true", help="only write PROVENANCE.json")
     a = parser.parse_args(arguments)
     if not gpu:
         torch.set_num_threads(1)
-    common = {"batch_size": a.batch, "lr": a.lr, "steps": a.steps, "first_weight": 0.0, "seed": 0}
+    common = {"batch_size": a.batch, "lr": a.lr, "steps": a.steps, "optimizer": "muon", "first_weight": 0.0, "seed": 0}
     if not a.collect:
         teacher, tokenizer = lft.load_teacher(a.teacher)
         blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
         for m, n in a.span or SPANS:
             source = LatentSource(teacher, (m, n), blocks, a.batch, cache=True)
-            for name, (operator, phases) in ladder(a.steps).items():
+            for name, (operator, options, start) in ladder(a.steps).items():
                 path = a.out / f"{name}-{m}-{n}.safetensors"
                 if path.exists() or (a.only and name not in a.only):
                     continue
                 student = lft.splice(teacher, (m, n), operator)
-                notes = train(f"{name}-{m}-{n}", student, teacher, source, phases, a.work, common)
-                save_operator(student, path, notes | {"corpus_tokens": blocks.numel()})
+                if start:
+                    student.operator.load_state_dict(load_file(a.out / f"{start}-{m}-{n}.safetensors"))
+                notes = train(f"{name}-{m}-{n}", student, teacher, source, common | options, a.work)
+                save_operator(student, path, notes | {"starts_from": start, "corpus_tokens": blocks.numel()})
     collect(a.out, common | {"corpus_tokens": a.tokens})
 
 

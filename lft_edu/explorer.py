@@ -1,0 +1,72 @@
+"""Small ipywidgets applications: controls wired to models and plots."""
+
+import html
+
+import torch
+
+
+def complete(model, tokenizer, text: str, tokens: int = 40) -> str:
+    """Greedy continuation of ``text``, the new part only.
+
+    Raises:
+        ValueError: empty text.
+    """
+    if not text:
+        raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
+    inputs = tokenizer(text, return_tensors="pt").to(model.device)
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
+    """Completions of one text by several models as an HTML table; everything in it is shown literally.
+
+    Args:
+        models: heading → model.
+    """
+    style = "vertical-align:top;text-align:left;padding:6px 14px 6px 0"
+    cells, heads = [], []
+    for name, model in models.items():
+        heads.append(f"<th scope='col' style='{style}'>{html.escape(name)}</th>")
+        new = html.escape(complete(model, tokenizer, text, tokens))
+        cells.append(f"<td style='{style}'><pre style='margin:0'>{html.escape(text)}<b>{new}</b></pre></td>")
+    return f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody><tr>{''.join(cells)}</tr></tbody></table>"
+
+
+class CompletionApp:
+    """A text box, a slider for length, and what each model makes of it. ``display(app)`` or the last line of a cell.
+
+    Args:
+        models: heading → model.
+        text: what stands in the box at first.
+    """
+
+    def __init__(self, models: dict, tokenizer, text: str = "def __init__(self"):
+        import ipywidgets as widgets
+
+        self.models, self.tokenizer = models, tokenizer
+        wide = widgets.Layout(width="100%", max_width="900px")
+        self.text = widgets.Textarea(value=text, description="Python:", layout=wide, rows=3)
+        self.length = widgets.IntSlider(value=30, min=1, max=80, description="new tokens:", continuous_update=False)
+        self.button = widgets.Button(description="Complete", button_style="primary", tooltip="Complete the text with every model")
+        self.result = widgets.HTML()
+        self.button.on_click(lambda _: self.update())
+        self.length.observe(lambda _: self.update(), "value")
+        self.view = widgets.VBox([self.text, widgets.HBox([self.length, self.button]), self.result])
+        self.update()
+
+    def update(self) -> None:
+        """Complete again; mistakes appear where the answer would."""
+        self.button.disabled = True
+        try:
+            self.result.value = side_by_side(self.models, self.tokenizer, self.text.value, self.length.value)
+        except (ValueError, IndexError, RuntimeError) as error:
+            self.result.value = f"<p role='alert' style='color:#B00020'>{html.escape(str(error))}</p>"
+        finally:
+            self.button.disabled = False
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.view)
