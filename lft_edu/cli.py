@@ -92,7 +92,8 @@ def scan(args) -> int:
     print(f"recoupling ratio R of {args.n} tokens, {args.metric}; the best span of each length (95 % interval)")
     for length in args.lengths or range(1, len(states)):
         m, n = found.best(length)
-        print(f"  {length:>2} layers  {m:>2}–{n:<2}  R = {found.ratios[m, n]:.3f}  ({found.low[m, n]:.3f} to {found.high[m, n]:.3f})")
+        low, ratio, high = (table[m, n] for table in (found.low, found.ratios, found.high))
+        print(f"  {length:>2} layers  {m:>2}–{n:<2}  R = {ratio:.3f}  ({low:.3f} to {high:.3f})")
     return 0
 
 
@@ -124,7 +125,9 @@ def generate(args) -> int:
     inputs = tokenizer(args.prompt, return_tensors="pt").to(model.device)
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
-        sampling = {"do_sample": True, "temperature": args.temperature} if args.temperature > 0 else {"do_sample": False}
+        sampling = (
+            {"do_sample": True, "temperature": args.temperature} if args.temperature > 0 else {"do_sample": False}
+        )
         out = model.generate(**inputs, max_new_tokens=args.tokens, **sampling)
     print(tokenizer.decode(out[0], skip_special_tokens=True))
     return 0
@@ -154,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command(train, "replace a span of layers by one trained operator")
     text_options(sub, "500k")
     sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
-    sub.add_argument("--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)")
+    sub.add_argument(
+        "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"
+    )
     sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
     sub.add_argument("--solver", default="euler", help="euler or midpoint, at inference")
     sub.add_argument("--k", type=int, default=1, help="steps at inference")

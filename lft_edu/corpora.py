@@ -18,11 +18,44 @@ import torch
 
 SPLITS = ("train", "validation", "test")
 # Packages whose Python source joins the standard library in "python-packages"; those not installed are passed over.
-PACKAGES = (
-    "torch transformers accelerate datasets tokenizers safetensors huggingface_hub numpy scipy sklearn pandas sympy "
-    "matplotlib plotly networkx umap numba jax flax optax equinox diffrax pytorch_lightning torch_geometric jinja2 "
-    "aiohttp fsspec pyarrow pip setuptools IPython jupyterlab notebook nbconvert hypothesis pytest"
-).split()
+PACKAGES = [
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "sympy",
+    "matplotlib",
+    "plotly",
+    "networkx",
+    "umap",
+    "numba",
+    "jax",
+    "flax",
+    "optax",
+    "equinox",
+    "diffrax",
+    "pytorch_lightning",
+    "torch_geometric",
+    "jinja2",
+    "aiohttp",
+    "fsspec",
+    "pyarrow",
+    "pip",
+    "setuptools",
+    "IPython",
+    "jupyterlab",
+    "notebook",
+    "nbconvert",
+    "hypothesis",
+    "pytest",
+]
 HUB = {
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1", False),
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1", False),
@@ -73,7 +106,7 @@ def pack(texts: Iterable[str], tokenizer, block_size: int) -> list[list[int]]:
     texts = list(texts)
     # The tokenizer warns of texts longer than its model's context; ours are cut into blocks on the next lines.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    stream = list(itertools.chain.from_iterable(ids + [tokenizer.eos_token_id] for ids in encoded))
+    stream = list(itertools.chain.from_iterable([*ids, tokenizer.eos_token_id] for ids in encoded))
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
 
 
@@ -87,7 +120,9 @@ def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: 
     return torch.tensor(blocks, dtype=torch.long)
 
 
-def load_corpus(name: str | Path, tokenizer, split: str = "train", block_size: int = 128, max_tokens: int | None = None):
+def load_corpus(
+    name: str | Path, tokenizer, split: str = "train", block_size: int = 128, max_tokens: int | None = None
+):
     """A corpus as a ``datasets.Dataset`` (or ``IterableDataset``, for a streamed one) with a column ``input_ids``.
 
     Args:

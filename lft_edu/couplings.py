@@ -32,7 +32,9 @@ def cost_matrix(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
     if metric == "cosine":
         a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
         return 1 - a @ b.T
-    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist" if len(a) <= 256 else "use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        a, b, compute_mode="donot_use_mm_for_euclid_dist" if len(a) <= 256 else "use_mm_for_euclid_dist"
+    )
     return distance.square() if metric == "sqeuclidean" else distance
 
 
@@ -70,7 +72,9 @@ class Coupling:
     def independent(self, generator: torch.Generator | None = None) -> "Coupling":
         """The same clouds, partners drawn by lot (a random permutation)."""
         device = generator.device if generator is not None else None
-        return Coupling(self.x0, self.x1[torch.randperm(len(self), generator=generator, device=device).to(self.x1.device)])
+        return Coupling(
+            self.x0, self.x1[torch.randperm(len(self), generator=generator, device=device).to(self.x1.device)]
+        )
 
     def optimal_transport(self, metric: str = "euclidean") -> "Coupling":
         """The same clouds, paired by :func:`optimal_assignment`: every point used exactly once."""

@@ -23,7 +23,9 @@ class Finding:
 
 def _python() -> Finding:
     good = sys.version_info >= (3, 11)
-    return Finding(OK if good else FAIL, "Python", platform.python_version(), "" if good else "Install Python 3.11 or later.")
+    return Finding(
+        OK if good else FAIL, "Python", platform.python_version(), "" if good else "Install Python 3.11 or later."
+    )
 
 
 def _packages() -> list[Finding]:
@@ -50,13 +52,17 @@ def _memory() -> Finding:
 
     free = psutil.virtual_memory().available / 2**30
     good = free > 2
-    return Finding(OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are wanted.")
+    return Finding(
+        OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are wanted."
+    )
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.home()).free / 2**30
     good = free > 5
-    return Finding(OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and text want 5 GiB.")
+    return Finding(
+        OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and text want 5 GiB."
+    )
 
 
 def _gpu() -> Finding:
@@ -92,12 +98,16 @@ def _hub() -> Finding:
 
     address = urlsplit(constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
-        return Finding(WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network.")
+        return Finding(
+            WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network."
+        )
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname, port), timeout=3).close()
     except OSError as error:
-        return Finding(WARN, "hub", f"out of reach ({type(error).__name__})", "Only Pythia (08) and hub corpora need it.")
+        return Finding(
+            WARN, "hub", f"out of reach ({type(error).__name__})", "Only Pythia (08) and hub corpora need it."
+        )
     return Finding(OK, "hub", "in reach")
 
 

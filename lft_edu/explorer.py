@@ -49,7 +49,9 @@ class CompletionApp:
         wide = widgets.Layout(width="100%", max_width="900px")
         self.text = widgets.Textarea(value=text, description="Python:", layout=wide, rows=3)
         self.length = widgets.IntSlider(value=30, min=1, max=80, description="new tokens:", continuous_update=False)
-        self.button = widgets.Button(description="Complete", button_style="primary", tooltip="Complete the text with every model")
+        self.button = widgets.Button(
+            description="Complete", button_style="primary", tooltip="Complete the text with every model"
+        )
         self.result = widgets.HTML()
         self.button.on_click(lambda _: self.update())
         self.length.observe(lambda _: self.update(), "value")

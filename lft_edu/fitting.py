@@ -104,7 +104,7 @@ def fit(
         first_weight: weight of position 0, whose massive activations would otherwise be most of the loss, in [0, 1].
         scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
         cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
-        optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (then ``lr`` is Muon's, about ten times larger).
+        optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (``lr`` is then Muon's, ten times larger).
         precision: ``"no"`` or ``"bf16"`` (autocast).
         checkpoint, save_every, resume: see :func:`lft_edu.training.optimise`; continued bit for bit.
 
@@ -141,7 +141,8 @@ def fit(
     settings = {
         "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
         "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
-        "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision, "rows": len(source), "processes": accelerator.num_processes,
+        "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision,
+        "rows": len(source), "processes": accelerator.num_processes,
     }  # fmt: skip
     return optimise(
         loss,
@@ -176,7 +177,11 @@ def _check(operator, objective, k, step, steps, batch_size, precision, optimizer
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1.")
-    for name, value, allowed in (("step", step, tuple(STEPS)), ("precision", precision, ("no", "bf16")), ("optimizer", optimizer, OPTIMIZERS)):
+    for name, value, allowed in (
+        ("step", step, tuple(STEPS)),
+        ("precision", precision, ("no", "bf16")),
+        ("optimizer", optimizer, OPTIMIZERS),
+    ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
 

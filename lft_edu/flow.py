@@ -1,7 +1,7 @@
 """Flows: a velocity field, a step along it, and a walk of many steps.
 
-A *velocity field* is any callable ``u(x, t)`` that returns a tensor shaped like ``x``. Here nothing knows what ``x`` is:
-a point in the plane or the hidden state of a token, the code is the same.
+A *velocity field* is any callable ``u(x, t)`` that returns a tensor shaped like ``x``. Here nothing knows what ``x``
+is: a point in the plane or the hidden state of a token, the code is the same.
 
 Shapes: ``x`` is ``(B, ..., D)``. A time is a number, or a tensor whose shape begins the shape of ``x``:
 ``()`` for all, ``(B,)`` one per sample, ``(B, T)`` one per token. Times lie in [0, 1].

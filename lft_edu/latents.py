@@ -28,7 +28,7 @@ class Latents:
 
 @torch.no_grad()
 def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_mask: Tensor | None = None) -> Latents:
-    """Run the teacher up to layer n−1 and return what entered layer m and what left layer n−1 (before any final norm)."""
+    """Run the teacher up to layer n−1: what entered layer m, and what left layer n−1 (before any final norm)."""
     m, n = span
     seen = {}
 
@@ -61,7 +61,9 @@ class LatentSource:
         cache: compute the latents of every block once and keep them.
     """
 
-    def __init__(self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True):
+    def __init__(
+        self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True
+    ):
         if len(blocks) == 0:
             raise ValueError("The corpus is empty: give at least one block of tokens.")
         self.teacher, self.span, self.blocks = teacher, tuple(span), blocks

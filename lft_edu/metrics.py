@@ -113,7 +113,9 @@ def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = Fa
     last = student.config.span[1] - 1
     sequence_kl, losses, squares, states = [], [], [], []
     with _Tap(student.operator) as transported, _Tap(layers_of(teacher)[last]) as truth:
-        for part in tqdm(blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0):
+        for part in tqdm(
+            blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
+        ):
             ids = part.to(teacher.device)
             expected = teacher(input_ids=ids, use_cache=False).logits
             logits = student(input_ids=ids, use_cache=False).logits
@@ -163,7 +165,9 @@ def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = T
     spans = [check_span(span, len(layers)) for span in spans]
     parts = {span: [] for span in spans}
     batches = blocks_of(corpus).split(batch_size)
-    with tqdm(total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0) as bar:
+    with tqdm(
+        total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0
+    ) as bar:
         for ids in batches:
             states, expected, context = all_depths(teacher, ids.to(teacher.device))
             for m, n in spans:
@@ -210,7 +214,9 @@ def recovery(kl: float, skip_kl: float) -> float:
 @torch.no_grad()
 def latency(model, tokens: int = 128, new_tokens: int = 16, repeats: int = 5) -> dict[str, float]:
     """Milliseconds a token, the least of ``repeats`` runs: ``prefill`` of one sequence, ``decode`` with the cache."""
-    ids = torch.randint(2, model.get_input_embeddings().num_embeddings, (1, tokens), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        2, model.get_input_embeddings().num_embeddings, (1, tokens), generator=torch.Generator().manual_seed(0)
+    )
     ids = ids.to(model.device)
 
     def clock(work) -> float:
@@ -229,7 +235,10 @@ def latency(model, tokens: int = 128, new_tokens: int = 16, repeats: int = 5) ->
             model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True)
 
     decode()  # the first call pays for allocation
-    return {"prefill": clock(lambda: model(input_ids=ids, use_cache=False)) / tokens, "decode": clock(decode) / (new_tokens + 1)}
+    return {
+        "prefill": clock(lambda: model(input_ids=ids, use_cache=False)) / tokens,
+        "decode": clock(decode) / (new_tokens + 1),
+    }
 
 
 def _wait(device) -> None:

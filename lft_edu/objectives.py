@@ -11,7 +11,17 @@ learning rate that does not depend on the width).
 import torch
 from torch import Tensor
 
-from .flow import Step, Velocity, draw_uniform, euler_step, expand_time, midpoint_step, random_times, uniform_times, walk
+from .flow import (
+    Step,
+    Velocity,
+    draw_uniform,
+    euler_step,
+    expand_time,
+    midpoint_step,
+    random_times,
+    uniform_times,
+    walk,
+)
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -99,7 +99,9 @@ class Moments:
 
     @classmethod
     def zeros(cls, width: int) -> "Moments":
-        return cls(0, *(torch.zeros(shape, dtype=torch.float64) for shape in [width, width, (width,) * 2, (width,) * 2]))
+        return cls(
+            0, *(torch.zeros(shape, dtype=torch.float64) for shape in [width, width, (width,) * 2, (width,) * 2])
+        )
 
     def add(self, x0: Tensor, x1: Tensor) -> None:
         """Take in pairs ``(N, D)``.

@@ -54,7 +54,9 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
     if x not in AXES:
         raise ValueError(f"x={x!r}: choose one of {', '.join(AXES)}.")
     title, log = AXES[x]
-    figure = _figure(f"What an operator costs and what it loses ({title})", title, "KL(teacher ‖ student), nats per token")
+    figure = _figure(
+        f"What an operator costs and what it loses ({title})", title, "KL(teacher ‖ student), nats per token"
+    )
     layers = results["teacher"]["layers"]
     for row in results["rows"]:
         m, n = row["span"]
@@ -98,7 +100,8 @@ def skipped_layers(results: dict) -> go.Figure:
         m, n = row["span"]
         figure.add_scatter(
             x=[row["skipped_layers"]], y=[row["kl"]], mode="markers", name=f"{row['name']}, {m}–{n}",
-            marker={"color": COLOURS.get(row["name"], "#999999"), "size": 11, "symbol": SYMBOLS.get(f"{m}-{n}", "diamond"),
+            marker={"color": COLOURS.get(row["name"], "#999999"), "size": 11,
+                    "symbol": SYMBOLS.get(f"{m}-{n}", "diamond"),
                     "line": {"width": 1, "color": "#333333"}},
             hovertemplate=f"{row['name']}, {m}–{n}: as costly as skipping %{{x:.2f}} layers<extra></extra>",
         )  # fmt: skip
@@ -107,7 +110,11 @@ def skipped_layers(results: dict) -> go.Figure:
 
 def skip_growth(growth: dict) -> go.Figure:
     """How much skipping the best j layers costs as the teacher trains: one line a j."""
-    figure = _figure("Layers come to matter as a teacher trains", "tokens the teacher has seen", "KL of skipping the best j layers, nats")
+    figure = _figure(
+        "Layers come to matter as a teacher trains",
+        "tokens the teacher has seen",
+        "KL of skipping the best j layers, nats",
+    )
     colours = ["#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"]
     rows = growth["rows"]
     for (j, _), colour in zip(rows[0]["skip"].items(), colours, strict=False):
@@ -124,7 +131,9 @@ def training(histories: dict, title: str = "Training") -> go.Figure:
     figure = _figure(title, "step", "loss")
     colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
     for (name, history), colour in zip(histories.items(), colours * 9, strict=False):
-        figure.add_scatter(x=history.steps, y=history.losses, name=html.escape(name), line={"color": colour}, mode="lines")
+        figure.add_scatter(
+            x=history.steps, y=history.losses, name=html.escape(name), line={"color": colour}, mode="lines"
+        )
     figure.update_yaxes(type="log")
     return figure
 
@@ -180,7 +189,9 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
     else:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.grid(alpha=0.3)
-    axes.set(xlabel=layout.xaxis.title.text, ylabel=layout.yaxis.title.text or "", title=html.unescape(layout.title.text))
+    axes.set(
+        xlabel=layout.xaxis.title.text, ylabel=layout.yaxis.title.text or "", title=html.unescape(layout.title.text)
+    )
     buffer = io.BytesIO()
     page.savefig(buffer, format="png", dpi=80)
     return Image(buffer.getvalue(), alt=alt)

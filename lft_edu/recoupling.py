@@ -71,7 +71,9 @@ class SpanScan:
         return start, start + length
 
 
-def scan_spans(states: Tensor, metric: str = "euclidean", lengths=None, level: float = 0.95, progress: bool = True) -> SpanScan:
+def scan_spans(
+    states: Tensor, metric: str = "euclidean", lengths=None, level: float = 0.95, progress: bool = True
+) -> SpanScan:
     """The recoupling ratio of every span of layers.
 
     Args:

@@ -27,7 +27,7 @@ class SplicedConfig(PreTrainedConfig):
     """
 
     model_type = "lft_spliced"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 (transformers reads a class attribute)
 
     text_config: dict | PreTrainedConfig | None = None
     span: list | None = None
@@ -38,7 +38,14 @@ class SplicedConfig(PreTrainedConfig):
         if isinstance(self.text_config, dict):
             self.text_config = AutoConfig.for_model(**self.text_config)
         if self.text_config is not None:
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "vocab_size", "hidden_size"):
+            for name in (
+                "bos_token_id",
+                "eos_token_id",
+                "pad_token_id",
+                "tie_word_embeddings",
+                "vocab_size",
+                "hidden_size",
+            ):
                 kwargs.setdefault(name, getattr(self.text_config, name, None))
             self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)

@@ -48,7 +48,9 @@ def verify(folder: Path) -> dict:
     return provenance
 
 
-def load_teacher(name: str | Path = "bundled", device=None, dtype: torch.dtype = torch.float32, revision: str | None = None):
+def load_teacher(
+    name: str | Path = "bundled", device=None, dtype: torch.dtype = torch.float32, revision: str | None = None
+):
     """A causal language model to compress, in evaluation mode and frozen, and its tokenizer.
 
     Args:
@@ -120,7 +122,9 @@ def _from_pretrained(kind, source, **kwargs):
         ) from error
 
 
-def random_teacher(shape: str, layers: int | None = None, device=None, dtype: torch.dtype = torch.float32, seed: int = 0):
+def random_teacher(
+    shape: str, layers: int | None = None, device=None, dtype: torch.dtype = torch.float32, seed: int = 0
+):
     """A model of a published shape with random weights, for memory and speed; it knows nothing.
 
     Args:

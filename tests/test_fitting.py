@@ -1,6 +1,7 @@
 """Training: what it fits, what it leaves alone, and that a killed run goes on as if nothing had happened."""
 
 import copy
+import itertools
 import json
 import os
 import signal
@@ -51,7 +52,9 @@ def test_latents_run_no_layer_above_the_span(teacher, blocks):
 def test_the_last_state_is_taken_before_the_final_norm(teacher, blocks):
     x1 = span_latents(teacher, (5, 8), blocks[:2]).x1
     with torch.no_grad():
-        assert torch.allclose(teacher.lm_head(teacher.gpt_neox.final_layer_norm(x1)), teacher(blocks[:2]).logits, atol=1e-6)
+        assert torch.allclose(
+            teacher.lm_head(teacher.gpt_neox.final_layer_norm(x1)), teacher(blocks[:2]).logits, atol=1e-6
+        )
 
 
 def test_cached_latents_are_the_same(teacher, blocks):
@@ -132,7 +135,9 @@ def test_every_objective_brings_the_student_nearer(teacher, blocks, objective):
     assert all(torch.equal(v, student.state_dict()[k]) for k, v in kept.items())
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "muon", "lr": 0.02}, {"scale_dimensions": True}, {"first_weight": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "muon", "lr": 0.02}, {"scale_dimensions": True}, {"first_weight": 1.0}]
+)
 def test_options_train_too(teacher, blocks, options):
     student = lft.splice(teacher, SPAN, lft.Regression())
     before = lft.evaluate(student, teacher, blocks).nmse
@@ -213,7 +218,9 @@ def small_loop(tmp_path, loss=None, steps=20, **kwargs):
             return loss(step)
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    return training.optimise(Loss(), [optimizer], lambda i: (i,), steps, checkpoint=tmp_path / "c.safetensors", progress=False, **kwargs)
+    return training.optimise(
+        Loss(), [optimizer], lambda i: (i,), steps, checkpoint=tmp_path / "c.safetensors", progress=False, **kwargs
+    )
 
 
 def test_a_checkpoint_is_never_overwritten_unasked(tmp_path):
@@ -272,7 +279,7 @@ def test_schedule_rises_stays_and_falls():
     assert rates[0] < 0.05
     assert max(rates) == rates[100] == rates[590] == 1
     assert 0 < rates[-1] < 0.05
-    assert all(a >= b for a, b in zip(rates[600:], rates[601:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
 
 
 @pytest.mark.parametrize(
@@ -316,7 +323,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
             teacher = build_model(64, 300, layers=4, seed=1).eval()
             blocks = torch.randint(1, 300, (24, 8), generator=torch.Generator().manual_seed(0))
             student = lft.splice(teacher, (1, 3), lft.Flow())
-            lft.fit(student, teacher, blocks, "regression", steps=6, batch_size=int(sys.argv[2]), progress=False, checkpoint=sys.argv[1])
+            options = {"steps": 6, "batch_size": int(sys.argv[2]), "checkpoint": sys.argv[1], "progress": False}
+            lft.fit(student, teacher, blocks, "regression", **options)
             """
         )
     )

@@ -1,5 +1,6 @@
 """Solvers against exact solutions; losses against formulas written a second time."""
 
+import itertools
 import math
 
 import pytest
@@ -154,7 +155,7 @@ def test_flow_walking_loss_is_its_formula(field, pairs):
     expected = 0.0
     for i in range(6):
         x, edges = x0[i : i + 1], [0.0, *inner[i].double().tolist(), 1.0]
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in itertools.pairwise(edges):
             half = x + (b - a) / 2 * field(x, torch.tensor(a))
             x = x + (b - a) * field(half, torch.tensor((a + b) / 2))
         expected += ((x - x1[i]) ** 2).sum() / 18

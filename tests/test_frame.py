@@ -36,7 +36,10 @@ def test_torch_is_pinned_the_same_everywhere():
 
 
 def test_every_package_the_user_asked_for_is_used():
-    text = "\n".join(p.read_text() for p in [*ROOT.glob("lft_edu/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("tests/*.py")])
+    text = "\n".join(
+        p.read_text()
+        for p in [*ROOT.glob("lft_edu/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("tests/*.py")]
+    )
     for name in ("torch", "transformers", "ipywidgets", "plotly", "sklearn", "datasets"):
         assert re.search(rf"(import|from) {name}\b", text), name
     assert "nbval" in (ROOT / "Makefile").read_text()
@@ -44,7 +47,8 @@ def test_every_package_the_user_asked_for_is_used():
 
 
 def test_import_is_quick_and_light():
-    code = "import sys, lft_edu; print([m for m in ('torch', 'transformers', 'datasets', 'plotly', 'umap') if m in sys.modules])"
+    heavy = ("torch", "transformers", "datasets", "plotly", "umap")
+    code = f"import sys, lft_edu; print([m for m in {heavy} if m in sys.modules])"
     clock = []
     for command in (code, "pass"):
         started = time.perf_counter()
@@ -89,7 +93,9 @@ def test_doctor_sees_damage(monkeypatch, tmp_path):
     assert {f.status for f in doctor._assets()} == {doctor.FAIL}
 
 
-@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("200k", 200_000), ("2.6B", 2_600_000_000), ("5M", 5_000_000)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("4096", 4096), ("200k", 200_000), ("2.6B", 2_600_000_000), ("5M", 5_000_000)]
+)
 def test_token_counts(text, value):
     assert cli.count(text) == value
 

@@ -181,7 +181,12 @@ def test_half_precision_runs(teacher, ids, dtype):
 
 
 def test_edges_of_the_model_can_be_replaced(teacher, ids):
-    for span, operator in [((0, 3), lft.Skip()), ((0, 3), lft.Flow()), ((6, 8), lft.Flow("midpoint", 1)), ((0, 8), lft.Flow())]:
+    for span, operator in [
+        ((0, 3), lft.Skip()),
+        ((0, 3), lft.Flow()),
+        ((6, 8), lft.Flow("midpoint", 1)),
+        ((0, 8), lft.Flow()),
+    ]:
         model = lft.splice(teacher, span, operator)
         greedy = {"max_new_tokens": 5, "do_sample": False}
         assert torch.equal(model.generate(ids, **greedy), model.generate(ids, use_cache=False, **greedy))
@@ -279,7 +284,13 @@ def test_bad_operators_and_teachers_are_refused(teacher):
     for bad in [lambda: lft.Flow("heun"), lambda: lft.Flow(steps=0), lambda: lft.Loop(0), lambda: lft.Ridge(-1)]:
         with pytest.raises(ValueError, match=r"choose one|at least"):
             bad()
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 50,
+    }
     with pytest.raises(ValueError, match="'llama' are not supported yet"):
         lft.splice(LlamaForCausalLM(LlamaConfig(**small)), (0, 1), lft.Skip())
 

@@ -138,7 +138,7 @@ def test_load_corpus_gives_blocks(tokenizer):
 
 def test_packing_loses_nothing_but_the_tail(tokenizer):
     texts = ["def f():\n    pass\n", "x = 1\n" * 30]
-    flat = sum(corpora.pack(texts, tokenizer, 8), [])
+    flat = [token for block in corpora.pack(texts, tokenizer, 8) for token in block]
     stream = [t for text in texts for t in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
     assert flat == stream[: len(stream) // 8 * 8]
 

@@ -1,7 +1,7 @@
 """Measure the ladder: every operator that ships, and every way to skip, on held-out text.
 
-    python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
-    python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
+python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
+python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
 """
 
 import argparse
@@ -18,7 +18,10 @@ from lft_edu.recipes.teacher import ASSETS, hardware, sha256
 
 # Solvers each flow is tested with besides the one it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
-COLUMNS = "operator | layers | NFE | parameters | KL (95 %) | perplexity | NMSE | NMSE with position 0 | recovery | j* (95 %) | ms/token prefill | decode"
+COLUMNS = (
+    "operator | layers | NFE | parameters | KL (95 %) | perplexity | NMSE | NMSE with position 0 | recovery | "
+    "j* (95 %) | ms/token prefill | decode"
+)
 
 
 def write_json(path: Path, content) -> None:
@@ -107,7 +110,11 @@ def render(results: dict) -> str:
     for r in results["rows"]:
         low, high = r["kl_interval"]
         j_low, j_high = r["skipped_layers_interval"]
-        solver = "" if r["name"] != "flow" and "solver" not in r["operator"] else f" ({r['operator']['solver']} × {r['operator']['steps']})"
+        solver = (
+            ""
+            if r["name"] != "flow" and "solver" not in r["operator"]
+            else f" ({r['operator']['solver']} × {r['operator']['steps']})"
+        )
         lines.append(
             f"{r['name']}{solver} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
             f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['perplexity']:.2f} | {r['nmse']:.3f} | {r['nmse_all']:.3f} | "
@@ -132,7 +139,10 @@ def growth(work: Path, tokens: int) -> dict:
         if folder.exists():
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
             table = best_and_centred(metrics.skip_damage(model, blocks, spans), 24, lengths)
-            same = {f"{m}-{n}": metrics.skip_damage(model, blocks, [(m, n)], progress=False)[m, n].mean().item() for m, n in SPANS}
+            same = {
+                f"{m}-{n}": metrics.skip_damage(model, blocks, [(m, n)], progress=False)[m, n].mean().item()
+                for m, n in SPANS
+            }
             rows.append({**e, "skip": table, "span": same})
     return {"blocks": list(blocks.shape), "rows": rows}
 

@@ -96,7 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", default="bundled")
     parser.add_argument("--span", type=span, action="append", help="m:n; may be repeated (default: 6:12 and 6:18)")
     parser.add_argument("--only", nargs="+", help="names of operators")
-    parser.add_argument("--tokens", type=count, default=count("20M" if gpu else "2M"), help="tokens of the corpus to use")
+    parser.add_argument(
+        "--tokens", type=count, default=count("20M" if gpu else "2M"), help="tokens of the corpus to use"
+    )
     parser.add_argument("--steps", type=int, default=20_000 if gpu else 3_000)
     parser.add_argument("--batch", type=int, default=64 if gpu else 16, help="blocks of 128 tokens a step")
     parser.add_argument("--lr", type=float, default=0.03, help="Muon's learning rate")

@@ -177,7 +177,9 @@ def main(arguments: list[str] | None = None) -> None:
     provenance = {
         "recipe": "python -m lft_edu.recipes.teacher",
         "corpus": "Python source: the standard library and installed packages, train split by path hash",
-        "packages": [p for p in corpora.PACKAGES if p in {q.split("/")[0] for q, _ in corpora._roots("python-packages")}],
+        "packages": [
+            p for p in corpora.PACKAGES if p in {q.split("/")[0] for q, _ in corpora._roots("python-packages")}
+        ],
         "corpus_tokens": blocks.numel(),
         "tokens_seen": history.tokens,
         "steps": a.steps,
