@@ -1,7 +1,10 @@
 """Measure the ladder: every operator that ships, and every way to skip, on held-out text.
 
-python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
-python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
+Three steps, in this order:
+
+    python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
+    python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
+    python -m lft_edu.recipes.ladder --render   # → the table in README.md and its picture (needs plotly, matplotlib)
 """
 
 import argparse
@@ -124,6 +127,38 @@ def render(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def readme_table(results: dict) -> str:
+    """The shipped rows, in few columns, for the README."""
+    lines = [
+        "| operator | layers | parameters | NFE | KL, nats (95 %) | recovery | j* (95 %) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results["rows"]:
+        if r.get("shipped") or r["name"] == "loop" or (r["name"] == "skip" and tuple(r["span"]) in SPANS):
+            (low, high), (j_low, j_high) = r["kl_interval"], r["skipped_layers_interval"]
+            solver = f" ({r['operator']['solver']} × {r['operator']['steps']})" if "solver" in r["operator"] else ""
+            lines.append(
+                f"| {r['name']}{solver} | {r['span'][0]}–{r['span'][1]} | {r['parameters'] / 1e6:.2f} M | {r['nfe']} | "
+                f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['recovery']:.2f} | "
+                f"{r['skipped_layers']:.2f} ({j_low:.2f}–{j_high:.2f}) |"
+            )
+    best = "; ".join(f"{j} cost {results['skip'][j]['kl']:.3f}" for j in ("1", "2", "3", "6"))
+    return "\n".join(lines) + f"\n\nSkipping the best contiguous layers: {best} nats.\n"
+
+
+def render_readme(results: dict) -> None:
+    """Put the table between the marks in README.md, and its picture in assets/figures."""
+    from lft_edu import plots
+
+    readme = ASSETS.parent / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- ladder -->\n")
+    _, _, after = rest.partition("<!-- /ladder -->")
+    readme.write_text(f"{before}<!-- ladder -->\n{readme_table(results)}<!-- /ladder -->{after}")
+    figure = ASSETS / "figures" / "skipped_layers.png"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_bytes(plots.still(plots.skipped_layers(results), alt="").data)
+
+
 def growth(work: Path, tokens: int) -> dict:
     """Skip damage of every snapshot of the teacher's training, best contiguous span of 1, 2, 3, 6 and 12 layers."""
     from transformers import AutoModelForCausalLM
@@ -151,11 +186,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=128 * 128, help="held-out tokens")
     parser.add_argument("--growth", action="store_true", help="measure how skip damage grew with training")
+    parser.add_argument("--render", action="store_true", help="only write README.md's table and picture")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+    if a.render:
+        render_readme(json.loads((a.out / "ladder.json").read_text()))
+        return
     if a.growth:
         write_json(a.out / "skip_growth.json", growth(a.work, a.tokens))
         return

@@ -67,17 +67,19 @@ def train(name: str, student, teacher, source, options: dict, work: Path) -> dic
     }
 
 
-def collect(out: Path, common: dict) -> None:
+def collect(out: Path, teacher: str, common: dict) -> None:
     """Write ``PROVENANCE.json`` for the operators in ``out``."""
     from safetensors import safe_open
 
+    weights = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
     operators = {}
     for path in sorted(out.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             operators[path.stem] = json.loads(file.metadata()["lft_edu"])
     provenance = {
         "recipe": "python -m lft_edu.recipes.operators",
-        "teacher_sha256": sha256(ASSETS / "teacher" / "model.safetensors"),
+        "teacher": teacher,
+        "teacher_sha256": sha256(weights) if weights.exists() else None,
         "corpus": "python-packages, train split by path hash",
         "settings": common,
         "hardware": hardware(),
@@ -123,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
                     student.operator.load_state_dict(load_file(a.out / f"{start}-{m}-{n}.safetensors"))
                 notes = train(f"{name}-{m}-{n}", student, teacher, source, common | options, a.work)
                 save_operator(student, path, notes | {"starts_from": start, "corpus_tokens": blocks.numel()})
-    collect(a.out, common | {"corpus_tokens": a.tokens})
+    collect(a.out, a.teacher, common | {"corpus_tokens": a.tokens})
 
 
 if __name__ == "__main__":

@@ -107,15 +107,18 @@ def sha256(path: Path) -> str:
 
 
 def export(model, tokenizer, out: Path, provenance: dict) -> None:
-    """Write the teacher in fp16 with its provenance into ``out``, whole or not at all."""
+    """Write the teacher in fp16 with its provenance into ``out``; an interrupted export loses nothing."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.float16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     provenance["sha256"] = {p.name: sha256(p) for p in sorted(partial.iterdir())}
     (partial / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
+    former = out.with_name(out.name + ".former")
+    if out.exists():
+        os.replace(out, former)  # a folder can't be replaced in one motion; two leave either it or its former self
     os.replace(partial, out)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def hardware() -> str:

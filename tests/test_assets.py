@@ -1,0 +1,114 @@
+"""What ships, what the README says of it, and what the ladder must show."""
+
+import json
+
+import pytest
+import torch
+
+import lft_edu as lft
+from lft_edu import corpora, metrics, teachers
+from lft_edu.recipes import ladder
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((teachers.ASSETS / "results" / "ladder.json").read_text())
+
+
+def test_results_belong_to_the_teacher_that_ships(results):
+    checksums = teachers.verify(teachers.ASSETS / "teacher")["sha256"]
+    assert results["teacher"]["sha256"] == checksums["model.safetensors"]
+    operators = teachers.verify(teachers.ASSETS / "operators")
+    assert operators["teacher_sha256"] == checksums["model.safetensors"]
+
+
+def test_readme_shows_the_results(results):
+    readme = (teachers.ASSETS.parent / "README.md").read_text()
+    assert ladder.readme_table(results) in readme
+    assert (teachers.ASSETS / "results" / "ladder.md").read_text() == ladder.render(results)
+
+
+@pytest.mark.parametrize("name", ["ridge-6-12", "regression-6-18", "flow-walking-6-18"])
+def test_a_stored_number_can_be_measured_again(results, bundled, name):
+    """On sequences of this machine's standard library, which need not be those the table was made on."""
+    teacher, tokenizer = bundled
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=24 * 128)
+    kind, m, n = name.rsplit("-", 2)
+    span = [int(m), int(n)]
+    stored = next(r for r in results["rows"] if r["name"] == kind and r["span"] == span and r.get("shipped"))
+    found = lft.evaluate(lft.load_student(f"bundled/{name}", teacher), teacher, blocks)
+    low, high = found.kl_interval
+    assert low * 0.8 < stored["kl"] < high * 1.25
+    assert found.nfe == stored["nfe"]
+
+
+def test_the_skip_curve_is_the_best_of_all_spans(results, bundled):
+    teacher, tokenizer = bundled
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=8 * 128)
+    best = tuple(results["skip"]["2"]["best"])
+    damage = metrics.skip_damage(teacher, blocks, [best, (0, 2), (11, 13), (22, 24)], progress=False)
+    means = {span: kl.mean().item() for span, kl in damage.items()}
+    assert min(means, key=means.get) == best
+    curve = [entry["kl"] for entry in results["skip"].values()]
+    assert len(curve) == 12
+    assert curve[0] < curve[-1]
+
+
+def test_growth_shows_every_snapshot_in_order():
+    growth = json.loads((teachers.ASSETS / "results" / "skip_growth.json").read_text())
+    tokens = [row["tokens"] for row in growth["rows"]]
+    assert len(tokens) >= 4
+    assert tokens == sorted(tokens)
+
+
+def test_figures_say_what_the_data_say(results):
+    figure = lft.plots.skipped_layers(results)
+    curve = figure.data[0]
+    assert list(curve.y)[1:] == [entry["kl"] for entry in results["skip"].values()]
+    named = {trace.name: trace for trace in figure.data}
+    row = next(r for r in results["rows"] if r["name"] == "flow-walking" and r["span"] == [6, 18] and r.get("shipped"))
+    assert named["flow-walking, 6–18"].x == (row["skipped_layers"],)
+    for axis in lft.plots.AXES:
+        assert len(lft.plots.ladder(results, x=axis).data) >= 15
+    with pytest.raises(ValueError, match="choose one of parameters"):
+        lft.plots.ladder(results, x="cost")
+
+
+def test_tokens_are_shown_literally():
+    nasty = ["<b>", "</script>", "<img onerror=alert(1)>", "a\nb", "é😀", "$x$", "�"]
+    figure = lft.plots.token_kl(nasty, [0.1] * len(nasty), "t <i>")
+    text = figure.to_json()
+    for tag in ("<b>", "</script>", "<img", "<i>"):
+        assert tag not in text.replace("<br>", "")
+    picture = lft.plots.still(figure, alt="tokens")
+    assert picture.data.startswith(b"\x89PNG")
+
+
+def test_completions_are_shown_literally(bundled):
+    teacher, tokenizer = bundled
+    shown = lft.explorer.side_by_side({"<script>": teacher}, tokenizer, "x = '<b>&'", tokens=2)
+    assert "<b>&'" not in shown
+    assert "<script>" not in shown
+    assert "&lt;b&gt;&amp;" in shown
+    with pytest.raises(ValueError, match="text is empty"):
+        lft.explorer.complete(teacher, tokenizer, "")
+
+
+def test_the_app_answers_and_shows_its_errors(bundled):
+    teacher, tokenizer = bundled
+    app = lft.explorer.CompletionApp({"teacher": teacher}, tokenizer, "import ")
+    assert "teacher" in app.result.value
+    app.text.value = ""
+    app.button.click()
+    assert "role='alert'" in app.result.value
+    app.text.value = "def "
+    app.length.value = 3
+    assert "<pre" in app.result.value
+    assert not app.button.disabled
+
+
+def test_still_draws_lines_and_error_bars(results):
+    history = lft.History(steps=[1, 2, 3], losses=[3.0, 2.0, 1.0])
+    for figure in (lft.plots.training({"a <b>": history}), lft.plots.ladder(results)):
+        assert len(lft.plots.still(figure, alt="x").data) > 5000
+    assert torch.tensor(lft.plots.training({"a": history}).data[0].y).tolist() == [3.0, 2.0, 1.0]

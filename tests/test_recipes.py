@@ -1,0 +1,104 @@
+"""The recipes that made the assets, run small from beginning to end."""
+
+import json
+
+import pytest
+import torch
+
+import lft_edu as lft
+from lft_edu import corpora, teachers
+from lft_edu.optimizers import Muon, orthogonalise
+from lft_edu.recipes import operators
+from lft_edu.recipes import teacher as recipe
+
+
+@pytest.fixture
+def few_files(monkeypatch):
+    whole = corpora.python_files
+    monkeypatch.setattr(corpora, "python_files", lambda name, split: whole("python-stdlib", split)[:25])
+
+
+def test_teacher_and_operators_from_nothing(few_files, tmp_path):
+    common = ["--width", "32", "--vocabulary", "400", "--tokens-per-step", "512", "--block", "32"]
+    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "teacher")]
+    recipe.main([*common, *folders, "--steps", "4"])
+    recipe.main([*common, *folders, "--steps", "8"])  # goes on from step 4
+    notes = teachers.verify(tmp_path / "teacher")
+    assert notes["tokens_seen"] == 8 * 512
+    assert notes["steps"] == 8
+    assert 0 < notes["held_out_loss_nats"] < 7
+    model, tokenizer = lft.load_teacher(tmp_path / "teacher", device="cpu")
+    assert model.config.num_hidden_layers == 24
+    assert tokenizer.decode(tokenizer("def f(x):\n")["input_ids"]) == "def f(x):\n"
+
+    out = tmp_path / "operators"
+    short = [
+        "--teacher",
+        str(tmp_path / "teacher"),
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--tokens",
+        "2k",
+        "--out",
+        str(out),
+    ]
+    operators.main([*short, "--work", str(tmp_path / "work"), "--span", "6:12"])
+    notes = teachers.verify(out)
+    assert set(notes["operators"]) == {f"{name}-6-12" for name in operators.ladder(1)}
+    assert notes["operators"]["flow-walking-kl-6-12"]["starts_from"] == "flow-walking"
+    assert notes["operators"]["hybrid-6-12"]["training"]["alpha"] == 0.1
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_interrupted_export_leaves_the_old_teacher(tmp_path, monkeypatch):
+    out = tmp_path / "teacher"
+    out.mkdir()
+    (out / "PROVENANCE.json").write_text("old")
+    model = recipe.build_model(32, 300, layers=2)
+
+    class Tokenizer:
+        def save_pretrained(self, folder):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipe.export(model, Tokenizer(), out, {})
+    assert (out / "PROVENANCE.json").read_text() == "old"
+    Tokenizer.save_pretrained = lambda self, folder: None
+    recipe.export(model, Tokenizer(), out, {"new": True})
+    assert json.loads((out / "PROVENANCE.json").read_text())["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_bundled_provenance_says_how_it_was_made():
+    notes = json.loads((teachers.ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    wanted = {"recipe", "corpus", "tokens_seen", "steps", "hardware", "held_out_loss_nats", "settings", "sha256", "log"}
+    assert wanted <= set(notes)
+    losses = [e["held_out_loss"] for e in notes["log"]["evaluations"]]
+    assert losses[-1] < losses[0]
+
+
+def test_orthogonalise_pushes_singular_values_to_one():
+    x = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
+    for matrices in (x, x.mT):
+        values = torch.linalg.svdvals(orthogonalise(matrices))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_muon_descends_and_treats_each_matrix_alone():
+    generator = torch.Generator().manual_seed(0)
+    together = [torch.nn.Parameter(torch.randn(6, 4, generator=generator)) for _ in range(2)]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in together]
+    targets = [torch.randn(6, 4, generator=generator) for _ in range(2)]
+    groups = [Muon(together, lr=0.05)], [Muon([p], lr=0.05) for p in alone]
+    for optimizers, parameters in zip(groups, (together, alone), strict=True):
+        for _ in range(20):
+            for p, target in zip(parameters, targets, strict=True):
+                p.grad = (p - target).detach()
+            for optimizer in optimizers:
+                optimizer.step()
+    for a, b, target in zip(together, alone, targets, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+        assert (a - target).norm() < 4
