@@ -79,26 +79,47 @@ def _roots(name: str) -> Iterator[tuple[str, Path]]:
                 yield package + "/", Path(next(iter(spec.submodule_search_locations)))
 
 
+# Not taken: other libraries' files, and files that stand nearly word for word in two places and so on both sides of
+# the split (setuptools vendors distutils; the encodings are one table with other numbers).
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "distutils", "_distutils", "_vendor", "encodings", "lib2to3"}
+
+
 def python_files(name: str, split: str) -> list[Path]:
-    """Source files of the running Python in a split, ordered by path hash: any prefix is a fair sample."""
+    """Source files of the running Python in a split, ordered by path hash, so that any prefix is a random choice."""
     found = {}
     for prefix, root in _roots(name):
         for path in root.rglob("*.py"):
-            inside = path.relative_to(root).as_posix()
-            if "site-packages" not in inside and "dist-packages" not in inside and split_of(prefix + inside) == split:
-                found[prefix + inside] = path
+            inside = path.relative_to(root)
+            key = prefix + inside.as_posix()
+            if SKIPPED_FOLDERS.isdisjoint(inside.parts) and split_of(key) == split:
+                found[key] = path
     return [found[key] for key in sorted(found, key=lambda key: hashlib.sha256(key.encode()).digest())]
 
 
-def read_texts(paths: Iterable[Path]) -> Iterator[str]:
-    """The text of each file; files that are not UTF-8 or hold nothing but white space are passed over."""
+def read_texts(paths: Iterable[Path], window: int | None = None) -> Iterator[str]:
+    """The text of each file; files that are not UTF-8 or hold nothing but white space are passed over.
+
+    ``window``: of a longer file only about this many characters, from a place that depends on its text alone.
+    """
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
             continue
+        if window and len(text) > window:
+            place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % (len(text) - window)
+            place = text.rfind("\n", 0, place) + 1
+            text = text[place : place + window]
         if text.strip():
             yield text
+
+
+def window_for(max_tokens: int | None, files: int, block_size: int) -> int | None:
+    """Characters to take of each file so that ``max_tokens`` come from all files rather than from a few whole ones.
+
+    Twice each file's fair share, since some are shorter; at least two blocks; four characters a token.
+    """
+    return max_tokens and 4 * max(2 * block_size, 2 * max_tokens // max(1, files))
 
 
 def pack(texts: Iterable[str], tokenizer, block_size: int) -> list[list[int]]:
@@ -110,13 +131,20 @@ def pack(texts: Iterable[str], tokenizer, block_size: int) -> list[list[int]]:
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
 
 
+def spread(rows: int, wanted: int) -> list[int]:
+    """``wanted`` row numbers, evenly spaced over ``rows``; all of them if there are no more."""
+    return list(range(rows)) if wanted >= rows else [i * rows // wanted for i in range(wanted)]
+
+
 def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: int | None = None) -> torch.Tensor:
     """Blocks of an offline Python corpus as one long tensor ``(N, block_size)``. Needs no ``datasets``."""
-    blocks, texts = [], read_texts(python_files(name, split))
-    while (group := list(itertools.islice(texts, 256))) and (not max_tokens or len(blocks) * block_size < max_tokens):
+    paths = python_files(name, split)
+    texts = read_texts(paths, window_for(max_tokens, len(paths), block_size))
+    blocks = []
+    while group := list(itertools.islice(texts, 256)):
         blocks += pack(group, tokenizer, block_size)
     if max_tokens:
-        blocks = blocks[: max(1, max_tokens // block_size)]
+        blocks = [blocks[i] for i in spread(len(blocks), max(1, max_tokens // block_size))]
     return torch.tensor(blocks, dtype=torch.long)
 
 
@@ -132,7 +160,7 @@ def load_corpus(
         tokenizer: a transformers tokenizer with an ``eos_token_id``.
         split: ``"train"``, ``"validation"`` or ``"test"``. A path has no splits: all of it is returned.
         block_size: tokens a row, at least 2.
-        max_tokens: stop after about this many tokens.
+        max_tokens: about this many tokens, spread evenly over all files (a stream gives its first).
 
     Raises:
         ValueError: unknown name or split, a block size below 2, or too little text for one block.
@@ -145,7 +173,9 @@ def load_corpus(
         raise ValueError(f"block_size={block_size}: a block needs at least 2 tokens, one to read and one to predict.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: give a positive number, or None for the whole corpus.")
-    texts = _text_dataset(str(name), split)
+    if not str(name):
+        raise ValueError(f"The corpus name is empty. Choose one of {', '.join(NAMES)}, or give a path.")
+    texts = _text_dataset(str(name), split, max_tokens, block_size)
 
     def to_blocks(batch):
         return {"input_ids": pack(filter(str.strip, batch["text"]), tokenizer, block_size)}
@@ -159,21 +189,24 @@ def load_corpus(
                 f"Corpus {str(name)!r} ({split}) is too short: not even one block of block_size={block_size} tokens. "
                 "Give more text or a smaller block_size."
             )
-        return corpus if rows is None else corpus.select(range(min(rows, len(corpus))))
+        return corpus if rows is None else corpus.select(spread(len(corpus), rows))
     return corpus if rows is None else corpus.take(rows)
 
 
-def _text_dataset(name: str, split: str):
+def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int):
     import datasets  # half a second: only where a corpus is loaded
 
     if name in ("python-stdlib", "python-packages"):
-        return datasets.Dataset.from_dict({"text": list(read_texts(python_files(name, split)))})
+        files = python_files(name, split)
+        return datasets.Dataset.from_dict(
+            {"text": list(read_texts(files, window_for(max_tokens, len(files), block_size)))}
+        )
     if name in HUB:
         return _hub_texts(name, split)
     path = Path(name).expanduser()
     if path.exists():
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        texts = list(read_texts(files))
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+        texts = list(read_texts(files, window_for(max_tokens, len(files), block_size)))
         if not texts:
             raise ValueError(f"{path} holds no readable UTF-8 text. Give a text file or a folder of them.")
         return datasets.Dataset.from_dict({"text": texts})
@@ -182,6 +215,11 @@ def _text_dataset(name: str, split: str):
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"Unknown corpus {name!r}.{hint} Choose one of {', '.join(NAMES)}, or give a path.")
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    """In a folder such as .git or .venv."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _hub_texts(name: str, split: str):

@@ -142,7 +142,7 @@ def fit(
         "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
         "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
         "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision,
-        "rows": len(source), "processes": accelerator.num_processes,
+        "processes": accelerator.num_processes, "latents": source.fingerprint(),
     }  # fmt: skip
     return optimise(
         loss,

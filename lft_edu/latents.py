@@ -4,6 +4,7 @@ They are computed on the fly: storing them for 2.6 billion tokens of Pythia-410M
 layers below the span's end run; the rest of the teacher never does.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,15 @@ class LatentSource:
         if isinstance(self.blocks, Tensor):
             return self.blocks[rows].long().to(self.device)
         return torch.tensor(self.blocks[rows.tolist()]["input_ids"], device=self.device)
+
+    def fingerprint(self) -> str:
+        """Tells one teacher, span and corpus from another: a hash of two layers, two blocks and their number."""
+        layers, (m, n) = layers_of(self.teacher), self.span
+        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(torch.tensor([0, len(self) - 1]))]
+        found = hashlib.sha256(f"{m} {n} {len(self)}".encode())
+        for tensor in tensors:
+            found.update(tensor.detach().cpu().float().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def __call__(self, rows: Tensor) -> Latents:
         if self.stored is None:

@@ -15,6 +15,7 @@ import platform
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import lft_edu as lft
@@ -55,6 +56,20 @@ def save_operator(student, path: Path, notes: dict) -> None:
     os.replace(partial, path)
 
 
+def weights_of(teacher: str) -> str | None:
+    """SHA-256 of a teacher's weights on disk."""
+    path = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
+    return sha256(path) if path.exists() else None
+
+
+def is_done(path: Path, teacher_sha256: str | None) -> bool:
+    """Was this operator trained already, and for this very teacher?"""
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["lft_edu"])["teacher_sha256"] == teacher_sha256
+
+
 def train(name: str, student, teacher, source, options: dict, work: Path) -> dict:
     """Fit one operator, with a checkpoint of its own; returns what to record."""
     history = lft.fit(student, teacher, source, **options, checkpoint=work / f"{name}.safetensors", resume=True)
@@ -67,23 +82,19 @@ def train(name: str, student, teacher, source, options: dict, work: Path) -> dic
     }
 
 
-def collect(out: Path, teacher: str, common: dict) -> None:
-    """Write ``PROVENANCE.json`` for the operators in ``out``."""
-    from safetensors import safe_open
-
-    weights = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
+def collect(out: Path) -> None:
+    """Write ``PROVENANCE.json`` from what each operator in ``out`` says of itself."""
     operators = {}
     for path in sorted(out.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             operators[path.stem] = json.loads(file.metadata()["lft_edu"])
+    teachers = {notes["teacher_sha256"] for notes in operators.values()}
+    if len(teachers) > 1:
+        raise ValueError(f"The operators in {out} belong to {len(teachers)} different teachers. Train them again.")
     provenance = {
         "recipe": "python -m lft_edu.recipes.operators",
-        "teacher": teacher,
-        "teacher_sha256": sha256(weights) if weights.exists() else None,
         "corpus": "python-packages, train split by path hash",
-        "settings": common,
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "teacher_sha256": teachers.pop() if teachers else None,
         "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.safetensors"))},
         "operators": operators,
     }
@@ -114,18 +125,24 @@ def main(arguments: list[str] | None = None) -> None:
     if not a.collect:
         teacher, tokenizer = lft.load_teacher(a.teacher)
         blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+        about = {
+            "teacher_sha256": weights_of(a.teacher),
+            "corpus_tokens": blocks.numel(),
+            "hardware": hardware(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        }
         for m, n in a.span or SPANS:
             source = LatentSource(teacher, (m, n), blocks, a.batch, cache=True)
             for name, (operator, options, start) in ladder(a.steps).items():
                 path = a.out / f"{name}-{m}-{n}.safetensors"
-                if path.exists() or (a.only and name not in a.only):
+                if is_done(path, about["teacher_sha256"]) or (a.only and name not in a.only):
                     continue
                 student = lft.splice(teacher, (m, n), operator)
                 if start:
                     student.operator.load_state_dict(load_file(a.out / f"{start}-{m}-{n}.safetensors"))
                 notes = train(f"{name}-{m}-{n}", student, teacher, source, common | options, a.work)
-                save_operator(student, path, notes | {"starts_from": start, "corpus_tokens": blocks.numel()})
-    collect(a.out, a.teacher, common | {"corpus_tokens": a.tokens})
+                save_operator(student, path, notes | about | {"starts_from": start})
+    collect(a.out)
 
 
 if __name__ == "__main__":

@@ -93,13 +93,12 @@ def prepare(work: Path, vocabulary: int, block: int):
         tokenizer = build_tokenizer(vocabulary)
         tokenizer.save_pretrained(work / "tokenizer")
         train = corpora.token_blocks("python-packages", tokenizer, "train", block)
-        held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
         partial = tokens.with_suffix(".partial")
-        save_file({"train": train.to(torch.int16), "validation": held.to(torch.int16)}, partial)
+        save_file({"train": train.to(torch.int16)}, partial)
         os.replace(partial, tokens)
-    data = load_file(tokens)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
-    return tokenizer, data["train"], data["validation"].long()
+    held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
+    return tokenizer, load_file(tokens)["train"], held
 
 
 def sha256(path: Path) -> str:
@@ -131,11 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=128 if gpu else 64, help="model width, a multiple of 32")
-    parser.add_argument("--vocabulary", type=int, default=4096 if gpu else 2048)
+    parser.add_argument("--vocabulary", type=int, default=4096 if gpu else 2048, help="at most 32767")
     parser.add_argument("--steps", type=int, default=20_000 if gpu else 4_800)
     parser.add_argument("--tokens-per-step", type=int, default=32_768 if gpu else 4_096)
     parser.add_argument("--block", type=int, default=128, help="tokens a sequence")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note", help="a remark to keep in the provenance")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"), help="checkpoints and tokens")
     parser.add_argument("--out", type=Path, default=ASSETS / "teacher")
     a = parser.parse_args(arguments)
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def evaluate(step: int) -> dict:
         model.save_pretrained(a.work / f"step-{step:06d}")  # how skip damage grows with training is a lesson
-        return {"held_out_loss": held_out_loss(model, held[:64]), "tokens": step * a.tokens_per_step}
+        return {"held_out_loss": held_out_loss(model, held[::4]), "tokens": step * a.tokens_per_step}
 
     settings = {k: getattr(a, k) for k in ("width", "vocabulary", "tokens_per_step", "block", "seed")}
     module = NextToken(model).to(accelerator.device)
@@ -177,6 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
+    model.to(torch.float16).float()  # measured as it ships
     provenance = {
         "recipe": "python -m lft_edu.recipes.teacher",
         "corpus": "Python source: the standard library and installed packages, train split by path hash",
@@ -188,11 +189,12 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": a.steps,
         "settings": settings,
         "optimizer": "Muon 0.02 (matrices), AdamW 4e-3 (rest); warm-up 60 steps, flat, linear over the last 40 %",
+        "note": a.note,
         "hardware": hardware(),
         "hours": round(history.seconds / 3600, 3),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "held_out_loss_nats": held_out_loss(model.float(), held),
+        "held_out_loss_nats": held_out_loss(model, held),
         "held_out_tokens": held.numel(),
         "log": {"steps": history.steps[::10], "losses": history.losses[::10], "evaluations": history.evaluations},
     }
