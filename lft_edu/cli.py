@@ -21,6 +21,13 @@ def count(text: str) -> int:
     return value
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
+
+
 def span(text: str) -> tuple[int, int]:
     """``"6:18"`` as (6, 18)."""
     try:
@@ -70,7 +77,8 @@ def train(args) -> int:
         student, teacher, corpus, objective,
         steps=max(1, args.tokens // (args.batch * args.block)), batch_size=args.batch, lr=args.lr,
         checkpoint=out / "checkpoint.safetensors", save_every=args.save_every, resume=args.resume, seed=args.seed,
-        precision=args.precision,
+        precision=args.precision, k=args.train_k or args.k, step=args.solver, alpha=args.alpha,
+        optimizer=args.optimizer,
     )  # fmt: skip
     student.save_pretrained(out / "student")
     tokenizer.save_pretrained(out / "student")
@@ -109,10 +117,12 @@ def evaluate(args) -> int:
 
 
 def generate(args) -> int:
+    import torch
+
     import lft_edu as lft
 
-    if not args.prompt:
-        raise ValueError("The prompt is empty: give the beginning of some text, such as 'def __init__(self'.")
+    from .explorer import complete
+
     if args.student == "teacher" or str(args.student).startswith("bundled"):
         teacher, tokenizer = lft.load_teacher("bundled")
         model = teacher if args.student == "teacher" else lft.load_student(args.student, teacher)
@@ -120,16 +130,9 @@ def generate(args) -> int:
         from transformers import AutoTokenizer
 
         model, tokenizer = lft.load_student(args.student), AutoTokenizer.from_pretrained(args.student)
-    import torch
-
-    inputs = tokenizer(args.prompt, return_tensors="pt").to(model.device)
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
-        sampling = (
-            {"do_sample": True, "temperature": args.temperature} if args.temperature > 0 else {"do_sample": False}
-        )
-        out = model.generate(**inputs, max_new_tokens=args.tokens, **sampling)
-    print(tokenizer.decode(out[0], skip_special_tokens=True))
+        print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))
     return 0
 
 
@@ -146,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     def text_options(sub, tokens: str):
         sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
         sub.add_argument("--corpus", default="python-stdlib", help="a corpus name, or a file or folder of text")
-        sub.add_argument("--block", type=int, default=128, help="tokens a block (default: 128)")
+        sub.add_argument("--block", type=positive, default=128, help="tokens a block (default: 128)")
         sub.add_argument("--tokens", type=count, default=count(tokens), help=f"tokens to use (default: {tokens})")
         sub.add_argument("--seed", type=int, default=0)
 
@@ -161,18 +164,21 @@ def parser() -> argparse.ArgumentParser:
         "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"
     )
     sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
-    sub.add_argument("--solver", default="euler", help="euler or midpoint, at inference")
-    sub.add_argument("--k", type=int, default=1, help="steps at inference")
-    sub.add_argument("--batch", type=int, default=16, help="blocks a step")
+    sub.add_argument("--solver", default="midpoint", help="of the walk: euler or midpoint (default: midpoint)")
+    sub.add_argument("--k", type=positive, default=3, help="steps of the walk (default: 3)")
+    sub.add_argument("--train-k", type=positive, help="steps in training, if others than --k")
+    sub.add_argument("--alpha", type=float, default=0.1, help="weight of flow matching in hybrid (default: 0.1)")
+    sub.add_argument("--optimizer", default="adamw", help="adamw or muon (then --lr 0.03 is a good start)")
+    sub.add_argument("--batch", type=positive, default=16, help="blocks a step")
     sub.add_argument("--lr", type=float, default=2e-3)
     sub.add_argument("--precision", default="no", choices=("no", "bf16"))
-    sub.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    sub.add_argument("--save-every", type=positive, default=200, help="steps between checkpoints")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     sub.add_argument("--out", default="runs/student", help="folder for checkpoint and student")
 
     sub = command(scan, "the recoupling ratio of every span of layers")
     text_options(sub, "100k")
-    sub.add_argument("--n", type=int, default=256, help="tokens to pair (R grows with it)")
+    sub.add_argument("--n", type=positive, default=256, help="tokens to pair (R grows with it)")
     sub.add_argument("--metric", default="euclidean", help="euclidean, sqeuclidean or cosine")
     sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
 

@@ -6,7 +6,6 @@ train (90 %), validation (5 %) or test (5 %) by a hash of their *path* inside th
 file that changed by one line between two Python versions stays on the same side of the split.
 """
 
-import difflib
 import hashlib
 import importlib.util
 import itertools
@@ -15,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+
+from .naming import unknown
 
 SPLITS = ("train", "validation", "test")
 # Packages whose Python source joins the standard library in "python-packages"; those not installed are passed over.
@@ -212,9 +213,7 @@ def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int
         return datasets.Dataset.from_dict({"text": texts})
     if "/" in name or "\\" in name or path.suffix:
         raise FileNotFoundError(f"No file or folder {name!r}. Give an existing path, or one of {', '.join(NAMES)}.")
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown corpus {name!r}.{hint} Choose one of {', '.join(NAMES)}, or give a path.")
+    raise unknown("corpus", name, NAMES, ", or give a path")
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -31,8 +31,12 @@ def _python() -> Finding:
 def _packages() -> list[Finding]:
     from packaging.requirements import Requirement
 
+    try:
+        wanted = importlib.metadata.requires("lft_edu") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding(FAIL, "lft_edu", "not installed", "pip install -e . in the folder of the course")]
     findings = []
-    for line in importlib.metadata.requires("lft_edu") or []:
+    for line in wanted:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -123,9 +127,20 @@ def _kernel() -> Finding:
     return Finding(OK if same else WARN, "Jupyter kernel", argv[0], remedy)
 
 
+def _safely(check) -> list[Finding]:
+    """A check's findings; a package it can't import is a finding too."""
+    try:
+        found = check()
+    except ImportError as error:
+        remedy = "pip install -e . in the folder of the course"
+        return [Finding(FAIL, check.__name__.strip("_"), f"{error.name or error} can't be imported", remedy)]
+    return found if isinstance(found, list) else [found]
+
+
 def examine() -> list[Finding]:
-    """Every finding, in the order of the report."""
-    return [_python(), *_packages(), _memory(), _disk(), _gpu(), *_assets(), _hub(), _kernel()]
+    """Every finding, in the order of the report. Never raises on what is missing: that is what it is for."""
+    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _kernel)
+    return [finding for check in checks for finding in _safely(check)]
 
 
 def report(findings: list[Finding]) -> str:

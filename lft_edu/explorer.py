@@ -5,8 +5,8 @@ import html
 import torch
 
 
-def complete(model, tokenizer, text: str, tokens: int = 40) -> str:
-    """Greedy continuation of ``text``, the new part only.
+def complete(model, tokenizer, text: str, tokens: int = 40, temperature: float = 0.0) -> str:
+    """Continuation of ``text``, the new part only: greedy, or sampled at a temperature above 0.
 
     Raises:
         ValueError: empty text.
@@ -14,8 +14,9 @@ def complete(model, tokenizer, text: str, tokens: int = 40) -> str:
     if not text:
         raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
     return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 

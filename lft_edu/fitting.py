@@ -1,6 +1,6 @@
 """Fitting an operator to its teacher: which loss, on which tokens, with which optimiser."""
 
-import difflib
+import os
 from pathlib import Path
 
 import torch
@@ -8,10 +8,12 @@ from torch import nn
 
 from . import objectives
 from .flow import STEPS, check_steps
-from .latents import LatentSource, span_latents
+from .latents import LatentSource
+from .naming import unknown
 from .operators import Flow, Moments
 from .optimizers import muon_and_adamw
-from .training import History, ShuffledRows, optimise
+from .splicing import check_pair
+from .training import History, ShuffledRows, StreamedRows, optimise
 
 OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
 OPTIMIZERS = ("adamw", "muon")
@@ -92,7 +94,7 @@ def fit(
     """Fit the student's operator to the teacher's hidden states (or logits). The teacher is not changed.
 
     Closed-form operators (MeanShift, Procrustes, Ridge) are solved from at most ``steps`` batches, whatever the
-    objective; Regression and Flow are trained by AdamW; Skip and Loop have nothing to fit.
+    objective; Regression and Flow are trained by AdamW or Muon; Skip and Loop have nothing to fit.
 
     Args:
         corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``, or a
@@ -101,7 +103,8 @@ def fit(
             (one Euler step), or ``"logit_kl"`` (through the whole model, the one objective that is not latent only).
         steps, batch_size, lr: optimiser steps, blocks a step, peak learning rate.
         k, step, alpha: of the walk and the hybrid; see :mod:`lft_edu.objectives`.
-        first_weight: weight of position 0, whose massive activations would otherwise be most of the loss, in [0, 1].
+        first_weight: weight of position 0, whose massive activations may be most of the loss, in [0, 1]. Closed forms
+            take position 0 in whole or not at all; ``logit_kl`` has no use for it.
         scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
         cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
         optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (``lr`` is then Muon's, ten times larger).
@@ -115,8 +118,9 @@ def fit(
         ValueError: an objective that is unknown or does not fit the operator, k < 1, an empty corpus.
         FloatingPointError: the loss became NaN or infinite.
     """
+    check_pair(student, teacher)
     operator, span = student.operator, tuple(student.config.span)
-    _check(operator, objective, k, step, steps, batch_size, precision, optimizer)
+    _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight)
     if not operator.trainable and not operator.closed_form:
         return History()
     keep = cache_latents and objective != "logit_kl"
@@ -127,14 +131,13 @@ def fit(
     if operator.closed_form:
         return _solve(operator, source, steps, batch_size, first_weight, progress)
 
-    import accelerate
-
-    accelerator = accelerate.Accelerator(cpu=teacher.device.type == "cpu", mixed_precision=precision)
-    rows = ShuffledRows(len(source), batch_size, seed, accelerator.process_index, accelerator.num_processes)
+    accelerator = _accelerator(teacher.device, precision)
+    order = StreamedRows if source.streamed else ShuffledRows
+    rows = order(len(source), batch_size, seed, accelerator.process_index, accelerator.num_processes)
     if objective == "logit_kl":
         loss, batch_at = LogitLoss(student, teacher), lambda i: (source.ids(rows(i)),)
     else:
-        first = span_latents(teacher, span, source.ids(rows(0)))
+        first = source(torch.arange(min(batch_size, len(source))))  # the same on every process
         weight, scale = _weights(first, first_weight, scale_dimensions)
         loss = LatentLoss(operator, objective, k, step, alpha, weight, scale)
         batch_at = lambda i: (source(rows(i)),)  # noqa: E731
@@ -163,17 +166,30 @@ def fit(
     )
 
 
-def _check(operator, objective, k, step, steps, batch_size, precision, optimizer) -> None:
+def _accelerator(device, precision: str):
+    """Accelerate for this device and precision. It keeps both for the life of the process, so a second call of ``fit``
+    with other ones needs the first call's forgotten; not under a launcher, where the process group lives there."""
+    import accelerate
+
+    if "WORLD_SIZE" not in os.environ:
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if accelerator.device.type != device.type:
+        raise ValueError(f"The teacher is on {device}, this process trains on {accelerator.device}: move it there.")
+    return accelerator
+
+
+def _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight) -> None:
     if objective not in OBJECTIVES:
-        near = difflib.get_close_matches(str(objective), OBJECTIVES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown objective {objective!r}.{hint} Choose one of {', '.join(OBJECTIVES)}.")
+        raise unknown("objective", objective, OBJECTIVES)
     if operator.trainable and not isinstance(operator, Flow) and objective not in ("regression", "logit_kl"):
         raise ValueError(
             f"A {operator.kind!r} operator knows no time, so it can't be trained by {objective!r}. "
             'Use objective="regression", or operator lft.Flow().'
         )
     check_steps(k)
+    if not lr > 0 or not 0 <= first_weight <= 1:
+        raise ValueError(f"lr={lr}, first_weight={first_weight}: lr must be above 0 and first_weight within [0, 1].")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1.")
@@ -207,10 +223,11 @@ def _solve(operator, source, batches: int, batch_size: int, first_weight: float,
     """Solve a closed-form operator from up to ``batches`` batches."""
     from tqdm.auto import tqdm
 
-    start = 0 if first_weight else 1
+    start = 0 if first_weight else 1  # position
     moments, tokens = None, 0
-    parts = torch.arange(len(source)).split(batch_size)[:batches]
-    for rows in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
+    parts = range(0, min(len(source), batches * batch_size), batch_size)
+    for start_row in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
+        rows = torch.arange(start_row, min(len(source), start_row + batch_size))
         found = source(rows)
         moments = moments or Moments.zeros(found.x0.shape[-1])
         moments.add(found.x0[:, start:].flatten(0, 1), found.x1[:, start:].flatten(0, 1))

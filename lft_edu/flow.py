@@ -65,7 +65,8 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
         The last state, shaped like ``x0``; with ``return_path`` the states ``(K+1, B, ..., D)`` instead.
 
     Raises:
-        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``.
+        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``. (Equal
+            neighbours are a step of length zero, which random times may draw: allowed.)
     """
     times = check_times(times, x0)
     path = [x0]
@@ -87,7 +88,7 @@ def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
         raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
     if bool((table.diff(dim=-1) < 0).any()):
         raise ValueError("times must not decrease: sort them from 0 to 1.")
-    return tuple(times) if not isinstance(times, Tensor) else times.unbind(-1)
+    return table.unbind(-1) if isinstance(times, Tensor) or table.ndim == 2 else tuple(times)
 
 
 def check_steps(k: int) -> int:

@@ -54,6 +54,32 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
     return Latents(**seen)
 
 
+class Stream:
+    """Rows of an iterable corpus by number. Meant to be read in order; any other number starts it anew. It never ends:
+    after the last row comes the first again."""
+
+    def __init__(self, corpus):
+        self.corpus, self.next, self.rows = corpus, 0, iter(corpus)
+
+    def __len__(self) -> int:
+        return 2**62  # unknown; nobody reads that far
+
+    def __getitem__(self, numbers: list[int]) -> dict:
+        if numbers[0] != self.next:
+            self.rows, self.next = iter(self.corpus.skip(numbers[0])), numbers[0]
+        return {"input_ids": [self._row() for _ in numbers]}
+
+    def _row(self) -> list[int]:
+        row = next(self.rows, None)
+        if row is None:
+            self.rows = iter(self.corpus)
+            row = next(self.rows, None)
+        if row is None:
+            raise ValueError("The stream is empty: it gave not one block of tokens.")
+        self.next += 1
+        return row["input_ids"]
+
+
 class LatentSource:
     """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
 
@@ -65,6 +91,11 @@ class LatentSource:
     def __init__(
         self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True
     ):
+        self.streamed = not hasattr(blocks, "__len__")
+        if self.streamed:
+            blocks = Stream(blocks)
+            if cache:
+                raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
         if len(blocks) == 0:
             raise ValueError("The corpus is empty: give at least one block of tokens.")
         self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
@@ -84,9 +115,10 @@ class LatentSource:
         return torch.tensor(self.blocks[rows.tolist()]["input_ids"], device=self.device)
 
     def fingerprint(self) -> str:
-        """Tells one teacher, span and corpus from another: a hash of two layers, two blocks and their number."""
+        """Tells one teacher, span and corpus from another: a hash of two layers and of the first and last block."""
         layers, (m, n) = layers_of(self.teacher), self.span
-        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(torch.tensor([0, len(self) - 1]))]
+        ends = torch.tensor([0] if self.streamed else [0, len(self) - 1])
+        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(ends)]
         found = hashlib.sha256(f"{m} {n} {len(self)}".encode())
         for tensor in tensors:
             found.update(tensor.detach().cpu().float().numpy().tobytes())
@@ -104,7 +136,8 @@ class LatentSource:
 
         rows = torch.arange(len(self.blocks))
         first = span_latents(self.teacher, self.span, self.ids(torch.arange(batch_size) % len(rows)))
-        self.context = first.context  # the same for every batch of unpadded blocks
+        # The same for every batch of unpadded blocks, so one row of a mask serves batches of any size.
+        self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
         need = 2 * first.x0[0].nbytes * len(rows)
         free = psutil.virtual_memory().available
         if need > 0.8 * free:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .families import family_of, layers_of
 from .latents import all_depths
 from .objectives import token_kl
-from .splicing import check_span
+from .splicing import check_pair, check_span
 
 RESAMPLES = 2000
 
@@ -109,9 +109,11 @@ def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = Fa
     """
     from tqdm.auto import tqdm
 
+    check_pair(student, teacher)
     blocks = blocks_of(corpus)
     last = student.config.span[1] - 1
-    sequence_kl, losses, squares, states = [], [], [], []
+    sequence_kl, losses = [], []
+    first, rest = _SquaredError(), _SquaredError()
     with _Tap(student.operator) as transported, _Tap(layers_of(teacher)[last]) as truth:
         for part in tqdm(
             blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
@@ -121,16 +123,17 @@ def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = Fa
             logits = student(input_ids=ids, use_cache=False).logits
             sequence_kl.append(token_kl(logits, expected).double().mean(1).cpu())
             losses.append(torch.stack([next_token_loss(x, ids) for x in (logits, expected)], -1).cpu())
-            squares.append((transported.value - truth.value).double().square().sum(-1).cpu())
-            states.append(truth.value.double().cpu())
-    divergence, cross_entropy = torch.cat(sequence_kl), torch.cat(losses)
-    squares, states = torch.cat(squares), torch.cat(states)
-    perplexity = cross_entropy.mean(0).exp()
+            first.add(transported.value[:, :1], truth.value[:, :1])
+            rest.add(transported.value[:, 1:], truth.value[:, 1:])
+    divergence = torch.cat(sequence_kl)
+    if not bool(divergence.isfinite().all()):
+        raise ValueError("The logits hold NaN or infinity: load teacher and student in float32 or bfloat16.")
+    perplexity = torch.cat(losses).mean(0).exp()
     return Evaluation(
         kl=divergence.mean().item(),
         kl_interval=interval(bootstrap_means(divergence)),
-        nmse=_normalised(squares[:, 1:], states[:, 1:]),
-        nmse_all=_normalised(squares, states),
+        nmse=rest.normalised(),
+        nmse_all=(first + rest).normalised(),
         perplexity=perplexity[0].item(),
         teacher_perplexity=perplexity[1].item(),
         tokens=blocks.numel(),
@@ -141,15 +144,33 @@ def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = Fa
     )
 
 
+@dataclass
+class _SquaredError:
+    """Sums from which Σ‖error‖² over Σ‖state − mean state‖² comes: 1 is what predicting the mean costs."""
+
+    n: int = 0
+    error: Tensor | float = 0.0
+    total: Tensor | float = 0.0  # Σ state, (D,)
+    square: Tensor | float = 0.0  # Σ ‖state‖²
+
+    def add(self, estimate: Tensor, state: Tensor) -> None:
+        estimate, state = (x.double().flatten(0, 1) for x in (estimate, state))
+        self.n += len(state)
+        self.error += (estimate - state).square().sum()
+        self.total += state.sum(0)
+        self.square += state.square().sum()
+
+    def __add__(self, other: "_SquaredError") -> "_SquaredError":
+        return _SquaredError(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def normalised(self) -> float:
+        return (self.error / (self.square - self.total.square().sum() / self.n)).item()
+
+
 def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """Mean cross-entropy of each sequence's next tokens, ``(B,)`` float64."""
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
     return loss.double().mean(1)
-
-
-def _normalised(squares: Tensor, states: Tensor) -> float:
-    """Σ‖error‖² over Σ‖state − mean state‖²: 1 is what predicting the mean costs."""
-    return (squares.sum() / (states - states.mean((0, 1))).square().sum()).item()
 
 
 @torch.no_grad()
@@ -190,6 +211,8 @@ def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
     Returns:
         j*, in layers; infinity beyond the curve's end.
     """
+    if math.isnan(kl):
+        raise ValueError("kl is NaN: the evaluation it came from went wrong.")
     before_j, before = 0, 0.0
     for j in sorted(curve):
         cost = max(curve[j], before)
@@ -203,7 +226,9 @@ def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float
     """95 % interval of j* from per-sequence KL ``(N,)`` of the operator and of each skip, resampled together."""
     together = bootstrap_means(torch.stack([kl, *(curve[j] for j in sorted(curve))], -1))
     samples = [skipped_layers(row[0], dict(zip(sorted(curve), row[1:], strict=True))) for row in together.tolist()]
-    return interval(torch.tensor(samples, dtype=torch.float64).clamp(max=2 * max(curve)))
+    beyond = 2.0 * max(curve)  # a quantile can't interpolate with infinity
+    edges = interval(torch.tensor(samples, dtype=torch.float64).clamp(max=beyond))
+    return tuple(edge if edge <= max(curve) else math.inf for edge in edges)
 
 
 def recovery(kl: float, skip_kl: float) -> float:

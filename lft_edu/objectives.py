@@ -14,6 +14,7 @@ from torch import Tensor
 from .flow import (
     Step,
     Velocity,
+    as_time,
     draw_uniform,
     euler_step,
     expand_time,
@@ -41,7 +42,7 @@ def flow_matching_loss(
     ``E_t ‖u(x_t, t) − (x1 − x0)‖²`` with ``x_t = (1 − t) x0 + t x1`` and ``t ~ U(0, 1)``, one a sample.
     """
     _require_pairs(x0, x1)
-    t = draw_uniform((len(x0),), generator, x0.device).to(x0.dtype)
+    t = as_time(draw_uniform((len(x0),), generator, x0.device), x0)
     x_t = torch.lerp(x0, x1, expand_time(t, x0))
     return mean_squared_error(velocity(x_t, t), x1 - x0, weight)
 

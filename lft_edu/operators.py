@@ -8,7 +8,6 @@ All are called as the layers they replace: ``operator(x0, attention_mask=..., po
 * ``Flow``: a learned velocity, walked from t = 0 to 1.
 """
 
-import difflib
 import itertools
 import math
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from .families import family_of
 from .flow import EVALUATIONS, STEPS, check_steps, walk
+from .naming import unknown
 
 
 class CacheSlot:
@@ -259,6 +259,7 @@ class TimeModulation(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, t: Tensor) -> Tensor:
+        t = t.to(torch.promote_types(t.dtype, torch.float32))  # bfloat16 would round 996 and 999 to one number
         half = self.FEATURES // 2
         frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
         angles = 1000 * t[..., None] * frequencies
@@ -344,9 +345,7 @@ def operator_from_dict(settings: dict) -> Operator:
     settings = dict(settings)
     kind = settings.pop("kind", None)
     if kind not in OPERATORS:
-        near = difflib.get_close_matches(str(kind), OPERATORS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown operator {kind!r}.{hint} Choose one of {', '.join(OPERATORS)}.")
+        raise unknown("operator", kind, OPERATORS)
     try:
         return OPERATORS[kind](**settings)
     except TypeError as error:

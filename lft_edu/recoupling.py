@@ -64,9 +64,11 @@ class SpanScan:
 
     def best(self, length: int) -> tuple[int, int]:
         """The span of ``length`` layers with the least ratio."""
-        diagonal = self.ratios.diagonal(length)
         if not 1 <= length < len(self.ratios):
             raise ValueError(f"length={length}: spans of this model have 1 to {len(self.ratios) - 1} layers.")
+        diagonal = self.ratios.diagonal(length)
+        if bool(diagonal.isnan().all()):
+            raise ValueError(f"Spans of {length} layers were not scanned.")
         start = int(diagonal.argmin())
         return start, start + length
 

@@ -7,6 +7,7 @@ an operator owns one cache slot for each velocity evaluation, since keys seen at
 """
 
 import copy
+from operator import index
 
 import torch
 from torch import nn
@@ -62,6 +63,8 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
 
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
+        if config.span is None or config.text_config is None:
+            raise ValueError("This is no spliced model: load it by lft.load_teacher, then lft.splice it.")
         super().__init__(config)
         m, n = config.span
         if model is None:  # from_pretrained: allocate; weights follow
@@ -107,6 +110,13 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.wire()
         return self
 
+    def freeze(self) -> "SplicedForCausalLM":
+        """Leave only the operator trainable, if it is at all."""
+        self.requires_grad_(False)
+        for p in self.operator.parameters():
+            p.requires_grad_(self.operator.trainable)
+        return self
+
     def forward(
         self,
         input_ids=None,
@@ -120,6 +130,8 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs,
     ):
         """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache."""
+        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            raise ValueError("An operator is no layer that transformers could record: use lft.latents.all_depths.")
         return self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -152,7 +164,7 @@ AutoModelForCausalLM.register(SplicedConfig, SplicedForCausalLM)
 def check_span(span, depth: int) -> tuple[int, int]:
     """``span`` as (m, n) with 0 ≤ m < n ≤ depth, or a ValueError."""
     try:
-        m, n = (int(edge) for edge in span)
+        m, n = (index(edge) for edge in span)
     except (TypeError, ValueError):
         raise ValueError(f"span={span!r}: give two layer numbers (m, n), such as (6, 18).") from None
     if not 0 <= m < n <= depth:
@@ -161,6 +173,18 @@ def check_span(span, depth: int) -> tuple[int, int]:
             f"so 0 ≤ m < n ≤ {depth} must hold."
         )
     return m, n
+
+
+def check_pair(student: SplicedForCausalLM, teacher: PreTrainedModel) -> None:
+    """ValueError unless the student was spliced from a model of the teacher's shape."""
+    if not isinstance(student, SplicedForCausalLM):
+        raise ValueError("The student is no spliced model: make one by lft.splice or load one by lft.load_student.")
+    if isinstance(teacher, SplicedForCausalLM):
+        raise ValueError("The teacher is a spliced model: give the model the student was spliced from.")
+    pairs = (student.config.depth, student.config.text_config), (len(layers_of(teacher)), teacher.config)
+    wanted, found = ({"layers": n, "width": c.hidden_size, "vocabulary": c.vocab_size} for n, c in pairs)
+    if wanted != found:
+        raise ValueError(f"The student fits another teacher: it was made from {wanted}, this one has {found}.")
 
 
 def splice(
@@ -205,7 +229,4 @@ def splice(
     student = SplicedForCausalLM(config, model)
     student.generation_config = copy.deepcopy(teacher.generation_config)
     student.wire()
-    student.requires_grad_(False)
-    for p in student.operator.parameters():
-        p.requires_grad_(owned.trainable)
-    return student.eval()
+    return student.freeze().eval()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from .naming import unknown
+
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
@@ -32,8 +34,8 @@ def verify(folder: Path) -> dict:
     remedy = "Restore it with `git checkout -- assets`, or download the course again."
     try:
         provenance = json.loads((folder / "PROVENANCE.json").read_text())
-        checksums = provenance["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        checksums = dict(provenance["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedAssetError(f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {remedy}") from None
     for name, expected in checksums.items():
         path = folder / name
@@ -73,11 +75,13 @@ def load_teacher(
 
     from .families import family_of
 
+    if str(name).startswith("bundled/"):
+        raise ValueError(f"{str(name)!r} is a student: use load_student. The teacher is 'bundled'.")
     if str(name) == "bundled":
         verify(ASSETS / "teacher")
         source = ASSETS / "teacher"
     else:
-        source = _folder_or_hub_name(name)
+        source = _folder_or_hub_name(str(name))
     model = _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, revision=revision, use_safetensors=True)
     tokenizer = _from_pretrained(AutoTokenizer, source, revision=revision, padding_side="left")
     family_of(model.config)
@@ -91,31 +95,40 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _folder_or_hub_name(name) -> str | Path:
+def _folder_or_hub_name(name: str) -> str | Path:
+    """An existing folder, or what looks like a name on the hub; anything else is an error that helps."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    parts = str(name).split("/")
-    if path.is_absolute() or str(name).startswith((".", "~")) or len(parts) > 2:
-        raise FileNotFoundError(f"No folder {str(name)!r}. Give an existing folder, a hub name, or 'bundled'.")
-    if len(parts) == 1:
-        near = difflib.get_close_matches(str(name), ["bundled", *SHAPES], n=1)
-        full = f"EleutherAI/{near[0]}" if near and near[0] in SHAPES else "bundled"
-        hint = f" Did you mean {full!r}?" if near else ""
-        raise ValueError(f"Unknown teacher {str(name)!r}.{hint} Give 'bundled', 'owner/name' on the hub, or a folder.")
-    return str(name)
+    parts = name.split("/")
+    if path.is_absolute() or name.startswith((".", "~")) or len(parts) > 2:
+        raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, or 'bundled'.")
+    known = ["bundled", *bundled_students(), *(f"EleutherAI/{shape}" for shape in SHAPES)]
+    short = {option.split("/")[-1]: option for option in known}
+    near = difflib.get_close_matches(parts[-1], short, n=1, cutoff=0.75)
+    if len(parts) == 1 or difflib.get_close_matches(parts[0], ["bundled"], cutoff=0.75):
+        hint = f" Did you mean {short[near[0]]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown model {name!r}.{hint} Give 'bundled' (the teacher), 'bundled/…' (a student), "
+            "'owner/name' on the hub, or a folder."
+        )
+    return name
 
 
 def _from_pretrained(kind, source, **kwargs):
-    """``kind.from_pretrained`` with the hub's many errors made three."""
+    """``kind.from_pretrained`` with the hub's and the disk's many errors made two."""
+    from safetensors import SafetensorError
+
     if kwargs.get("revision") is None:
         kwargs.pop("revision", None)
     try:
         return kind.from_pretrained(source, **kwargs)
-    except OSError as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    except (OSError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         if isinstance(source, Path):
-            raise FileNotFoundError(f"{source} holds no loadable model ({reason}).") from error
+            raise FileNotFoundError(
+                f"{source} holds no loadable model; it is incomplete or damaged ({reason}). Save or copy it again."
+            ) from error
         raise ConnectionError(
             f"{source!r} could not be loaded from the hub ({reason}) Check the name, the revision, the network and "
             'HF_HUB_OFFLINE, or use load_teacher("bundled"), which needs no network.'
@@ -134,7 +147,7 @@ def random_teacher(
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     if shape not in SHAPES:
-        raise ValueError(f"Unknown shape {shape!r}: choose one of {', '.join(SHAPES)}.")
+        raise unknown("shape", shape, SHAPES)
     width, depth, heads, vocabulary = SHAPES[shape]
     config = GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers or depth,
@@ -159,7 +172,7 @@ def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype
     Args:
         name: ``"bundled/flow-walking-6-18"`` and so on (:func:`bundled_students`), or a folder that
             ``student.save_pretrained`` wrote, or a hub name.
-        teacher: the bundled teacher, if it is loaded already.
+        teacher: the bundled teacher, if it is loaded already; ``device`` and ``dtype`` are then its own.
 
     Returns:
         A :class:`~lft_edu.splicing.SplicedForCausalLM`.
@@ -167,25 +180,33 @@ def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype
     Raises:
         ValueError: unknown name (with the nearest known one); DamagedAssetError: checksums differ.
     """
+    from .splicing import SplicedForCausalLM
+
+    name = str(name)
+    if name == "bundled" or not name.startswith("bundled/"):
+        model = _from_pretrained(SplicedForCausalLM, _folder_or_hub_name(name), dtype=dtype)
+        return model.to(device or default_device()).eval().freeze()
+    if name not in bundled_students():
+        raise unknown("student", name, bundled_students(), ", or a folder")
+    return _bundled_student(name.removeprefix("bundled/"), teacher or load_teacher("bundled", device, dtype)[0])
+
+
+def _bundled_student(name: str, teacher):
+    """The teacher with one of ``assets/operators`` spliced in."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
     from .operators import operator_from_dict
-    from .splicing import SplicedForCausalLM, splice
+    from .splicing import splice
 
-    if not str(name).startswith("bundled"):
-        model = _from_pretrained(SplicedForCausalLM, _folder_or_hub_name(name), dtype=dtype)
-        return model.to(device or default_device()).eval()
-    known = bundled_students()
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown student {name!r}.{hint} Bundled: {', '.join(known)}.")
-    verify(ASSETS / "operators")
-    path = ASSETS / "operators" / f"{name.removeprefix('bundled/')}.safetensors"
+    path = ASSETS / "operators" / f"{name}.safetensors"
+    if path.name not in verify(ASSETS / "operators")["sha256"]:
+        raise DamagedAssetError(f"operators/{path.name} has no checksum. Run `python -m lft_edu.recipes.operators`.")
     with safe_open(path, "pt") as file:
         notes = json.loads(file.metadata()["lft_edu"])
-    teacher = teacher if teacher is not None else load_teacher("bundled", device, dtype)[0]
     student = splice(teacher, notes["span"], operator_from_dict(notes["operator"]))
-    student.operator.load_state_dict(load_file(path))
+    weights, expected = load_file(path), student.operator.state_dict()
+    if any(weights[k].shape != expected[k].shape for k in weights):
+        raise ValueError(f"Student 'bundled/{name}' fits the bundled teacher only; this one has other widths.")
+    student.operator.load_state_dict(weights)
     return student

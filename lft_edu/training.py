@@ -63,6 +63,14 @@ class ShuffledRows:
         return self._orders[epoch]
 
 
+class StreamedRows(ShuffledRows):
+    """Rows in the order in which they come, for a stream that can't be shuffled as a whole."""
+
+    def __call__(self, step: int) -> torch.Tensor:
+        first = (step * self.world + self.rank) * self.batch_size
+        return torch.arange(first, first + self.batch_size)
+
+
 def save_checkpoint(path: Path, module: nn.Module, optimizers: list, step: int, history: History, settings: dict):
     """Write weights, optimiser state, step, history and settings as one safetensors file, all or nothing."""
     from safetensors.torch import save_file
@@ -148,6 +156,8 @@ def optimise(
     import accelerate
     from tqdm.auto import tqdm
 
+    if save_every < 1:
+        raise ValueError(f"save_every={save_every}: give at least 1.")
     accelerator = accelerator or accelerate.Accelerator()
     settings = settings or {}
     path = Path(checkpoint) if checkpoint else None
@@ -155,7 +165,9 @@ def optimise(
     done, history = 0, History()
     if path and path.exists():
         if not resume:
-            raise FileExistsError(f"{path} exists. Pass resume=True to continue it, or delete it to start again.")
+            raise FileExistsError(
+                f"{path} exists. Pass resume=True (--resume) to continue it, or delete it to start again."
+            )
         done, history = load_checkpoint(path, module, optimizers, settings)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parallel = accelerator.prepare_model(module)
@@ -172,14 +184,15 @@ def optimise(
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
         generator = step_generator(seed, step, accelerator.process_index, accelerator.device)
+        batch = batch_at(step)  # outside autocast: the teacher's states keep the teacher's precision
         with accelerator.autocast():
-            loss = parallel(*batch_at(step), generator=generator)
+            loss = parallel(*batch, generator=generator)
         accelerator.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        pending.append(loss.detach())
+        pending.append(loss.detach() + 0 * norm)  # NaN if the gradient was, on every process alike
         history.tokens += tokens_per_step
         bar.update()
         last = step + 1 == steps
@@ -212,6 +225,6 @@ def _require_finite(loss: float, step: int, path: Path | None) -> None:
     if not math.isfinite(loss):
         kept = f"The last good checkpoint is {path}." if path and path.exists() else "No checkpoint had been written."
         raise FloatingPointError(
-            f"The loss became {loss} by step {step + 1}; training stopped. {kept} "
+            f"The loss or its gradient became {loss} by step {step + 1}; training stopped. {kept} "
             "Lower the learning rate, or look for NaN in the latents, then resume."
         )

@@ -289,6 +289,8 @@ def test_schedule_rises_stays_and_falls():
         ({"k": 0}, "at least 1"),
         ({"steps": 0}, "steps=0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"lr": 0.0}, "above 0"),
+        ({"first_weight": 2.0}, "within"),
         ({"step": "heun"}, "choose one of euler, midpoint"),
         ({"precision": "fp8"}, "choose one of no, bf16"),
         ({"optimizer": "sgd"}, "choose one of adamw, muon"),
@@ -336,3 +338,102 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     a, b = load_file(one), load_file(two)
     weights = [k for k in a if k.startswith("module.")]
     assert max((a[k] - b[k]).abs().max() for k in weights) < 1e-4
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
+    from safetensors.torch import load_file
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def loss(step):  # finite itself, its gradient at 0 is not
+        return (weight * 0).sum() + (weight.sum().abs().sqrt() if step == 12 else weight.sum())
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, step, generator=None):
+            return loss(step)
+
+    path = tmp_path / "c.safetensors"
+    stay = torch.optim.SGD([weight], lr=0.0)
+    with pytest.raises(FloatingPointError):
+        training.optimise(Loss(), [stay], lambda i: (i,), 20, checkpoint=path, save_every=5, progress=False)
+    assert load_file(path)["module.weight"].isfinite().all()
+
+
+def test_another_teacher_does_not_resume_the_run(teacher, blocks, tmp_path):
+    options = {"steps": 2, "batch_size": 4, "checkpoint": tmp_path / "c.safetensors", "resume": True, "progress": False}
+    lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks, **options)
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        layers_of(other)[2].mlp.dense_h_to_4h.bias += 1
+    with pytest.raises(ValueError, match="latents: "):
+        lft.fit(lft.splice(other, SPAN, lft.Flow()), other, blocks, **options)
+    with pytest.raises(ValueError, match="latents: "):
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks[:-1], **options)
+
+
+def test_precision_may_change_between_runs(teacher, blocks):
+    for precision in ("no", "bf16", "no"):
+        student = lft.splice(teacher, SPAN, lft.Flow())
+        history = lft.fit(student, teacher, blocks, steps=3, batch_size=4, precision=precision, progress=False)
+        assert history.losses[-1] > 0
+        assert next(student.operator.parameters()).dtype == torch.float32
+
+
+def test_cached_latents_serve_batches_of_any_size_with_eager_attention(teacher, blocks, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    teacher.save_pretrained(tmp_path)
+    eager = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    source = LatentSource(eager, SPAN, blocks, 8, cache=True, progress=False)
+    lft.fit(lft.splice(eager, SPAN, lft.Flow()), eager, source, steps=2, batch_size=16, progress=False)
+
+
+class TestStreams:
+    """A corpus that can only be read from its beginning on, such as the Pile."""
+
+    @pytest.fixture
+    def stream(self, blocks):
+        import datasets
+
+        return datasets.IterableDataset.from_generator(lambda: ({"input_ids": row} for row in blocks.tolist()))
+
+    def test_fit_reads_it_in_order_and_begins_again_at_its_end(self, teacher, blocks, stream):
+        source = LatentSource(teacher, SPAN, stream, 4)
+        assert torch.equal(source.ids(torch.arange(6)), blocks[:6])
+        assert torch.equal(source.ids(torch.arange(6, 9)), blocks[6:9])
+        assert torch.equal(source.ids(torch.arange(2, 4)), blocks[2:4])
+        assert torch.equal(source.ids(torch.arange(38, 42)), torch.cat([blocks[38:], blocks[:2]]))
+
+    def test_stopped_and_resumed_is_the_whole_run(self, teacher, stream, tmp_path):
+        ends = {}
+        for name, stops in (("whole", [6]), ("parts", [2, 6])):
+            for steps in stops:
+                student = lft.splice(teacher, SPAN, lft.Flow())
+                path, first = tmp_path / f"{name}.safetensors", steps != 6
+                try:
+                    lft.fit(
+                        student, teacher, stream, steps=6, batch_size=4, checkpoint=path, save_every=2, resume=True,
+                        progress=False, evaluate=_stop if first else None, evaluate_every=3,
+                    )  # fmt: skip
+                except KeyboardInterrupt:
+                    assert first
+            ends[name] = student.operator.state_dict()
+        assert all(torch.equal(v, ends["parts"][k]) for k, v in ends["whole"].items())
+
+    def test_closed_forms_read_as_much_as_they_are_asked_to(self, teacher, blocks, stream):
+        by_stream, by_blocks = (lft.splice(teacher, SPAN, lft.Ridge()) for _ in range(2))
+        assert lft.fit(by_stream, teacher, stream, steps=3, batch_size=4, progress=False).tokens == 12 * 16
+        lft.fit(by_blocks, teacher, blocks[:12], batch_size=4, progress=False)
+        assert torch.allclose(by_stream.operator.weight, by_blocks.operator.weight)
+
+    def test_it_is_not_kept_in_memory(self, teacher, stream):
+        with pytest.raises(ValueError, match="cache_latents=False"):
+            lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, stream, cache_latents=True)
+
+
+def _stop(step):
+    raise KeyboardInterrupt

@@ -85,6 +85,12 @@ def test_random_times_are_sorted_from_zero_to_one(k, batch, seed):
     assert (times.diff(dim=1) >= 0).all()
 
 
+def test_nested_lists_are_times_too():
+    x0 = torch.ones(2, 2, dtype=torch.float64)
+    rows = [[0.0, 0.3, 1.0], [0.0, 0.6, 1.0]]
+    assert torch.equal(walk(rotate, x0, rows), walk(rotate, x0, torch.tensor(rows, dtype=torch.float64)))
+
+
 @pytest.mark.parametrize(
     ("times", "words"),
     [

@@ -121,7 +121,7 @@ def test_train_saves_a_student_that_generates_and_resumes(capsys, tmp_path):
     train = ["train", "--span", "6:12", "--tokens", "4k", "--block", "64", "--batch", "4", "--out", out]
     assert cli.main(train) == 0
     assert cli.main(train) == 2
-    assert "resume=True" in capsys.readouterr().err
+    assert "--resume" in capsys.readouterr().err
     assert cli.main([*train, "--resume"]) == 0
     assert cli.main(["generate", "--student", out + "/student", "--tokens", "5", "import "]) == 0
     assert "import " in capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_scan_names_the_best_span(capsys):
     ("command", "words"),
     [
         (["generate", "--student", "bundled/flow-6-18", "x"], "Did you mean"),
-        (["generate", ""], "prompt is empty"),
+        (["generate", ""], "text is empty"),
         (["train", "--span", "6:30"], "does not fit a teacher of 24 layers"),
         (["train", "--span", "6:12", "--operator", "rigde"], "Did you mean 'ridge'"),
         (["train", "--span", "6:12", "--corpus", "nothing"], "Unknown corpus"),
@@ -152,7 +152,15 @@ def test_mistakes_are_one_line(capsys, command, words):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", [["train", "--span", "six"], ["train", "--span", "6:12", "--tokens", "many"], []])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--span", "6:12", "--batch", "0"],
+        ["train", "--span", "six"],
+        ["train", "--span", "6:12", "--tokens", "many"],
+        [],
+    ],
+)
 def test_usage_mistakes(capsys, command):
     with pytest.raises(SystemExit) as stop:
         cli.main(command)

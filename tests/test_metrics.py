@@ -61,6 +61,8 @@ def test_skipped_layers_interpolates():
     assert metrics.skipped_layers(0.2, curve) == pytest.approx(1.5)
     assert metrics.skipped_layers(0.65, curve) == pytest.approx(3.5)
     assert metrics.skipped_layers(2.0, curve) == math.inf
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.skipped_layers(math.nan, curve)
 
 
 def test_skipped_layers_interval_is_paired(generator):
@@ -69,6 +71,20 @@ def test_skipped_layers_interval_is_paired(generator):
     low, high = metrics.skipped_layers_interval(curve[2], curve)
     assert low == pytest.approx(2, abs=1e-6)
     assert high == pytest.approx(2, abs=1e-6)
+
+
+def test_an_operator_worse_than_the_whole_curve_has_no_number(generator):
+    noise = 0.01 * torch.rand(50, generator=generator)
+    curve = {j: j * 0.1 + noise for j in (1, 2)}
+    assert metrics.skipped_layers_interval(1.0 + noise, curve) == (math.inf, math.inf)
+
+
+def test_nan_logits_are_reported(teacher, blocks):
+    student = lft.splice(teacher, (2, 5), lft.MeanShift())
+    with torch.no_grad():
+        student.operator.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        lft.evaluate(student, teacher, blocks)
 
 
 def test_recovery():

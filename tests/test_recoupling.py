@@ -96,6 +96,16 @@ def test_scan_fills_every_span():
     assert found.ratios[m, n] == found.ratios.diagonal(2).min()
 
 
+def test_best_names_only_what_was_scanned():
+    states = torch.randn(5, 10, 3, generator=torch.Generator().manual_seed(0))
+    found = lft.scan_spans(states, lengths=[3], progress=False)
+    assert found.best(3)[1] - found.best(3)[0] == 3
+    with pytest.raises(ValueError, match="not scanned"):
+        found.best(2)
+    with pytest.raises(ValueError, match="1 to 4 layers"):
+        found.best(5)
+
+
 @pytest.mark.parametrize(
     ("x0", "x1", "metric", "words"),
     [

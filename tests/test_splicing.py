@@ -98,7 +98,7 @@ def test_cached_generation_is_uncached_generation(student, ids):
 
 
 def test_a_cache_slot_shared_by_two_evaluations_is_caught(teacher, ids, monkeypatch):
-    """The test above can fail: give every evaluation the same slot and the logits part."""
+    """The test above can fail: let every evaluation write the same slot, and cached logits part from uncached ones."""
     from lft_edu import operators
 
     broken = lft.splice(teacher, SPAN, lft.Flow("euler", 3))
@@ -106,7 +106,8 @@ def test_a_cache_slot_shared_by_two_evaluations_is_caught(teacher, ids, monkeypa
     monkeypatch.setattr(operators, "at_slot", lambda context, index: right(context, SPAN[0]))
     with torch.no_grad():
         cache = broken(input_ids=ids[:, :-1], use_cache=True).past_key_values
-        assert cache.get_seq_length(SPAN[0]) != ids.shape[1] - 1
+        last = broken(input_ids=ids[:, -1:], past_key_values=cache, position_ids=torch.full((3, 1), 11)).logits
+    assert (last[:, 0] - logits(broken, ids)[:, -1]).abs().max() > 1e-3
 
 
 def test_slots_are_one_per_evaluation(student, ids):
@@ -263,6 +264,8 @@ def test_text_generation_pipeline(bundled):
         ((3, 3), "does not fit"),
         ((5, 2), "does not fit"),
         ((1, 2, 3), "two layer numbers"),
+        ("13", "two layer numbers"),
+        ((1.9, 3.2), "two layer numbers"),
         ("middle", "two layer numbers"),
         (None, "two layer numbers"),
     ],
@@ -295,8 +298,71 @@ def test_bad_operators_and_teachers_are_refused(teacher):
         lft.splice(LlamaForCausalLM(LlamaConfig(**small)), (0, 1), lft.Skip())
 
 
-def test_an_operator_of_another_width_is_refused(teacher):
-    weights = lft.splice(teacher, SPAN, lft.Ridge()).operator.state_dict()
-    weights["weight"] = torch.zeros(32, 32)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        lft.splice(teacher, SPAN, lft.Ridge()).operator.load_state_dict(weights)
+def test_a_student_of_another_teacher_is_refused(teacher, blocks):
+    from lft_edu.recipes.teacher import build_model
+
+    for other in (build_model(32, 300, layers=8), build_model(64, 300, layers=6), build_model(64, 200, layers=8)):
+        for operator in (lft.Ridge(), lft.Flow()):
+            student = lft.splice(teacher, SPAN, operator)
+            with pytest.raises(ValueError, match="fits another teacher"):
+                lft.fit(student, other, blocks, progress=False)
+            with pytest.raises(ValueError, match="fits another teacher"):
+                lft.evaluate(student, other, blocks)
+    with pytest.raises(ValueError, match="no spliced model"):
+        lft.evaluate(teacher, teacher, blocks)
+    with pytest.raises(ValueError, match="teacher is a spliced model"):
+        lft.evaluate(student, student, blocks)
+
+
+def test_sequential_residuals_too(ids):
+    """GPT-NeoX may also feed the MLP what attention has added: a fresh flow is the teacher's layer there as well."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=300, use_parallel_residual=False, **shape)).eval()
+    flow, layer = (lft.splice(model, (1, 3), op) for op in (lft.Flow("euler", 1), lft.Regression()))
+    assert (logits(flow, ids) - logits(layer, ids)).abs().max() < 1e-5
+    parallel = lft.splice(model, (1, 3), lft.Flow("euler", 1))
+    parallel.operator.velocity.parallel = True
+    assert (logits(parallel, ids) - logits(layer, ids)).abs().max() > 1e-5
+
+
+def test_tied_embeddings_survive_saving(ids, tmp_path):
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=300, tie_word_embeddings=True, **shape)).eval()
+    student = lft.splice(model, (1, 2), lft.Flow())
+    student.save_pretrained(tmp_path)
+    loaded = lft.SplicedForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, ids), logits(student, ids))
+    assert loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
+
+
+def test_only_the_operator_is_trainable_after_loading_too(teacher, tmp_path):
+    lft.splice(teacher, SPAN, lft.Flow()).save_pretrained(tmp_path)
+    loaded = lft.load_student(tmp_path, device="cpu")
+    trainable = {name for name, p in loaded.named_parameters() if p.requires_grad}
+    assert trainable
+    assert all(".layers.2." in name for name in trainable)
+
+
+def test_time_keeps_its_precision_in_bfloat16(teacher):
+    """996 and 999 thousandths are one number in bfloat16, and must not be to the velocity."""
+    modulation = lft.splice(teacher, SPAN, lft.Flow()).operator.velocity.modulation.bfloat16()
+    with torch.no_grad():
+        modulation.outer.weight.normal_(generator=torch.Generator().manual_seed(0))
+        a, b = (modulation(torch.tensor(t)) for t in (0.996, 0.999))
+    assert (a - b).abs().max() > 0.05
+    seen = []
+    x = torch.zeros(4, 8, dtype=torch.bfloat16)
+    lft.objectives.flow_matching_loss(lambda x, t: seen.append(t.dtype) or x, x, x)
+    lft.objectives.flow_walking_loss(lambda x, t: seen.append(t.dtype) or x, x, x)
+    assert set(seen) == {torch.float32}
+
+
+def test_recording_states_is_refused_not_cut_short(teacher, ids):
+    with pytest.raises(ValueError, match="all_depths"):
+        lft.splice(teacher, SPAN, lft.Flow())(ids, output_hidden_states=True)

@@ -61,6 +61,7 @@ def test_damaged_assets_are_named(monkeypatch, tmp_path, harm):
     ("name", "error", "words"),
     [
         ("bundeld", ValueError, "Did you mean 'bundled'"),
+        ("bundled/flow-walking-6-18", ValueError, "is a student"),
         ("pythia-410", ValueError, "Did you mean 'EleutherAI/pythia-410m'"),
         ("./nowhere", FileNotFoundError, "existing folder"),
         ("/no/such/folder", FileNotFoundError, "existing folder"),
@@ -108,8 +109,49 @@ def test_students_load_run_and_agree_with_their_span(bundled):
 def test_bad_student_names():
     with pytest.raises(ValueError, match="Did you mean 'bundled/flow-walking-6-18'"):
         lft.load_student("bundled/flow-walkin-6-18")
+    with pytest.raises(ValueError, match="Did you mean 'bundled/flow-walking-6-18'"):
+        lft.load_student("flow-walking-6-18")
+    with pytest.raises(ValueError, match="Did you mean 'bundled/ridge-6-12'"):
+        lft.load_student("bundeld/ridge-6-12")
     with pytest.raises(FileNotFoundError):
         lft.load_student("./nothing")
+
+
+def test_a_teacher_is_no_student_and_damage_is_named(bundled, tmp_path):
+    with pytest.raises(ValueError, match="no spliced model"):
+        lft.load_student(teachers.ASSETS / "teacher")
+    lft.splice(bundled[0], (6, 18), lft.Flow()).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(FileNotFoundError, match="incomplete or damaged"):
+        lft.load_student(tmp_path)
+
+
+def test_a_bundled_operator_fits_the_bundled_teacher_only(teacher):
+    with pytest.raises(ValueError, match="does not fit a teacher of 8 layers"):
+        lft.load_student("bundled/ridge-6-12", teacher)
+    from lft_edu.recipes.teacher import build_model
+
+    with pytest.raises(ValueError, match="fits the bundled teacher only"):
+        lft.load_student("bundled/ridge-6-12", build_model(32, 300, layers=24))
+
+
+def test_an_operator_without_a_checksum_is_refused(monkeypatch, tmp_path, bundled):
+    shutil.copytree(teachers.ASSETS / "operators", tmp_path / "operators")
+    monkeypatch.setattr(teachers, "ASSETS", tmp_path)
+    shutil.copy(tmp_path / "operators" / "ridge-6-12.safetensors", tmp_path / "operators" / "extra-6-12.safetensors")
+    with pytest.raises(DamagedAssetError, match="no checksum"):
+        lft.load_student("bundled/extra-6-12", bundled[0])
+
+
+def test_a_llama_is_refused_by_name(tmp_path, bundled):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    LlamaForCausalLM(LlamaConfig(vocab_size=50, **shape)).save_pretrained(tmp_path)
+    bundled[1].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'llama' are not supported yet"):
+        lft.load_teacher(tmp_path)
 
 
 # --- corpora ------------------------------------------------------------------------------------------------------
@@ -136,6 +178,26 @@ def test_load_corpus_gives_blocks(tokenizer):
     assert {len(row["input_ids"]) for row in corpus} == {64}
 
 
+def test_a_small_budget_is_spread_over_many_files(tokenizer):
+    """128 blocks from the test split must not be one long file cut in pieces."""
+    files = corpora.python_files("python-stdlib", "test")
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=128 * 128)
+    assert blocks.shape == (128, 128)
+    starts = [tokenizer.decode(block[20:60]) for block in blocks]
+    owners = {next((i for i, f in enumerate(files) if s in f.read_text(errors="replace")), None) for s in starts}
+    assert len(owners) > 30
+
+
+def test_windows_begin_at_a_line_and_depend_on_the_text_alone(tmp_path):
+    path = tmp_path / "long.py"
+    path.write_text("".join(f"line_{i} = {i}\n" for i in range(2000)))
+    (found,) = corpora.read_texts([path], window=500)
+    assert len(found) == 500
+    assert found.startswith("line_")
+    assert list(corpora.read_texts([path], window=500)) == [found]
+    assert len(next(corpora.read_texts([path]))) > 20_000
+
+
 def test_packing_loses_nothing_but_the_tail(tokenizer):
     texts = ["def f():\n    pass\n", "x = 1\n" * 30]
     flat = [token for block in corpora.pack(texts, tokenizer, 8) for token in block]
@@ -156,6 +218,7 @@ def test_files_and_folders_are_corpora(tokenizer, tmp_path):
         ("python-stdlb", {}, ValueError, "Did you mean 'python-stdlib'"),
         ("wikitxt-103", {}, ValueError, "Did you mean 'wikitext-103'"),
         ("./none.txt", {}, FileNotFoundError, "existing path"),
+        ("", {}, ValueError, "name is empty"),
         ("python-stdlib", {"split": "dev"}, ValueError, "train, validation, test"),
         ("python-stdlib", {"block_size": 1}, ValueError, "at least 2 tokens"),
         ("python-stdlib", {"max_tokens": 0}, ValueError, "positive number"),

@@ -76,7 +76,8 @@ def measure(tokens: int, block: int = 128) -> dict:
     skips = best_and_centred(damage, depth, lengths)
     curve = {j: damage[tuple(skips[j]["best"])] for j in lengths}
     rows = []
-    for span in [tuple(skips[j]["best"]) for j in (1, 2, 3)] + [(11, 12), (11, 13), (10, 13), *SPANS]:
+    chosen = [tuple(skips[j][which]) for j in (1, 2, 3, 6, 12) for which in ("best", "centred")]
+    for span in dict.fromkeys([*chosen, *SPANS]):
         student = lft.splice(teacher, span, lft.Skip())
         rows.append(row("skip", student, teacher, blocks, curve, damage[span].mean().item()))
     for m, n in SPANS:

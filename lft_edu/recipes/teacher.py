@@ -55,11 +55,12 @@ def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
         eos_token_id=0,
         pad_token_id=0,
     )
-    torch.manual_seed(seed)  # a script of its own: transformers draws initial weights from the global generator
-    model = GPTNeoXForCausalLM(config)
-    for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
-        for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-            nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
+    with torch.random.fork_rng():  # transformers draws initial weights from the global generator
+        torch.manual_seed(seed)
+        model = GPTNeoXForCausalLM(config)
+        for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
+            for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+                nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
     return model
 
 
@@ -91,12 +92,12 @@ def prepare(work: Path, vocabulary: int, block: int):
     tokens = work / f"tokens-{vocabulary}-{block}.safetensors"
     if not tokens.exists():
         tokenizer = build_tokenizer(vocabulary)
-        tokenizer.save_pretrained(work / "tokenizer")
+        tokenizer.save_pretrained(work / f"tokenizer-{vocabulary}")
         train = corpora.token_blocks("python-packages", tokenizer, "train", block)
         partial = tokens.with_suffix(".partial")
         save_file({"train": train.to(torch.int16)}, partial)
         os.replace(partial, tokens)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / f"tokenizer-{vocabulary}")
     held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
     return tokenizer, load_file(tokens)["train"], held
 
