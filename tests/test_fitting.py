@@ -279,7 +279,7 @@ def test_schedule_rises_stays_and_falls():
     assert rates[0] < 0.05
     assert max(rates) == rates[100] == rates[590] == 1
     assert 0 < rates[-1] < 0.05
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[600:]))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_random_teacher_has_the_published_shape():
     model = lft.random_teacher("pythia-410m", layers=1, device="cpu", dtype=torch.bfloat16)
     assert (model.config.hidden_size, model.config.num_attention_heads, model.config.vocab_size) == (1024, 16, 50304)
-    with pytest.raises(ValueError, match="choose one of pythia-14m"):
+    with pytest.raises(ValueError, match="Choose one of pythia-14m"):
         lft.random_teacher("pythia-13b")
 
 
