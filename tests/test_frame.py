@@ -58,6 +58,16 @@ def test_import_is_quick_and_light():
     assert clock[0] - clock[1] < 1
 
 
+def test_auto_classes_know_the_model_after_one_import(teacher, tmp_path):
+    lft.splice(teacher, (2, 5), lft.Flow()).save_pretrained(tmp_path)
+    code = (
+        "from lft_edu import SplicedForCausalLM; from transformers import AutoModelForCausalLM; "
+        f"print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})) is SplicedForCausalLM)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_every_public_name_resolves():
     for name in lft.__all__:
         assert getattr(lft, name) is not None

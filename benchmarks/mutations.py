@@ -1,0 +1,90 @@
+"""Break each formula once and see a test fail.
+
+    python benchmarks/mutations.py
+
+Every line below is a mistake somebody could make. The package and its tests are copied aside, the mistake is made
+there, and the tests named beside it must fail. Prints a line each; exit status 1 if a mistake went unseen.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MISTAKES = [  # file, what it says, what a mistake would say, tests
+    ("flow.py", "velocity(halfway, t + half)", "velocity(halfway, t)", "flow"),
+    ("flow.py", "velocity(halfway, t + half)", "velocity(x, t + half)", "flow"),
+    ("flow.py", "half = (s - t) / 2", "half = s - t", "flow"),
+    ("flow.py", ".sort(dim=-1).values", "", "flow"),
+    ("objectives.py", "velocity(x_t, t), x1 - x0, weight", "velocity(x_t, t), x0 - x1, weight", "flow"),
+    ("objectives.py", "torch.lerp(x0, x1,", "torch.lerp(x1, x0,", "flow"),
+    ("objectives.py", "draw_uniform((len(x0),)", "draw_uniform((1,)", "flow"),
+    ("objectives.py", "walking + alpha *", "alpha * walking +", "flow"),
+    ("objectives.py", "walk(velocity, x0, times, step), x1", "walk(velocity, x0, times, step).detach(), x1", "flow"),
+    ("objectives.py", "teacher.exp() * (teacher - student)", "student.exp() * (student - teacher)", "flow metrics"),
+    ("objectives.py", "return (weight * error).sum() / weight.sum()", "return (weight * error).mean()", "flow"),
+    ("couplings.py", "linear_sum_assignment(cost.numpy())[1]", "cost.argmin(1).numpy()", "recoupling"),
+    ("couplings.py", "cost.diagonal().sub_(tie_break)", "cost.diagonal().add_(tie_break)", "recoupling"),
+    ("recoupling.py", "ratio=1 - kept", "ratio=kept", "recoupling"),
+    ("operators.py", "(1 + gamma1)", "gamma1", "splicing"),
+    ("operators.py", "seen = x if self.parallel else x + update", "seen = x", "splicing"),
+    ("operators.py", "[0, 0, 1, 0, 0, 1]", "[0, 0, 0, 0, 0, 0]", "splicing"),
+    ("operators.py", "1000 * t[..., None]", "0 * t[..., None]", "splicing"),
+    ("operators.py", "at_slot(context, next(slots))) - x", "at_slot(context, next(slots)))", "fitting"),
+    ("operators.py", "update(keys, values, self._index,", "update(keys, values, 0,", "splicing"),
+    ("operators.py", "identity + torch.linalg.solve", "torch.linalg.solve", "fitting"),
+    ("operators.py", "s.sum() / covariance.trace() * (u @ vt)", "u @ vt", "fitting"),
+    ("splicing.py", "i if i < m else i - 1 + operator.slots", "i", "splicing"),
+    ("splicing.py", "[*kept[:m], owned, *kept[n:]]", "[*kept[:m], owned, *kept[n - 1 :]]", "splicing"),
+    ("splicing.py", "memo=spare", "memo={}", "splicing"),
+    ("latents.py", "layers[n - 1].register_forward_hook(leave)", "layers[n].register_forward_hook(leave)", "fitting"),
+    ("latents.py", "raise _Enough", "return", "fitting"),
+    ("training.py", "first = (step * self.world + self.rank)", "first = (step + self.rank)", "fitting"),
+    ("training.py", "rise * min(1.0", "rise * max(1.0", "fitting"),
+    ("training.py", "0 * norm", "0", "fitting"),
+    ("metrics.py", "transported.value[:, 1:], truth.value[:, 1:]", "transported.value, truth.value", "metrics"),
+    ("metrics.py", "ids[:, 1:], reduction", "ids[:, :-1], reduction", "metrics"),
+    ("metrics.py", "(kl - before) / max(cost - before, 1e-12)", "0.5", "metrics"),
+    ("plots.py", "html.escape(token)", "token", "assets"),
+    ("corpora.py", "found[key] = path", "found[key.lower()[:1]] = path", "teachers_corpora"),
+]  # fmt: skip
+
+
+def unseen(file: str, right: str, wrong: str, tests: str) -> bool:
+    """Make one mistake in a copy; did its tests pass all the same?"""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("lft_edu", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("assets", "notebooks", "README.md", "Makefile", "environment.yml"):
+            (copy / name).symlink_to(ROOT / name)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        source = copy / "lft_edu" / file
+        text = source.read_text()
+        assert right in text, f"{file} no longer says {right!r}: mend this list"
+        source.write_text(text.replace(right, wrong, 1))
+        files = [f"tests/test_{name}.py" for name in tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, "-m", "not slow"]
+        environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=900)
+        return done.returncode == 0
+
+
+def main() -> int:
+    """Try every mistake."""
+    control = MISTAKES[0]
+    assert unseen(control[0], control[1], control[1], control[3]), "the tests must pass where there is no mistake"
+    missed = 0
+    for file, right, wrong, tests in MISTAKES:
+        passed = unseen(file, right, wrong, tests)
+        missed += passed
+        print(f"{'NOT SEEN' if passed else 'seen':>8}  {file}: {right!r} → {wrong!r}", flush=True)
+    print(f"{len(MISTAKES) - missed} of {len(MISTAKES)} mistakes seen")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
