@@ -184,20 +184,23 @@ def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = T
     family, layers = family_of(teacher.config), layers_of(teacher)
     final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
     spans = [check_span(span, len(layers)) for span in spans]
-    parts = {span: [] for span in spans}
-    batches = blocks_of(corpus).split(batch_size)
+    blocks = blocks_of(corpus)
+    # One table, allocated first: small results kept from between large temporaries would each pin a hole in the heap.
+    table = torch.empty(len(spans), len(blocks), dtype=torch.float64)
+    batches = blocks.split(batch_size)
     with tqdm(
         total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0
     ) as bar:
-        for ids in batches:
+        for b, ids in enumerate(batches):
+            columns = slice(b * batch_size, b * batch_size + len(ids))
             states, expected, context = all_depths(teacher, ids.to(teacher.device))
-            for m, n in spans:
+            for row, (m, n) in enumerate(spans):
                 x = states[m]
                 for layer in layers[n:]:
                     x = layer(x, **context)
-                parts[m, n].append(token_kl(head(final_norm(x)), expected).double().mean(1).cpu())
+                table[row, columns] = token_kl(head(final_norm(x)), expected).double().mean(1).cpu()
                 bar.update()
-    return {span: torch.cat(found) for span, found in parts.items()}
+    return dict(zip(spans, table, strict=True))
 
 
 def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
@@ -229,6 +232,20 @@ def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float
     beyond = 2.0 * max(curve)  # a quantile can't interpolate with infinity
     edges = interval(torch.tensor(samples, dtype=torch.float64).clamp(max=beyond))
     return tuple(edge if edge <= max(curve) else math.inf for edge in edges)
+
+
+def row_title(row: dict) -> str:
+    """The name of a row of ``ladder.json`` with its solver: ``flow-walking (midpoint × 3)``."""
+    solver = row["operator"].get("solver")
+    return f"{row['name']} ({solver} × {row['operator']['steps']})" if solver else row["name"]
+
+
+def row_layers(row: dict) -> str:
+    """j* of a row of ``ladder.json`` with its interval; ``> 12`` beyond the curve that was measured."""
+    j, low, high = (
+        "> 12" if x is None else f"{x:.2f}" for x in (row["skipped_layers"], *row["skipped_layers_interval"])
+    )
+    return f"{j} ({low}–{high})" if (low, high) != (j, j) else j
 
 
 def recovery(kl: float, skip_kl: float) -> float:

@@ -6,6 +6,8 @@ import html
 
 import plotly.graph_objects as go
 
+from .metrics import row_title
+
 CONFIG = {"showSendToCloud": False, "displaylogo": False}
 COLOURS = {
     "skip": "#000000",
@@ -37,12 +39,6 @@ def _figure(title: str, x: str, y: str, **layout) -> go.Figure:
     return figure
 
 
-def label(row: dict) -> str:
-    """A ladder row's name with its solver: ``flow-walking (midpoint × 3)``."""
-    solver = row["operator"].get("solver")
-    return f"{row['name']} ({solver} × {row['operator']['steps']})" if solver else row["name"]
-
-
 def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> go.Figure:
     """KL against a cost, one mark an operator, circles for 6 layers replaced and squares for 12.
 
@@ -64,8 +60,10 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
             continue
         low, high = row["kl_interval"]
         value = {**row, "nfe_total": layers - (n - m) + row["nfe"]}[x]
-        name = "skip" if row["name"] == "skip" else f"{label(row)}, {m}–{n}"
-        text = f"{label(row)} · layers {m}–{n}<br>KL {row['kl']:.3f} ({low:.3f}–{high:.3f})<br>{title}: {value:,.4g}"
+        name = "skip" if row["name"] == "skip" else f"{row_title(row)}, {m}–{n}"
+        text = (
+            f"{row_title(row)} · layers {m}–{n}<br>KL {row['kl']:.3f} ({low:.3f}–{high:.3f})<br>{title}: {value:,.4g}"
+        )
         figure.add_scatter(
             x=[value], y=[row["kl"]], name=name, mode="markers", hovertext=[text], hoverinfo="text",
             legendgroup=name, showlegend=name not in {trace.name for trace in figure.data},
@@ -95,7 +93,7 @@ def skipped_layers(results: dict) -> go.Figure:
         hovertemplate="skip %{x} layers: KL %{y:.3f}<extra></extra>",
     )  # fmt: skip
     for row in results["rows"]:
-        if not row.get("shipped"):
+        if not row.get("shipped") or row["skipped_layers"] is None:
             continue
         m, n = row["span"]
         figure.add_scatter(
@@ -174,10 +172,11 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
         colour = trace.line.color or trace.marker.color
         common = {"color": colour, "label": html.unescape(trace.name) if trace.showlegend is not False else None}
         marker = markers.get(trace.marker.symbol, "o") if "markers" in trace.mode else None
+        style = "none" if "lines" not in trace.mode else "--" if trace.line.dash == "dash" else "-"
         if trace.error_y.array is not None:
             sides = [list(trace.error_y.arrayminus), list(trace.error_y.array)]
             axes.errorbar(trace.x, trace.y, yerr=sides, fmt="none", ecolor="#333333", elinewidth=1)
-        axes.plot(trace.x, trace.y, marker=marker, linestyle="-" if "lines" in trace.mode else "none", **common)
+        axes.plot(trace.x, trace.y, marker=marker, linestyle=style, **common)
     layout = figure.layout
     for scale, axis in ((axes.set_xscale, layout.xaxis), (axes.set_yscale, layout.yaxis)):
         if axis.type == "log":

@@ -9,6 +9,7 @@ Three steps, in this order:
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
     return table
 
 
+def _finite(j: float) -> float | None:
+    """Beyond the end of the curve there is no number; JSON knows no infinity."""
+    return j if math.isfinite(j) else None
+
+
 def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float) -> dict:
     """One line of the ladder."""
     found = lft.evaluate(student, teacher, blocks)
@@ -58,8 +64,8 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
         "operator": student.operator.to_dict(),
         **found.to_dict(),
         "recovery": metrics.recovery(found.kl, same_span_skip),
-        "skipped_layers": metrics.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()}),
-        "skipped_layers_interval": metrics.skipped_layers_interval(found.sequence_kl, curve),
+        "skipped_layers": _finite(metrics.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()})),
+        "skipped_layers_interval": [_finite(j) for j in metrics.skipped_layers_interval(found.sequence_kl, curve)],
         "ms_prefill": clock["prefill"],
         "ms_decode": clock["decode"],
     }
@@ -87,12 +93,11 @@ def measure(tokens: int, block: int = 128) -> dict:
         for name in ladder(1):
             student = lft.load_student(f"bundled/{name}-{m}-{n}", teacher)
             rows.append(row(name, student, teacher, blocks, curve, same) | {"shipped": True})
-            if student.operator.kind == "flow":
-                shipped = student.operator.to_dict()
-                for solver, steps in SOLVERS:
-                    if student.set_solver(solver, steps).operator.to_dict() != shipped:
-                        rows.append(row(name, student, teacher, blocks, curve, same))
             print(f"{name} {m}–{n}: KL {rows[-1]['kl']:.3f}", flush=True)
+            shipped = student.operator.to_dict()
+            for solver, steps in SOLVERS if student.operator.kind == "flow" else ():
+                if student.set_solver(solver, steps).operator.to_dict() != shipped:
+                    rows.append(row(name, student, teacher, blocks, curve, same))
     clock = metrics.latency(teacher)
     return {
         "corpus": "python-stdlib, test split by path hash",
@@ -113,17 +118,10 @@ def render(results: dict) -> str:
     lines = [COLUMNS, "|".join(["---"] * (COLUMNS.count("|") + 1))]
     for r in results["rows"]:
         low, high = r["kl_interval"]
-        j_low, j_high = r["skipped_layers_interval"]
-        solver = (
-            ""
-            if r["name"] != "flow" and "solver" not in r["operator"]
-            else f" ({r['operator']['solver']} × {r['operator']['steps']})"
-        )
         lines.append(
-            f"{r['name']}{solver} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
+            f"{metrics.row_title(r)} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
             f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['perplexity']:.2f} | {r['nmse']:.3f} | {r['nmse_all']:.3f} | "
-            f"{r['recovery']:.2f} | {r['skipped_layers']:.2f} ({j_low:.2f}–{j_high:.2f}) | "
-            f"{r['ms_prefill']:.3f} | {r['ms_decode']:.2f}"
+            f"{r['recovery']:.2f} | {metrics.row_layers(r)} | {r['ms_prefill']:.3f} | {r['ms_decode']:.2f}"
         )
     return "\n".join(lines) + "\n"
 
@@ -136,14 +134,12 @@ def readme_table(results: dict) -> str:
     ]
     for r in results["rows"]:
         if r.get("shipped") or r["name"] == "loop" or (r["name"] == "skip" and tuple(r["span"]) in SPANS):
-            (low, high), (j_low, j_high) = r["kl_interval"], r["skipped_layers_interval"]
-            solver = f" ({r['operator']['solver']} × {r['operator']['steps']})" if "solver" in r["operator"] else ""
+            (m, n), (low, high) = r["span"], r["kl_interval"]
             lines.append(
-                f"| {r['name']}{solver} | {r['span'][0]}–{r['span'][1]} | {r['parameters'] / 1e6:.2f} M | {r['nfe']} | "
-                f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['recovery']:.2f} | "
-                f"{r['skipped_layers']:.2f} ({j_low:.2f}–{j_high:.2f}) |"
+                f"| {metrics.row_title(r)} | {m}–{n} | {r['parameters'] / 1e6:.2f} M | {r['nfe']} | "
+                f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['recovery']:.2f} | {metrics.row_layers(r)} |"
             )
-    best = "; ".join(f"{j} cost {results['skip'][j]['kl']:.3f}" for j in ("1", "2", "3", "6"))
+    best = "; ".join(f"{j} cost {results['skip'][j]['kl']:.3f}" for j in ("1", "2", "3", "6", "12"))
     return "\n".join(lines) + f"\n\nSkipping the best contiguous layers: {best} nats.\n"
 
 
