@@ -54,7 +54,9 @@ def lab(args) -> int:
         flags.append("--no-browser")
         print("No display: open the URL below in a browser.", file=sys.stderr)
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks" / "00_start_here.ipynb"), *flags]
+    first = "/lab/tree/notebooks/00_start_here.ipynb"  # part of the URL that is printed, too
+    places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url={first}"]
+    command = [sys.executable, "-m", "jupyterlab", *places, *flags]
     sys.stderr.flush()
     os.chdir(root)
     return os.execv(sys.executable, command)
