@@ -67,18 +67,22 @@ def train(args) -> int:
 
     from .operators import operator_from_dict
 
+    if args.objective and args.operator not in ("flow", "regression"):
+        raise ValueError(f"--operator {args.operator} is solved, not trained: it takes no objective. Leave it out.")
     teacher, tokenizer = lft.load_teacher(args.teacher)
     settings = {"kind": args.operator}
     if args.operator == "flow":
         settings |= {"solver": args.solver, "steps": args.k}
     student = lft.splice(teacher, args.span, operator_from_dict(settings))
     corpus = lft.load_corpus(args.corpus, tokenizer, "train", args.block, max_tokens=args.tokens)
-    out = Path(args.out)
+    out, checkpoint = Path(args.out), Path(args.out) / "checkpoint.safetensors"
+    if args.resume and not checkpoint.exists():
+        print(f"No checkpoint in {out} yet: starting from the beginning.", file=sys.stderr)
     objective = args.objective or ("regression" if args.operator == "regression" else "flow_walking")
     history = lft.fit(
         student, teacher, corpus, objective,
         steps=max(1, args.tokens // (args.batch * args.block)), batch_size=args.batch, lr=args.lr,
-        checkpoint=out / "checkpoint.safetensors", save_every=args.save_every, resume=args.resume, seed=args.seed,
+        checkpoint=checkpoint, save_every=args.save_every, resume=args.resume, seed=args.seed,
         precision=args.precision, k=args.train_k or args.k, step=args.solver, alpha=args.alpha,
         optimizer=args.optimizer,
     )  # fmt: skip
@@ -99,11 +103,14 @@ def scan(args) -> int:
     corpus = lft.load_corpus(args.corpus, tokenizer, "validation", args.block, max_tokens=2 * args.n * args.block)
     states = depth_states(teacher, corpus, args.n, torch.Generator().manual_seed(args.seed))
     found = lft.scan_spans(states, metric=args.metric, lengths=args.lengths)
-    print(f"recoupling ratio R of {args.n} tokens, {args.metric}; the best span of each length (95 % interval)")
+    print(
+        f"Recoupling ratio R of {args.n} tokens ({args.metric}): the share optimal transport would pair otherwise.\n"
+        "R = 0: straight paths need not cross. R grows with --n. The first best span of each length (95 % interval):"
+    )
     for length in args.lengths or range(1, len(states)):
         m, n = found.best(length)
         low, ratio, high = (table[m, n] for table in (found.low, found.ratios, found.high))
-        print(f"  {length:>2} layers  {m:>2}–{n:<2}  R = {ratio:.3f}  ({low:.3f} to {high:.3f})")
+        print(f"  length {length:>2}: layers {m:>2}–{n:<2}  R = {ratio:.3f}  ({low:.3f} to {high:.3f})")
     return 0
 
 
@@ -131,7 +138,9 @@ def generate(args) -> int:
     else:
         from transformers import AutoTokenizer
 
-        model, tokenizer = lft.load_student(args.student), AutoTokenizer.from_pretrained(args.student)
+        folder = Path(args.student).expanduser()
+        name = str(folder / "student") if (folder / "student" / "config.json").exists() else args.student  # a run
+        model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name)
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))
@@ -170,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--k", type=positive, default=3, help="steps of the walk (default: 3)")
     sub.add_argument("--train-k", type=positive, help="steps in training, if others than --k")
     sub.add_argument("--alpha", type=float, default=0.1, help="weight of flow matching in hybrid (default: 0.1)")
-    sub.add_argument("--optimizer", default="adamw", help="adamw or muon (then --lr 0.03 is a good start)")
+    sub.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"), help="muon: try --lr 0.03")
     sub.add_argument("--batch", type=positive, default=16, help="blocks a step")
     sub.add_argument("--lr", type=float, default=2e-3)
     sub.add_argument("--precision", default="no", choices=("no", "bf16"))
@@ -198,9 +207,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _quieten() -> None:
+    """Leave progress bars to our own long work: loading a small file or a corpus needs none of theirs."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a user can mend are one line on stderr and exit status 2."""
     args = parser().parse_args(arguments)
+    if args.work not in (doctor, lab):
+        _quieten()
     try:
         return args.work(args)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -13,6 +13,8 @@ def complete(model, tokenizer, text: str, tokens: int = 40, temperature: float =
     """
     if not text:
         raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,16 +41,16 @@ class Evaluation:
     parameters: int
     operator_parameters: int
     nfe: int
-    sequence_kl: Tensor
+    sequence_kl: Tensor = field(repr=False)
 
     def to_dict(self) -> dict:
         """JSON: everything but the per-sequence table."""
         return {k: v for k, v in vars(self).items() if k != "sequence_kl"}
 
-    def _repr_markdown_(self) -> str:
+    def __str__(self) -> str:
         low, high = self.kl_interval
         return (
-            f"KL **{self.kl:.3f}** nats/token (95 %: {low:.3f} to {high:.3f}) · NMSE {self.nmse:.3f} · "
+            f"KL {self.kl:.3f} nats/token (95 %: {low:.3f} to {high:.3f}) · NMSE {self.nmse:.3f} · "
             f"perplexity {self.perplexity:.2f} (teacher {self.teacher_perplexity:.2f}) · {self.tokens:,} tokens · "
             f"{self.parameters:,} parameters · {self.nfe} evaluations"
         )
@@ -254,33 +254,47 @@ def recovery(kl: float, skip_kl: float) -> float:
 
 
 @torch.no_grad()
-def latency(model, tokens: int = 128, new_tokens: int = 16, repeats: int = 5) -> dict[str, float]:
-    """Milliseconds a token, the least of ``repeats`` runs: ``prefill`` of one sequence, ``decode`` with the cache."""
-    ids = torch.randint(
-        2, model.get_input_embeddings().num_embeddings, (1, tokens), generator=torch.Generator().manual_seed(0)
-    )
-    ids = ids.to(model.device)
+def latencies(models: dict, tokens: int = 128, new_tokens: int = 16, rounds: int = 5, progress: bool = False) -> dict:
+    """Milliseconds a token of each model: ``prefill`` of one sequence and ``decode`` with the cache.
 
-    def clock(work) -> float:
-        times = []
-        for _ in range(repeats):
-            _wait(model.device)
-            started = time.perf_counter()
-            work()
-            _wait(model.device)
-            times.append(time.perf_counter() - started)
-        return 1000 * min(times)
+    The models take turns, ``rounds`` times, and the least of each counts: on a shared machine two models timed one
+    after the other differ by what else ran meanwhile.
 
-    def decode():
-        cache = model(input_ids=ids[:, :1], use_cache=True).past_key_values
-        for i in range(new_tokens):
-            model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+    Args:
+        models: key → model.
 
-    decode()  # the first call pays for allocation
-    return {
-        "prefill": clock(lambda: model(input_ids=ids, use_cache=False)) / tokens,
-        "decode": clock(decode) / (new_tokens + 1),
-    }
+    Returns:
+        key → ``{"prefill": ms, "decode": ms}``.
+    """
+    from tqdm.auto import tqdm
+
+    best = {key: {"prefill": math.inf, "decode": math.inf} for key in models}
+    for i in tqdm(range(rounds + 1), desc="latency", unit="round", disable=not progress):
+        for key, model in models.items():
+            ids = torch.arange(2, 2 + tokens, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+            spent = {"prefill": _milliseconds(_prefill, model, ids) / tokens}
+            spent["decode"] = _milliseconds(_decode, model, ids[:, :new_tokens]) / new_tokens
+            if i:  # the first round pays for allocation
+                best[key] = {what: min(best[key][what], ms) for what, ms in spent.items()}
+    return best
+
+
+def _prefill(model, ids) -> None:
+    model(input_ids=ids, use_cache=False)
+
+
+def _decode(model, ids) -> None:
+    cache = None
+    for i in range(ids.shape[1]):
+        cache = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True).past_key_values
+
+
+def _milliseconds(work, model, ids) -> float:
+    _wait(model.device)
+    started = time.perf_counter()
+    work(model, ids)
+    _wait(model.device)
+    return 1000 * (time.perf_counter() - started)
 
 
 def _wait(device) -> None:

@@ -7,6 +7,6 @@ from collections.abc import Iterable
 def unknown(what: str, name, known: Iterable[str], advice: str = "") -> ValueError:
     """A ValueError for a name that is not known: the nearest one, all of them, and what else could be given."""
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"Unknown {what} {str(name)!r}.{hint} Choose one of {', '.join(known)}{advice}.")

@@ -80,29 +80,38 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
     return figure
 
 
-def skipped_layers(results: dict) -> go.Figure:
-    """The headline: KL of skipping the best j layers, and where on that curve each shipped operator lands (j*)."""
-    figure = _figure(
-        "Equivalent skipped layers j*", "layers skipped (the best contiguous span of each length)",
-        "KL(teacher ‖ student), nats per token",
-    )  # fmt: skip
-    js = [0, *(int(j) for j in results["skip"])]
+def skip_curve(results: dict) -> go.Figure:
+    """KL of skipping the best contiguous span of j layers, for every j that was measured."""
+    figure = _figure("What it costs to skip layers", "layers skipped, the best contiguous span", "KL, nats per token")
+    costs = [0, *(entry["kl"] for entry in results["skip"].values())]
     figure.add_scatter(
-        x=js, y=[0, *(entry["kl"] for entry in results["skip"].values())], name="skip j layers",
-        line={"color": COLOURS["skip"]}, mode="lines+markers",
+        x=list(range(len(costs))), y=costs, name="skip", line={"color": COLOURS["skip"]}, mode="lines+markers",
         hovertemplate="skip %{x} layers: KL %{y:.3f}<extra></extra>",
     )  # fmt: skip
-    for row in results["rows"]:
-        if not row.get("shipped") or row["skipped_layers"] is None:
-            continue
-        m, n = row["span"]
+    return figure
+
+
+def skipped_layers(results: dict) -> go.Figure:
+    """The headline: j* of every shipped operator with its interval, circles for 6 layers replaced, squares for 12."""
+    figure = _figure(
+        "How many layers could one have skipped instead?", "equivalent skipped layers j* (fewer is better)", ""
+    )
+    rows = [
+        r
+        for r in results["rows"]
+        if r.get("shipped") and None not in (r["skipped_layers"], *r["skipped_layers_interval"])
+    ]
+    for row in sorted(rows, key=lambda r: (r["span"], -r["skipped_layers"])):
+        (m, n), (low, high), j = row["span"], row["skipped_layers_interval"], row["skipped_layers"]
+        name = f"{row['name']}, {m}–{n}"
         figure.add_scatter(
-            x=[row["skipped_layers"]], y=[row["kl"]], mode="markers", name=f"{row['name']}, {m}–{n}",
-            marker={"color": COLOURS.get(row["name"], "#999999"), "size": 11,
-                    "symbol": SYMBOLS.get(f"{m}-{n}", "diamond"),
-                    "line": {"width": 1, "color": "#333333"}},
-            hovertemplate=f"{row['name']}, {m}–{n}: as costly as skipping %{{x:.2f}} layers<extra></extra>",
+            x=[j], y=[name], mode="markers", name=name, showlegend=False,
+            error_x={"array": [high - j], "arrayminus": [j - low], "symmetric": False, "thickness": 1},
+            marker={"color": COLOURS.get(row["name"], "#999999"), "size": 11, "line": {"width": 1, "color": "#333333"},
+                    "symbol": SYMBOLS.get(f"{m}-{n}", "diamond")},
+            hovertemplate=f"{name}: as costly as skipping %{{x:.2f}} layers ({low:.2f}–{high:.2f})<extra></extra>",
         )  # fmt: skip
+    figure.update_layout(height=560, margin={"l": 190})
     return figure
 
 
@@ -172,6 +181,9 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
         colour = trace.line.color or trace.marker.color
         common = {"color": colour, "label": html.unescape(trace.name) if trace.showlegend is not False else None}
         marker = markers.get(trace.marker.symbol, "o") if "markers" in trace.mode else None
+        if trace.error_x.array is not None:
+            sides = [list(trace.error_x.arrayminus), list(trace.error_x.array)]
+            axes.errorbar(trace.x, trace.y, xerr=sides, fmt="none", ecolor="#333333", elinewidth=1)
         style = "none" if "lines" not in trace.mode else "--" if trace.line.dash == "dash" else "-"
         if trace.error_y.array is not None:
             sides = [list(trace.error_y.arrayminus), list(trace.error_y.array)]
@@ -186,7 +198,8 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
         axes.set_xticks(layout.xaxis.tickvals, labels, rotation=60, ha="right", fontsize=7)
         axes.set_yticks([])
     else:
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        if any(trace.showlegend is not False for trace in figure.data):
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.grid(alpha=0.3)
     axes.set(
         xlabel=layout.xaxis.title.text, ylabel=layout.yaxis.title.text or "", title=html.unescape(layout.title.text)

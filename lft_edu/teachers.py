@@ -102,7 +102,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
         return path
     parts = name.split("/")
     if path.is_absolute() or name.startswith((".", "~")) or len(parts) > 2:
-        raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, or 'bundled'.")
+        raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, 'bundled' or 'bundled/…'.")
     known = ["bundled", *bundled_students(), *(f"EleutherAI/{shape}" for shape in SHAPES)]
     short = {option.split("/")[-1]: option for option in known}
     near = difflib.get_close_matches(parts[-1], short, n=1, cutoff=0.75)
@@ -110,7 +110,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
         hint = f" Did you mean {short[near[0]]!r}?" if near else ""
         raise ValueError(
             f"Unknown model {name!r}.{hint} Give 'bundled' (the teacher), 'bundled/…' (a student), "
-            "'owner/name' on the hub, or a folder."
+            "'owner/name' on the hub, or a folder that exists."
         )
     return name
 

@@ -82,10 +82,9 @@ def test_growth_shows_every_snapshot_in_order():
 
 
 def test_figures_say_what_the_data_say(results):
-    figure = lft.plots.skipped_layers(results)
-    curve = figure.data[0]
-    assert list(curve.y)[1:] == [entry["kl"] for entry in results["skip"].values()]
-    named = {trace.name: trace for trace in figure.data}
+    curve = lft.plots.skip_curve(results).data[0]
+    assert list(curve.y) == [0, *(entry["kl"] for entry in results["skip"].values())]
+    named = {trace.name: trace for trace in lft.plots.skipped_layers(results).data}
     row = next(r for r in results["rows"] if r["name"] == "flow-walking" and r["span"] == [6, 18] and r.get("shipped"))
     assert named["flow-walking, 6–18"].x == (row["skipped_layers"],)
     for axis in lft.plots.AXES:

@@ -103,6 +103,54 @@ def test_doctor_sees_damage(monkeypatch, tmp_path):
     assert {f.status for f in doctor._assets()} == {doctor.FAIL}
 
 
+def test_doctor_survives_what_is_missing(monkeypatch):
+    """A broken installation is what it is for: missing packages are findings, not tracebacks."""
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] in ("psutil", "torch", "jupyter_client"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    findings = doctor.examine()
+    assert {"memory", "gpu", "kernel"} <= {f.what for f in findings if f.status == doctor.FAIL}
+    assert all(f.remedy for f in findings if f.status == doctor.FAIL)
+
+
+def test_lab_opens_the_first_notebook(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(cli.os, "execv", lambda path, command: seen.update(command=command) or 0)
+    monkeypatch.setattr(cli.os, "chdir", lambda path: None)
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setattr(cli.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["lab", "--", "--port", "9999"]) == 0
+    root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
+    assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
+    assert seen["command"][5:] == ["--port", "9999", "--allow-root", "--no-browser"]
+    assert "open the URL" in capsys.readouterr().err
+
+
+def test_hygiene_finds_what_is_wrong(tmp_path):
+    import nbformat
+    from hygiene import problems
+
+    v4 = nbformat.v4
+    book = v4.new_notebook(metadata={"widgets": {}})
+    book.cells = [v4.new_code_cell("1 / 0", execution_count=1), v4.new_code_cell("x = 1")]
+    book.cells[0].outputs = [v4.new_output("error", ename="E", evalue="", traceback=[])]
+    book.cells.append(v4.new_code_cell("#" * 1_100_000, execution_count=2))
+    path = tmp_path / "bad.ipynb"
+    path.write_text(nbformat.writes(book))
+    found = " ".join(problems(path))
+    for word in ("below 1 MB", "metadata.widgets", "traceback", "has not been run"):
+        assert word in found
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("4096", 4096), ("200k", 200_000), ("2.6B", 2_600_000_000), ("5M", 5_000_000)]
 )
@@ -140,8 +188,8 @@ def test_train_saves_a_student_that_generates_and_resumes(capsys, tmp_path):
 def test_scan_names_the_best_span(capsys):
     assert cli.main(["scan", "--n", "32", "--lengths", "6", "12"]) == 0
     out = capsys.readouterr().out
-    assert "6 layers" in out
-    assert "12 layers" in out
+    assert "length  6: layers" in out
+    assert "length 12: layers" in out
 
 
 @pytest.mark.parametrize(
@@ -150,7 +198,9 @@ def test_scan_names_the_best_span(capsys):
         (["generate", "--student", "bundled/flow-6-18", "x"], "Did you mean"),
         (["generate", ""], "text is empty"),
         (["train", "--span", "6:30"], "does not fit a teacher of 24 layers"),
-        (["train", "--span", "6:12", "--operator", "rigde"], "Did you mean 'ridge'"),
+        (["train", "--span", "6:12", "--operator", "ridge", "--objective", "hybrid"], "takes no objective"),
+        (["generate", "--temperature", "-1", "x"], "temperature"),
+        (["generate", "--student", "./nowhere", "x"], "existing folder"),
         (["train", "--span", "6:12", "--corpus", "nothing"], "Unknown corpus"),
         (["evaluate", "--student", "bundled/ridge-6-12", "--teacher", "bundeld"], "Did you mean 'bundled'"),
     ],

@@ -17,6 +17,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import corpora, metrics
+from lft_edu.operators import operator_from_dict
 from lft_edu.recipes.operators import SPANS, ladder
 from lft_edu.recipes.teacher import ASSETS, hardware, sha256
 
@@ -57,7 +58,6 @@ def _finite(j: float) -> float | None:
 def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float) -> dict:
     """One line of the ladder."""
     found = lft.evaluate(student, teacher, blocks)
-    clock = metrics.latency(student)
     return {
         "name": name,
         "span": student.config.span,
@@ -66,8 +66,6 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
         "recovery": metrics.recovery(found.kl, same_span_skip),
         "skipped_layers": _finite(metrics.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()})),
         "skipped_layers_interval": [_finite(j) for j in metrics.skipped_layers_interval(found.sequence_kl, curve)],
-        "ms_prefill": clock["prefill"],
-        "ms_decode": clock["decode"],
     }
 
 
@@ -98,19 +96,39 @@ def measure(tokens: int, block: int = 128) -> dict:
             for solver, steps in SOLVERS if student.operator.kind == "flow" else ():
                 if student.set_solver(solver, steps).operator.to_dict() != shipped:
                     rows.append(row(name, student, teacher, blocks, curve, same))
-    clock = metrics.latency(teacher)
-    return {
+    results = {
         "corpus": "python-stdlib, test split by path hash",
         "blocks": list(blocks.shape),
         "hardware": hardware(),
         "teacher": {
             "sha256": sha256(ASSETS / "teacher" / "model.safetensors"),
             "parameters": sum(p.numel() for p in teacher.parameters()),
-            "layers": depth, "nfe": depth, "ms_prefill": clock["prefill"], "ms_decode": clock["decode"],
+            "layers": depth, "nfe": depth,
         },
         "skip": skips,
         "rows": rows,
     }  # fmt: skip
+    add_latencies(results, teacher)
+    return results
+
+
+def student_of(row: dict, teacher):
+    """The student that a row was measured on."""
+    if row["name"] in ("skip", "loop"):
+        return lft.splice(teacher, row["span"], operator_from_dict(row["operator"]))
+    student = lft.load_student("bundled/{}-{}-{}".format(row["name"], *row["span"]), teacher)
+    if "solver" in row["operator"]:
+        student.set_solver(row["operator"]["solver"], row["operator"]["steps"])
+    return student
+
+
+def add_latencies(results: dict, teacher) -> None:
+    """Time the teacher and the student of every row, all of them in turn."""
+    entries = [results["teacher"], *results["rows"]]
+    models = {i: student_of(row, teacher) for i, row in enumerate(results["rows"], 1)}
+    found = metrics.latencies({0: teacher} | models, progress=True)
+    for i, entry in enumerate(entries):
+        entry["ms_prefill"], entry["ms_decode"] = found[i]["prefill"], found[i]["decode"]
 
 
 def render(results: dict) -> str:
@@ -183,6 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=128 * 128, help="held-out tokens")
     parser.add_argument("--growth", action="store_true", help="measure how skip damage grew with training")
+    parser.add_argument("--latency", action="store_true", help="only time every row again")
     parser.add_argument("--render", action="store_true", help="only write README.md's table and picture")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
@@ -195,7 +214,11 @@ def main(arguments: list[str] | None = None) -> None:
     if a.growth:
         write_json(a.out / "skip_growth.json", growth(a.work, a.tokens))
         return
-    results = measure(a.tokens)
+    if a.latency:
+        results = json.loads((a.out / "ladder.json").read_text())
+        add_latencies(results, lft.load_teacher("bundled")[0])
+    else:
+        results = measure(a.tokens)
     write_json(a.out / "ladder.json", results)
     (a.out / "ladder.md").write_text(render(results))
     print(render(results))
