@@ -68,6 +68,17 @@ def test_cached_latents_are_the_same(teacher, blocks):
         assert torch.allclose(velocity(fresh.x0, **fresh.context), velocity(kept.x0, **kept.context), atol=1e-4)
 
 
+@pytest.mark.parametrize("operator", [lft.Regression(), lft.Flow("euler", 1)])
+def test_one_euler_step_of_the_field_is_the_operator(teacher, blocks, operator):
+    """What is trained is what is run."""
+    from lft_edu.flow import euler_step
+
+    built, found = lft.splice(teacher, SPAN, operator).operator, span_latents(teacher, SPAN, blocks[:3])
+    with torch.no_grad():
+        stepped = euler_step(built.field(**found.context), found.x0, 0.0, 1.0)
+        assert torch.allclose(stepped, built(found.x0, **found.context), atol=1e-5)
+
+
 def test_depth_states_avoid_position_zero(teacher, blocks):
     marked = torch.cat([torch.zeros(40, 1, dtype=torch.long), blocks], 1)  # token 0 stands at position 0 only
     found = depth_states(teacher, marked, 40, torch.Generator().manual_seed(0))
