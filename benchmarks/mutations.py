@@ -39,7 +39,6 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("operators.py", "s.sum() / covariance.trace() * (u @ vt)", "u @ vt", "fitting"),
     ("splicing.py", "i if i < m else i - 1 + operator.slots", "i", "splicing"),
     ("splicing.py", "[*kept[:m], owned, *kept[n:]]", "[*kept[:m], owned, *kept[n - 1 :]]", "splicing"),
-    ("splicing.py", "memo=spare", "memo={}", "splicing"),
     ("latents.py", "layers[n - 1].register_forward_hook(leave)", "layers[n].register_forward_hook(leave)", "fitting"),
     ("latents.py", "raise _Enough", "return", "fitting"),
     ("training.py", "first = (step * self.world + self.rank)", "first = (step + self.rank)", "fitting"),

@@ -356,8 +356,8 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
 
     weight = torch.nn.Parameter(torch.zeros(1))
 
-    def loss(step):  # finite itself, its gradient at 0 is not
-        return (weight * 0).sum() + (weight.sum().abs().sqrt() if step == 12 else weight.sum())
+    def loss(step):  # finite itself, its gradient at 0 is not; step 14 is one that saves
+        return (weight * 0).sum() + (weight.sum().abs().sqrt() if step == 14 else weight.sum())
 
     class Loss(torch.nn.Module):
         def __init__(self):
