@@ -27,6 +27,18 @@ class Latents:
     context: dict
 
 
+def state_entering(args: tuple, kwargs: dict) -> tuple[Tensor, dict]:
+    """From a layer's arguments: the hidden states, and the rest without the cache (the context an operator needs)."""
+    state = args[0] if args else kwargs["hidden_states"]
+    left_out = ("hidden_states", "use_cache", "layer_past", "past_key_values")
+    return state, {k: v for k, v in kwargs.items() if k not in left_out}
+
+
+def state_leaving(output) -> Tensor:
+    """The hidden states in a layer's output, which is they or a tuple that begins with them."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 @torch.no_grad()
 def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_mask: Tensor | None = None) -> Latents:
     """Run the teacher up to layer n−1: what entered layer m, and what left layer n−1 (before any final norm)."""
@@ -34,12 +46,10 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
     seen = {}
 
     def enter(module, args, kwargs):
-        kwargs = dict(kwargs)
-        seen["x0"] = args[0] if args else kwargs.pop("hidden_states")
-        seen["context"] = _context(kwargs)
+        seen["x0"], seen["context"] = state_entering(args, kwargs)
 
     def leave(module, args, output):
-        seen["x1"] = output[0] if isinstance(output, tuple) else output
+        seen["x1"] = state_leaving(output)
         raise _Enough
 
     layers = layers_of(teacher)
@@ -159,12 +169,12 @@ def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, dict]:
     states, contexts = [], []
 
     def enter(module, args, kwargs):
-        kwargs = dict(kwargs)
-        states.append(args[0] if args else kwargs.pop("hidden_states"))
-        contexts.append(_context(kwargs))
+        state, context = state_entering(args, kwargs)
+        states.append(state)
+        contexts.append(context)
 
     def leave(module, args, output):
-        states.append(output[0] if isinstance(output, tuple) else output)
+        states.append(state_leaving(output))
 
     hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
     hooks += [layer.register_forward_hook(leave) for layer in layers]
@@ -174,10 +184,6 @@ def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, dict]:
         for hook in hooks:
             hook.remove()
     return states, logits, contexts[0]
-
-
-def _context(kwargs: dict) -> dict:
-    return {k: v for k, v in kwargs.items() if k not in ("use_cache", "layer_past", "past_key_values")}
 
 
 def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .latents import all_depths
+from .latents import all_depths, state_leaving
 from .objectives import token_kl
+from .recoupling import interval
 from .splicing import check_pair, check_span
 
 RESAMPLES = 2000
@@ -64,12 +65,6 @@ def bootstrap_means(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -
     return torch.stack([values[rows].mean(0) for rows in drawn])
 
 
-def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """The central share ``level`` of samples ``(R,)``."""
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    return tuple(samples.double().quantile(tails).tolist())
-
-
 def blocks_of(corpus) -> Tensor:
     """Token blocks ``(N, T)`` of a corpus or of a tensor of them."""
     blocks = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
@@ -85,7 +80,7 @@ class _Tap:
         self.hook = module.register_forward_hook(self._keep)
 
     def _keep(self, module, args, output):
-        self.value = output[0] if isinstance(output, tuple) else output
+        self.value = state_leaving(output)
 
     def __enter__(self):
         return self

@@ -24,9 +24,9 @@ COLOURS = {
 }
 SYMBOLS = {"6-12": "circle", "6-18": "square"}
 AXES = {
-    "parameters": ("parameters of the whole model", False),
-    "nfe_total": ("layer-sized evaluations per token, whole model", False),
-    "ms_decode": ("milliseconds per generated token", False),
+    "parameters": "parameters of the whole model",
+    "nfe_total": "layer-sized evaluations per token, whole model",
+    "ms_decode": "milliseconds per generated token",
 }
 
 
@@ -39,6 +39,14 @@ def _figure(title: str, x: str, y: str, **layout) -> go.Figure:
     return figure
 
 
+def _marker(row: dict) -> dict:
+    """A row's colour, and its shape: a cross for skipping, else a circle or square for the layers replaced."""
+    skip = row["name"] == "skip"
+    symbol = "x-thin" if skip else SYMBOLS.get("{}-{}".format(*row["span"]), "diamond")
+    line = {"width": 2 if skip else 1, "color": "#333333"}
+    return {"color": COLOURS.get(row["name"], "#999999"), "size": 11, "line": line, "symbol": symbol}
+
+
 def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> go.Figure:
     """KL against a cost, one mark an operator, circles for 6 layers replaced and squares for 12.
 
@@ -49,7 +57,7 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
     """
     if x not in AXES:
         raise ValueError(f"x={x!r}: choose one of {', '.join(AXES)}.")
-    title, log = AXES[x]
+    title = AXES[x]
     figure = _figure(
         f"What an operator costs and what it loses ({title})", title, "KL(teacher ‖ student), nats per token"
     )
@@ -68,15 +76,9 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
             x=[value], y=[row["kl"]], name=name, mode="markers", hovertext=[text], hoverinfo="text",
             legendgroup=name, showlegend=name not in {trace.name for trace in figure.data},
             error_y={"array": [high - row["kl"]], "arrayminus": [row["kl"] - low], "symmetric": False, "thickness": 1},
-            marker={
-                "color": COLOURS.get(row["name"], "#999999"), "size": 11, "line": {"width": 1, "color": "#333333"},
-                "symbol": "x-thin" if row["name"] == "skip" else SYMBOLS.get(f"{m}-{n}", "diamond"),
-            },
+            marker=_marker(row),
         )  # fmt: skip
-        if row["name"] == "skip":
-            figure.data[-1].marker.line.width = 2
     figure.update_yaxes(type="log")
-    figure.update_xaxes(type="log" if log else "linear")
     return figure
 
 
@@ -107,8 +109,7 @@ def skipped_layers(results: dict) -> go.Figure:
         figure.add_scatter(
             x=[j], y=[name], mode="markers", name=name, showlegend=False,
             error_x={"array": [high - j], "arrayminus": [j - low], "symmetric": False, "thickness": 1},
-            marker={"color": COLOURS.get(row["name"], "#999999"), "size": 11, "line": {"width": 1, "color": "#333333"},
-                    "symbol": SYMBOLS.get(f"{m}-{n}", "diamond")},
+            marker=_marker(row),
             hovertemplate=f"{name}: as costly as skipping %{{x:.2f}} layers ({low:.2f}–{high:.2f})<extra></extra>",
         )  # fmt: skip
     figure.update_layout(height=560, margin={"l": 190})

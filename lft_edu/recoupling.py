@@ -29,13 +29,15 @@ class RecouplingRatio:
         """Bootstrap interval of the ratio over points, the assignment held fixed: ``(low, high)``."""
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randint(self.n, (resamples, self.n), generator=generator)
-        return tuple(self.recoupled.double()[drawn].mean(1).quantile(_tails(level)).tolist())
+        return interval(self.recoupled.double()[drawn].mean(1), level)
 
 
-def _tails(level: float) -> Tensor:
+def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """The central share ``level`` of samples ``(R,)``: ``(low, high)``."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: an interval's level lies between 0 and 1, such as 0.95.")
-    return torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return tuple(samples.double().cpu().quantile(tails).tolist())
 
 
 def recoupling_ratio(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> RecouplingRatio:

@@ -25,6 +25,19 @@ class DamagedAssetError(ValueError):
     """A file that ships with the course is missing, truncated or altered."""
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def operator_notes(path: Path) -> dict:
+    """What a trained operator's file says of itself: span, operator, teacher, training."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["lft_edu"])
+
+
 def verify(folder: Path) -> dict:
     """Check a folder of assets against the checksums in its ``PROVENANCE.json``; returns what is written there.
 
@@ -41,7 +54,7 @@ def verify(folder: Path) -> dict:
         path = folder / name
         if not path.is_file():
             raise DamagedAssetError(f"{folder.name}/{name} is missing. {remedy}")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = sha256(path)
         if found != expected:
             raise DamagedAssetError(
                 f"{folder.name}/{name} is damaged ({path.stat().st_size} bytes; SHA-256 {found[:12]}…, "
@@ -193,7 +206,6 @@ def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype
 
 def _bundled_student(name: str, teacher):
     """The teacher with one of ``assets/operators`` spliced in."""
-    from safetensors import safe_open
     from safetensors.torch import load_file
 
     from .operators import operator_from_dict
@@ -202,8 +214,7 @@ def _bundled_student(name: str, teacher):
     path = ASSETS / "operators" / f"{name}.safetensors"
     if path.name not in verify(ASSETS / "operators")["sha256"]:
         raise DamagedAssetError(f"operators/{path.name} has no checksum. Run `python -m lft_edu.recipes.operators`.")
-    with safe_open(path, "pt") as file:
-        notes = json.loads(file.metadata()["lft_edu"])
+    notes = operator_notes(path)
     student = splice(teacher, notes["span"], operator_from_dict(notes["operator"]))
     weights, expected = load_file(path), student.operator.state_dict()
     if any(weights[k].shape != expected[k].shape for k in weights):

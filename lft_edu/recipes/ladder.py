@@ -10,7 +10,6 @@ Three steps, in this order:
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -19,7 +18,8 @@ import lft_edu as lft
 from lft_edu import corpora, metrics
 from lft_edu.operators import operator_from_dict
 from lft_edu.recipes.operators import SPANS, ladder
-from lft_edu.recipes.teacher import ASSETS, hardware, sha256
+from lft_edu.recipes.teacher import hardware, write_json
+from lft_edu.teachers import ASSETS, sha256
 
 # Solvers each flow is tested with besides the one it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
@@ -27,13 +27,6 @@ COLUMNS = (
     "operator | layers | NFE | parameters | KL (95 %) | perplexity | NMSE | NMSE with position 0 | recovery | "
     "j* (95 %) | ms/token prefill | decode"
 )
-
-
-def write_json(path: Path, content) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
@@ -188,12 +181,9 @@ def growth(work: Path, tokens: int) -> dict:
         folder = work / f"step-{e['step']:06d}"
         if folder.exists():
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
-            table = best_and_centred(metrics.skip_damage(model, blocks, spans), 24, lengths)
-            same = {
-                f"{m}-{n}": metrics.skip_damage(model, blocks, [(m, n)], progress=False)[m, n].mean().item()
-                for m, n in SPANS
-            }
-            rows.append({**e, "skip": table, "span": same})
+            damage = metrics.skip_damage(model, blocks, spans)
+            same = {f"{m}-{n}": damage[m, n].mean().item() for m, n in SPANS}
+            rows.append({**e, "skip": best_and_centred(damage, 24, lengths), "span": same})
     return {"blocks": list(blocks.shape), "rows": rows}
 
 

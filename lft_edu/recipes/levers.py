@@ -12,8 +12,8 @@ import lft_edu as lft
 from lft_edu import corpora
 from lft_edu.cli import count
 from lft_edu.latents import LatentSource
-from lft_edu.recipes.ladder import write_json
-from lft_edu.recipes.teacher import ASSETS, hardware
+from lft_edu.recipes.teacher import hardware, write_json
+from lft_edu.teachers import ASSETS
 
 SPAN = (6, 18)
 BASE = {"objective": "regression", "optimizer": "muon", "lr": 0.03, "first_weight": 0.0}

@@ -15,14 +15,14 @@ import platform
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 import lft_edu as lft
 from lft_edu import corpora
 from lft_edu.cli import count, span
 from lft_edu.latents import LatentSource
-from lft_edu.recipes.teacher import ASSETS, hardware, sha256
+from lft_edu.recipes.teacher import hardware, write_json
+from lft_edu.teachers import ASSETS, operator_notes, sha256
 
 SPANS = ((6, 12), (6, 18))
 
@@ -64,10 +64,7 @@ def weights_of(teacher: str) -> str | None:
 
 def is_done(path: Path, teacher_sha256: str | None) -> bool:
     """Was this operator trained already, and for this very teacher?"""
-    if not path.exists():
-        return False
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["lft_edu"])["teacher_sha256"] == teacher_sha256
+    return path.exists() and operator_notes(path)["teacher_sha256"] == teacher_sha256
 
 
 def train(name: str, student, teacher, source, options: dict, work: Path) -> dict:
@@ -84,10 +81,8 @@ def train(name: str, student, teacher, source, options: dict, work: Path) -> dic
 
 def collect(out: Path) -> None:
     """Write ``PROVENANCE.json`` from what each operator in ``out`` says of itself."""
-    operators = {}
-    for path in sorted(out.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            operators[path.stem] = json.loads(file.metadata()["lft_edu"])
+    files = sorted(out.glob("*.safetensors"))
+    operators = {path.stem: operator_notes(path) for path in files}
     teachers = {notes["teacher_sha256"] for notes in operators.values()}
     if len(teachers) > 1:
         raise ValueError(f"The operators in {out} belong to {len(teachers)} different teachers. Train them again.")
@@ -95,12 +90,10 @@ def collect(out: Path) -> None:
         "recipe": "python -m lft_edu.recipes.operators",
         "corpus": "python-packages, train split by path hash",
         "teacher_sha256": teachers.pop() if teachers else None,
-        "sha256": {p.name: sha256(p) for p in sorted(out.glob("*.safetensors"))},
+        "sha256": {path.name: sha256(path) for path in files},
         "operators": operators,
     }
-    partial = out / "PROVENANCE.json.partial"
-    partial.write_text(json.dumps(provenance, indent=1) + "\n")
-    os.replace(partial, out / "PROVENANCE.json")
+    write_json(out / "PROVENANCE.json", provenance)
 
 
 def main(arguments: list[str] | None = None) -> None:

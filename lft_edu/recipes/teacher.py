@@ -8,7 +8,6 @@ what they mean in the paper; everything else as small as it can be and still wri
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -21,8 +20,8 @@ from torch import nn
 
 from lft_edu import corpora, training
 from lft_edu.optimizers import muon_and_adamw
+from lft_edu.teachers import ASSETS, sha256
 
-ASSETS = Path(__file__).parents[2] / "assets"
 END = "<|endoftext|>"
 
 
@@ -102,8 +101,12 @@ def prepare(work: Path, vocabulary: int, block: int):
     return tokenizer, load_file(tokens)["train"], held
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def write_json(path: Path, content) -> None:
+    """Write JSON, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
 
 
 def export(model, tokenizer, out: Path, provenance: dict) -> None:
