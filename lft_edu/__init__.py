@@ -18,7 +18,10 @@ _HOMES = {
     "fitting": ("fit",),
     "training": ("History",),
 }
-_MODULES = ("flow", "objectives", "families", "latents", "plots", "explorer", "cli", "doctor", *_HOMES)
+_MODULES = (
+    *("flow", "objectives", "shapes", "plane", "families", "latents", "plots", "explorer", "exercises", "export"),
+    *("cli", "doctor", *_HOMES),
+)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted({*_HOME, *_MODULES})
 

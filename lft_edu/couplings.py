@@ -58,13 +58,21 @@ def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Ten
 
 @dataclass(frozen=True)
 class Coupling:
-    """Pairs of points: ``x0[i]`` belongs to ``x1[i]``. Both ``(N, D)`` float tensors."""
+    """Pairs of points: ``x0[i]`` belongs to ``x1[i]``. Both ``(N, D)`` float tensors.
+
+    ``group`` ``(N,)`` long says which pairs travel together (a cluster, a beam); by default each pair is its own.
+    """
 
     x0: Tensor
     x1: Tensor
+    group: Tensor | None = None
 
     def __post_init__(self):
         check_pairs(self.x0, self.x1)
+        group = torch.arange(len(self.x0), device=self.x0.device) if self.group is None else self.group
+        if group.shape != self.x0.shape[:1]:
+            raise ValueError(f"group has shape {tuple(group.shape)}: give one number a pair, ({len(self.x0)},).")
+        object.__setattr__(self, "group", group.long())
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -72,10 +80,44 @@ class Coupling:
     def independent(self, generator: torch.Generator | None = None) -> "Coupling":
         """The same clouds, partners drawn by lot (a random permutation)."""
         device = generator.device if generator is not None else None
-        return Coupling(
-            self.x0, self.x1[torch.randperm(len(self), generator=generator, device=device).to(self.x1.device)]
-        )
+        return self.repaired(torch.randperm(len(self), generator=generator, device=device))
 
     def optimal_transport(self, metric: str = "euclidean") -> "Coupling":
         """The same clouds, paired by :func:`optimal_assignment`: every point used exactly once."""
-        return Coupling(self.x0, self.x1[optimal_assignment(self.x0, self.x1, metric).to(self.x1.device)])
+        return self.repaired(optimal_assignment(self.x0, self.x1, metric))
+
+    def repaired(self, assignment: Tensor) -> "Coupling":
+        """The same clouds, ``x0[i]`` paired with ``x1[assignment[i]]``. Groups stay with ``x0``."""
+        return Coupling(self.x0, self.x1[assignment.to(self.x1.device)], self.group)
+
+    def at(self, t: float) -> Tensor:
+        """Where everyone is at time ``t`` on the straight line to its partner: ``(N, D)``."""
+        return torch.lerp(self.x0, self.x1, t)
+
+    def crossings(self) -> Tensor:
+        """Which straight lines cross on paper: ``(N, N)`` bool, symmetric. For points in the plane, D = 2.
+
+        Lines that only touch, or lie in one another, do not count.
+        """
+        if self.x0.shape[1] != 2:
+            raise ValueError(f"Lines cross in the plane; these points have {self.x0.shape[1]} dimensions.")
+        a, b = self.x0.double(), self.x1.double()
+        starts, ends = _side(a, b, a), _side(a, b, b)  # of point j, seen from line i
+        parted = starts * ends < 0
+        return parted & parted.T
+
+    def closest_approach(self) -> Tensor:
+        """How near two pairs come to each other *at the same time*, on straight lines: ``(N, N)``, any D.
+
+        Lines may cross on paper and never meet: what matters to a velocity field is being in one place at one time.
+        """
+        gap = self.x0[:, None] - self.x0[None]  # at t = 0; it grows linearly to that of x1
+        change = self.x1[:, None] - self.x1[None] - gap
+        t = -(gap * change).sum(-1) / change.square().sum(-1).clamp_min(1e-30)
+        return (gap + t.clamp(0, 1)[..., None] * change).norm(dim=-1)
+
+
+def _side(a: Tensor, b: Tensor, point: Tensor) -> Tensor:
+    """On which side of line ``a[i] b[i]`` point ``j`` lies: ``(N, N)``, positive to the left, 0 on the line."""
+    along, to = (b - a)[:, None], point[None] - a[:, None]
+    return along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]

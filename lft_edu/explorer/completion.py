@@ -1,4 +1,4 @@
-"""Small ipywidgets applications: controls wired to models and plots."""
+"""Completions of one text by several models, side by side."""
 
 import html
 

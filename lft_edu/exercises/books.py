@@ -1,0 +1,149 @@
+"""Exercise notebooks, made from one source each: a percent script with nbgrader's solution markers.
+
+    make exercises                          # write them again
+    python -m lft_edu.exercises.books --check   # exit status 1 if one differs from its source
+
+From ``notebooks/exercises/sources/01_couplings.py`` come ``notebooks/exercises/01_couplings.ipynb``, in which solutions
+are stubs and fold out below each check, and ``notebooks/exercises/solutions/01_couplings.ipynb``, in which every check
+must pass. :func:`course` writes the same for nbgrader.
+"""
+
+import argparse
+import copy
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from .checking import EXERCISES
+
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.S | re.M)
+CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
+ROOT = Path(__file__).parents[2] / "notebooks" / "exercises"
+LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
+
+
+def sources() -> list[Path]:
+    """The sources, or FileNotFoundError outside a clone of the course."""
+    found = sorted((ROOT / "sources").glob("*.py"))
+    if not found:
+        raise FileNotFoundError(f"No exercise sources in {ROOT / 'sources'}: run this in a clone of the course.")
+    return found
+
+
+def read(source: Path):
+    """A source as a notebook: markers left in, cells marked for nbgrader."""
+    import jupytext
+
+    book = jupytext.read(source, fmt="py:percent")
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    book.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    for cell, following in zip(code, [*code[1:], None], strict=True):
+        if SOLUTION.search(cell.source + "\n"):
+            asked = following and CHECK.search(following.source)
+            if not asked:
+                raise ValueError(f"{source.name}: a solution is not followed by its check: {cell.source[:60]!r}")
+            number, points = asked[1], EXERCISES[asked[1]].difficulty
+            cell.metadata["nbgrader"] = _grading(f"answer-{number}", solution=True)
+            following.metadata["nbgrader"] = _grading(f"check-{number}", grade=True, locked=True, points=points)
+    for i, cell in enumerate(book.cells):
+        cell.id = f"cell-{i:02d}"
+    return book
+
+
+def _grading(grade_id: str, **given) -> dict:
+    flags = {"grade": False, "locked": False, "schema_version": 3, "solution": False, "task": False}
+    return {**flags, "grade_id": grade_id.replace(".", "-"), **given}
+
+
+def student(book):
+    """Stubs for solutions; each solution folds out below its check."""
+    import nbformat
+
+    book, cells, answer = copy.deepcopy(book), [], ""
+    for cell in book.cells:
+        if cell.cell_type == "code" and (found := SOLUTION.search(cell.source + "\n")):
+            answer = textwrap.dedent(found[2]).rstrip()
+            cell.source = SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source + "\n").rstrip()
+        cells.append(cell)
+        if cell.cell_type == "code" and CHECK.search(cell.source):
+            fold = f"<details><summary>Solution</summary>\n\n```python\n{answer}\n```\n\n</details>"
+            cells.append(nbformat.v4.new_markdown_cell(fold, id=f"{cell.id}-solution"))
+    book.cells = cells
+    return book
+
+
+def solution(book):
+    """Solutions filled in; a check that fails stops the notebook."""
+    book = copy.deepcopy(book)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source + "\n", flags=re.M).rstrip()
+            cell.source = CHECK.sub(r'report = check("\1", \2)\nassert report, report\nreport', cell.source)
+    return book
+
+
+def write(check: bool = False) -> list[Path]:
+    """Write all exercise notebooks, or with ``check`` only list those that differ from their source."""
+    import nbformat
+
+    changed = []
+    for source in sources():
+        book = read(source)
+        folders = {"student": ROOT, "solution": ROOT / "solutions"}
+        for kind, made in (("student", student(book)), ("solution", solution(book))):
+            path = folders[kind] / f"{source.stem}.ipynb"
+            for cell in made.cells:  # links are written as seen from the sources' folder
+                cell.source = cell.source.replace(*LINKS[kind])
+            text = nbformat.writes(made) + "\n"
+            if path.exists() and path.read_text() == text:
+                continue
+            changed.append(path)
+            if not check:
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+    return changed
+
+
+def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
+    """A new nbgrader course in ``folder``: its configuration and, a lesson an assignment, the sources with solutions.
+
+    Then ``nbgrader generate_assignment 01_couplings`` there makes what students get, and ``nbgrader autograde`` marks
+    what they hand in: difficulty = points. It runs their code: do that in a container or an account of its own.
+
+    Raises:
+        FileExistsError: there is a course already; nothing is overwritten.
+    """
+    import nbformat
+
+    if (folder / "nbgrader_config.py").exists():
+        raise FileExistsError(f"{folder} holds a course already: give another folder, or remove it first.")
+    written = []
+    for source in sources():
+        path = folder / "source" / source.stem / f"{source.stem}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(read(source), path)
+        written.append(path)
+    (folder / "nbgrader_config.py").write_text(
+        f"c = get_config()\nc.CourseDirectory.course_id = {name!r}\n"
+        "c.ClearSolutions.code_stub = {'python': 'raise NotImplementedError'}\n"
+        "c.ExecutePreprocessor.timeout = 300\n"
+    )
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something would change")
+    options = parser.parse_args(arguments)
+    changed = write(options.check)
+    for path in changed:
+        print(f"{'differs from its source' if options.check else 'written'}: {path.relative_to(ROOT)}")
+    if options.check and changed:
+        print("Run `make exercises`.")
+    return 1 if options.check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

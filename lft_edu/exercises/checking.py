@@ -1,0 +1,217 @@
+"""How an answer is checked: in stages, with words that teach, and without ever crashing on what a learner passes.
+
+An exercise is a generator function. It gets the learner's answer, ``yield``\\ s the name of each stage before it runs
+it, and raises :class:`Wrong` with an explanation where the answer fails::
+
+    @exercise("2.2", "An Euler step", difficulty=1, minutes=4)
+    def euler(answer):
+        yield "a case by hand"
+        close(answer(velocity, x, 0.0, 0.5), 2.0, "x after half a second at speed 2, from 1")
+"""
+
+import html
+import os
+import reprlib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+EXERCISES: dict[str, "Exercise"] = {}
+
+
+class Wrong(Exception):
+    """An answer is wrong, or missing; the message says how, and what to think about."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """``difficulty`` is 1 to 3; ``minutes`` a fair guess for who has read the lesson."""
+
+    number: str
+    title: str
+    difficulty: int
+    minutes: int
+    run: Callable
+
+    @property
+    def heading(self) -> str:
+        return (
+            f"{self.number} · {self.title} {'●' * self.difficulty + '○' * (3 - self.difficulty)} {self.minutes} minutes"
+        )
+
+
+@dataclass
+class Report:
+    """What came out: stages ``passed`` in order, the stage that ``failed`` and why. True if all passed."""
+
+    exercise: Exercise
+    passed: list[str] = field(default_factory=list)
+    failed: str = ""
+    message: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.message
+
+    def lines(self) -> list[str]:
+        head = f"{self.exercise.number} · {self.exercise.title}: " + ("passed" if self else "not yet")
+        wrong = [] if self else [f"  ✗ {self.failed}", *(f"    {line}" for line in self.message.splitlines())]
+        return [head, *(f"  ✓ {stage}" for stage in self.passed), *wrong]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        colour = "#00664A" if self else "#A04000"
+        text = html.escape(repr(self))
+        return (
+            f"<pre role='status' style='white-space:pre-wrap;border-left:4px solid {colour};padding:4px 12px;margin:0'>"
+            f"{text}</pre>"
+        )
+
+
+def exercise(number: str, title: str, difficulty: int, minutes: int):
+    """Register a generator function as the check of an exercise."""
+
+    def register(run):
+        EXERCISES[number] = Exercise(number, title, difficulty, minutes, run)
+        return run
+
+    return register
+
+
+def check(number: str, answer: Callable) -> Report:
+    """Check an answer, a function, and say what is right and what is not yet.
+
+    Args:
+        number: the exercise, such as ``"3.2"``.
+        answer: your function itself, without parentheses.
+
+    Raises:
+        ValueError: no such exercise.
+        AssertionError: the answer is wrong *and* an autograder is running (nbgrader sets ``NBGRADER_EXECUTION``).
+    """
+    if str(number) not in EXERCISES:
+        from ..naming import unknown
+
+        raise unknown("exercise", number, EXERCISES)
+    chosen = EXERCISES[str(number)]
+    report = Report(chosen)
+    stage = "is a function"
+    try:
+        for following in chosen.run(Answer(answer, chosen.number)):
+            if stage != "is a function":
+                report.passed.append(stage)
+            stage = following
+        report.passed.append(stage)
+    except Wrong as wrong:
+        report.failed, report.message = stage, str(wrong)
+    if not report and os.environ.get("NBGRADER_EXECUTION"):
+        raise AssertionError(repr(report))
+    return report
+
+
+class Answer:
+    """A learner's function; whatever goes wrong inside it becomes a :class:`Wrong`."""
+
+    def __init__(self, function, number: str):
+        self.function, self.number = function, number
+        if not callable(function):
+            raise_unless_callable(function, number)
+
+    def __call__(self, *args, **kwargs):
+        try:
+            value = self.function(*args, **kwargs)
+        except NotImplementedError:
+            raise Wrong("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
+        except Wrong:  # from a probe that the check handed in: it knows best
+            raise
+        except Exception as error:
+            raise Wrong(explain(error, self.function)) from None
+        if value is None or value is ...:
+            raise Wrong("Your function returned nothing. Not filled in yet, or is `return` missing?")
+        return value
+
+
+def raise_unless_callable(value, number: str):
+    """Say how to hand in a function, to someone who handed in something else."""
+    if value is None or value is ...:
+        raise Wrong("There is nothing to check yet.")
+    raise Wrong(
+        f"This is {describe(value)}, not a function. Pass the function itself, without calling it: "
+        f'check("{number}", my_function), not check("{number}", my_function(...)).'
+    )
+
+
+def explain(error: Exception, function) -> str:
+    """An exception inside a learner's function, with the line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(function, "__code__", None)
+    own = [f for f in frames if code is not None and f.filename == code.co_filename]
+    where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
+    return f"Your function raised {type(error).__name__}: {error}{where}"
+
+
+def describe(value) -> str:
+    """A value in a few words: ``a tensor of shape (3, 2)``, ``a list``, ``the number 3``."""
+    if isinstance(value, bool):
+        return f"the truth value {value}"
+    if isinstance(value, (int, float)):
+        return f"the number {value:g}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(shape)}"
+    return f"a {type(value).__name__} ({reprlib.repr(value)})"
+
+
+def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
+    """``value`` as a float64 tensor on the CPU, whatever it was: tensor on any device, array, list, number.
+
+    Args:
+        shape: what it must have; None for any.
+        what: what it is, for the message: ``"the new position"``.
+        meaning: what the shape means: ``"one row a point"``.
+    """
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        found = found.detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"You returned {describe(value)}; {what} must be a tensor of numbers.") from None
+    if shape is not None and tuple(found.shape) != tuple(shape):
+        tail = f": {meaning}" if meaning else ""
+        wanted = f"shape {tuple(shape)}" if shape else "a single number, shape ()"
+        raise Wrong(f"You returned {describe(value)}; {what} must have {wanted}{tail}.")
+    if not bool(torch.isfinite(found).all()):
+        raise Wrong(f"You returned NaN or infinity in {what}. Is something divided by zero?")
+    return found
+
+
+def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tolerance: float = 1e-4) -> Tensor:
+    """``value`` must equal ``want``; if it equals the outcome of a known mistake, say which.
+
+    Args:
+        mistakes: message → what someone who makes that mistake would return.
+        tolerance: largest difference allowed, relative to the largest entry of ``want`` (and at least 1).
+    """
+    want = torch.as_tensor(want, dtype=torch.float64)
+    got = tensor(value, want.shape, what)
+    allowed = tolerance * max(1.0, float(want.abs().max()))
+    difference = (got - want).abs()
+    if float(difference.max()) <= allowed:
+        return got
+    for message, outcome in (mistakes or {}).items():
+        outcome = torch.as_tensor(outcome, dtype=torch.float64)
+        if outcome.shape == got.shape and float((got - outcome).abs().max()) <= allowed:
+            raise Wrong(f"{message}\n{_largest(got, want, difference, what)}")
+    raise Wrong(_largest(got, want, difference, what))
+
+
+def _largest(got: Tensor, want: Tensor, difference: Tensor, what: str) -> str:
+    """The largest difference, with both numbers."""
+    place = int(difference.argmax())
+    index = [] if not want.shape else [int(i) for i in torch.unravel_index(torch.tensor(place), want.shape)]
+    at = f" (at index {index})" if index else ""
+    yours, right = got.flatten()[place].item(), want.flatten()[place].item()
+    return f"Largest difference in {what}: yours is {yours:.5g}, it should be {right:.5g}{at}."

@@ -1,0 +1,254 @@
+"""Checks of lesson 02: regress the velocity, follow it."""
+
+import math
+
+import torch
+
+from .. import plane, shapes
+from ..flow import STEPS, euler_step, midpoint_step, uniform_times, walk
+from .checking import Wrong, close, describe, exercise, tensor
+
+
+class Probe:
+    """A velocity that remembers what it was asked: ``u(x, t) = a·x + b·t``, with a parameter for gradients."""
+
+    def __init__(self, a: float = 0.7, b: float = 2.0):
+        self.a = torch.tensor(a, requires_grad=True)
+        self.b, self.asked = b, []
+
+    def __call__(self, x, t):
+        x = torch.as_tensor(x)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device)
+        self.asked.append((x.detach(), t.detach()))
+        if t.ndim and t.shape != x.shape[: t.ndim]:
+            raise Wrong(
+                f"You asked the velocity for times of shape {tuple(t.shape)} at points of shape "
+                f"{tuple(x.shape)}: give a "
+                "number, or one time a point, shape (B,)."
+            )
+        return self.a.to(x) * x + self.b * t.reshape(t.shape + (1,) * (x.ndim - t.ndim)).to(x)
+
+
+def require_gradient(value, probe: Probe) -> None:
+    """The gradient of a loss must reach the velocity's parameter."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        raise Wrong(
+            "No gradient flows back to the velocity: your result is cut off from it. Is there a .detach(), .item(), "
+            "torch.no_grad() or a conversion to numpy on the way?"
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), probe.a, allow_unused=True)
+    if gradient is None or float(gradient.abs()) == 0:
+        raise Wrong("The gradient that reaches the velocity is zero: is it detached on the way?")
+
+
+@exercise("2.1", "The flow-matching loss", difficulty=1, minutes=8)
+def loss(answer):
+    generator = torch.Generator().manual_seed(4)
+    x0, x1 = torch.randn(16, 3, generator=generator), torch.randn(16, 3, generator=generator)
+    probe = Probe()
+    yield "a single number"
+    value = answer(probe, x0, x1)
+    mine = tensor(value, (), "the loss", "take the mean over points and dimensions")
+
+    yield "the velocity is asked at random times between 0 and 1, one a point"
+    if not probe.asked:
+        raise Wrong("You never asked the velocity: call velocity(x_t, t).")
+    x_t, t = probe.asked[0]
+    if t.numel() == 1 or len(t.unique()) < 8:
+        raise Wrong(
+            "All 16 points got the same t. Draw one time *a point*, torch.rand(len(x0)): each batch then "
+            "sees the whole "
+            "way from 0 to 1."
+        )
+    if t.min() < 0 or t.max() > 1:
+        raise Wrong(f"Your times run from {t.min():.2g} to {t.max():.2g}: they lie between 0 and 1.")
+
+    yield "on the straight line between partners (eq. 3)"
+    line = torch.lerp(x0, x1, t.reshape(-1, 1))
+    close(x_t, line, "x_t = (1 − t) x0 + t x1", {
+        "Your line runs from x1 to x0: t = 0 must be at x0.": torch.lerp(x1, x0, t.reshape(-1, 1)),
+        "You asked at x0. The velocity must be right all along the way: ask at x_t.": x0,
+    })  # fmt: skip
+
+    yield "against the velocity of the straight line, x1 − x0"
+    with torch.no_grad():
+        u = Probe()(line, t)
+    close(mine, (u - (x1 - x0)).square().mean(), "the loss", {
+        "Your target is x0 − x1: it points backwards. The velocity of the line from x0 to x1 is x1 − x0.":
+            (u - (x0 - x1)).square().mean(),
+        "Your target is x1 − x_t: that is what is left of the way, not the velocity.":
+            (u - (x1 - line)).square().mean(),
+        "You sum over dimensions (or points). Take the mean over everything.": (u - (x1 - x0)).square().sum(-1).mean(),
+        "You sum over points and dimensions. Take the mean over everything.": (u - (x1 - x0)).square().sum(),
+        "You take the absolute difference: square it.": (u - (x1 - x0)).abs().mean(),
+    })  # fmt: skip
+    yield "the gradient flows"
+    require_gradient(answer(probe, x0, x1), probe)
+
+
+START = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+
+
+@exercise("2.2", "An Euler step", difficulty=1, minutes=4)
+def euler(answer):
+    yield "a position shaped like x"
+    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row a point, as in x")
+    yield "by hand: at speed 2, half a second takes 1.0 to 2.0"
+    constant = lambda x, t: 2 * torch.ones_like(x)  # noqa: E731
+    close(answer(constant, torch.ones(1, 1), 0.0, 0.5), [[2.0]], "the position", {
+        "You moved by the whole velocity. A step from t to s lasts s − t.": [[3.0]],
+        "You moved backwards: the step lasts s − t, not t − s.": [[0.0]],
+    })  # fmt: skip
+    yield "by hand: a step that starts at t = 0.25"
+    close(answer(constant, torch.ones(1, 1), 0.25, 0.5), [[1.5]], "the position", {
+        "You moved for the time s. The step lasts s − t (eq. 4).": [[2.0]],
+    })  # fmt: skip
+    yield "looks once, at the start"
+    probe = Probe()
+    mine = answer(probe, START, 0.25, 0.75)
+    want = START + 0.5 * (0.7 * START + 2 * 0.25)
+    close(mine, want, "the position", {
+        "You asked for the velocity at time s. Euler looks where it stands: at x, at time t.":
+            START + 0.5 * (0.7 * START + 2 * 0.75),
+        "This is the midpoint rule. Euler looks only once (eq. 4).": _midpoint(START, 0.25, 0.75),
+    })  # fmt: skip
+    if len(probe.asked) != 1:
+        raise Wrong(f"The right place, but you asked the velocity {len(probe.asked)} times: once is enough.")
+    yield "the gradient flows"
+    require_gradient(mine, probe)
+
+
+def _midpoint(x, t, s):
+    with torch.no_grad():
+        return midpoint_step(Probe(), x, t, s)
+
+
+@exercise("2.3", "A midpoint step", difficulty=2, minutes=8)
+def midpoint(answer):
+    yield "a position shaped like x"
+    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row a point, as in x")
+    yield "by hand: speed 2t from t = 0 to 1 covers exactly 1"
+    close(answer(lambda x, t: 2 * t * torch.ones_like(x), torch.zeros(1, 1), 0.0, 1.0), [[1.0]], "the position", {
+        "Your step uses the velocity at t, where it is 0. The midpoint rule evaluates it at t + d/2 (paper, eq. 5).":
+            [[0.0]],
+        "Your step uses the velocity at the end of the step: evaluate it in the middle, at t + d/2 (eq. 5).": [[2.0]],
+        "You took only half the step: having looked from the middle, go the whole way, d.": [[0.5]],
+    })  # fmt: skip
+    yield "looks twice: here, and half a step on"
+    probe, (t, s) = Probe(), (0.2, 0.8)
+    d, u = s - t, lambda x, t: 0.7 * x + 2 * t
+    half = START + d / 2 * u(START, t)
+    mine = answer(probe, START, t, s)
+    close(mine, _midpoint(START, t, s), "the position", {
+        "This is Euler's step. Take half of it, look again *there*, then step from x (eq. 5).": START + d * u(START, t),
+        "Your second look is at the right place but at time t: it belongs to t + d/2 (paper, eq. 5).":
+            START + d * u(half, t),
+        "Your second look is at the right time but at x: go half a step first (eq. 5).":
+            START + d * u(START, t + d / 2),
+        "You stepped from the halfway point. Look from there, but start the step at x.": half + d * u(half, t + d / 2),
+        "You went a whole step before looking again: half is enough, the rule is called midpoint.":
+            START + d * u(START + d * u(START, t), t + d / 2),
+    })  # fmt: skip
+    if len(probe.asked) != 2:
+        raise Wrong(f"The right place, but you asked the velocity {len(probe.asked)} times: twice is enough.")
+    yield "halving the step quarters the error (order 2)"
+    slope = order_of(lambda v, x, t, s: tensor(answer(v, x, t, s), x.shape, "the position"))
+    if abs(slope - 2) > 0.1:
+        raise Wrong(f"Measured order {slope:.2f}; the midpoint rule has 2.")
+    yield "the gradient flows"
+    require_gradient(mine, probe)
+
+
+def spin(x, t):
+    """A quarter turn from t = 0 to 1: the exact end is known."""
+    return math.pi / 2 * torch.stack([-x[..., 1], x[..., 0]], -1)
+
+
+def order_of(step, k: int = 32) -> float:
+    """log₂ of how much the error of a quarter turn falls when the number of steps doubles."""
+    x0 = torch.tensor([[1.0, 0.0], [0.3, -2.0]], dtype=torch.float64)
+    exact = torch.stack([-x0[:, 1], x0[:, 0]], -1)
+    times = [uniform_times(n, dtype=torch.float64) for n in (k, 2 * k)]
+    coarse, fine = ((walk(spin, x0, t, step) - exact).norm().item() for t in times)
+    return math.log2(coarse / fine)
+
+
+def _kutta(velocity, x, t, s):
+    """The classical Runge–Kutta step of order 4."""
+    d = s - t
+    a = velocity(x, t)
+    b = velocity(x + d / 2 * a, t + d / 2)
+    c = velocity(x + d / 2 * b, t + d / 2)
+    e = velocity(x + d * c, s)
+    return x + d / 6 * (a + 2 * b + 2 * c + e)
+
+
+@exercise("2.4", "Measure the order", difficulty=2, minutes=12)
+def order(answer):
+    yield "a number for Euler's step"
+    first = float(tensor(answer(euler_step), (), "the order"))
+    if abs(first + 1) < 0.15:
+        raise Wrong("−1: the slope of error against the number of *steps* is falling. The order is its size, +1.")
+    yield "Euler has order 1"
+    if abs(first - 1) > 0.15:
+        raise Wrong(
+            f"You found {first:.2f}. Double the number of steps; if the error is divided by 2, the order is "
+            "1; by 4, it "
+            "is 2: order = log2(error at k / error at 2k)."
+        )
+    yield "midpoint has order 2"
+    second = float(tensor(answer(midpoint_step), (), "the order"))
+    if abs(second - 2) > 0.15:
+        raise Wrong(
+            f"You found {second:.2f}. Did you pass the `step` you were given on to the walk? With very many steps in "
+            "float32 rounding hides the error: use float64 and k below a hundred."
+        )
+    yield "a step you have not seen has order 4"
+    fourth = float(tensor(answer(_kutta), (), "the order"))
+    if abs(fourth - 4) > 0.3:
+        raise Wrong(f"You found {fourth:.2f} for a Runge–Kutta step of order 4. Use float64: its error is tiny.")
+
+
+@exercise("2.5", "The average arrow, exactly", difficulty=3, minutes=20)
+def average(answer):
+    x = torch.linspace(-1.5, 1.5, 13, dtype=torch.float64)
+    right = lambda x, t, sigma: -2 * torch.tanh(x * (1 - 2 * t) / sigma**2)  # noqa: E731
+    yield "a velocity for each x"
+    tensor(answer(x, 0.3, 0.5), x.shape, "the velocity", "one number for each x")
+    yield "by hand: at t = 1/2, where the two beams meet, nobody knows who is who"
+    close(answer(x, 0.5, 0.5), torch.zeros(13), "the average velocity")
+    yield "by hand: far to the right at t = 0 everyone goes left, with velocity −2"
+    far = torch.tensor([3.0], dtype=torch.float64)
+    close(answer(far, 0.0, 0.5), [-2.0], "the average velocity", {
+        "Who starts at +1 goes to −1: the velocity there is −2, not +2.": [2.0],
+        "The way from +1 to −1 is two units long.": [-1.0],
+    }, tolerance=1e-3)  # fmt: skip
+    yield "everywhere, at several times and widths"
+    for t, sigma in ((0.0, 0.5), (0.2, 0.4), (0.6, 0.5), (0.9, 0.8)):
+        close(answer(x, t, sigma), right(x, t, sigma), f"the average velocity at t = {t}, σ = {sigma}", {
+            "σ² it is, the variance: a Gaussian is exp(−(x − μ)² / 2σ²).": right(x, t, sigma**0.5),
+            "You left out that the centres move: at time t they are at ±(1 − 2t).": right(x, 0.0, sigma),
+            "A factor 2 in the exponent: the two squares differ by 4 x μ, halved by the 2 in 2σ².":
+                -2 * torch.tanh(x * (1 - 2 * t) / (2 * sigma**2)),
+        })  # fmt: skip
+
+
+@exercise("2.6", "The walk that keeps every pair", difficulty=2, minutes=10)
+def lucky(answer):
+    yield "a solver and a number of steps"
+    value = answer()
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or value[0] not in STEPS:
+        raise Wrong(f"You returned {describe(value)}: return a solver and k, such as ('midpoint', 3).")
+    solver, k = value
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise Wrong(f"k = {k!r}: a walk takes a whole number of steps, at least 1.")
+    yield "keeps at least 95 of 100 pairs of two crossing beams"
+    pairs = shapes.line(1000, torch.Generator().manual_seed(6))
+    ends = plane.carry(lambda x, t: -2 * torch.tanh(x * (1 - 2 * t) / 0.15**2), pairs.x0, k, STEPS[solver])
+    kept = plane.pairs_kept(ends, pairs).item()
+    if kept < 0.95:
+        hint = {
+            True: "Half is chance: in the middle, where the arrow is zero, the walk forgets who it was.",
+            False: "The more exactly you follow the average arrow, the more exactly everyone bounces.",
+        }[kept > 0.3]
+        raise Wrong(f"{k} {solver} steps keep {kept:.0%} of the pairs. {hint}")

@@ -1,0 +1,216 @@
+"""Checks of lesson 03: walk, and look only at the end."""
+
+from functools import partial
+
+import torch
+
+from .. import plane, shapes
+from ..couplings import Coupling
+from ..flow import STEPS, euler_step, uniform_times, walk
+from ..objectives import flow_walking_loss, hybrid_loss
+from .checking import Wrong, close, describe, exercise, tensor
+from .lesson02 import START, Probe, require_gradient, spin
+
+
+@exercise("3.1", "Random times", difficulty=1, minutes=6)
+def times(answer):
+    k, batch = 5, 64
+    yield "a table of shape (batch, k + 1)"
+    table = tensor(answer(k, batch), None, "the times")
+    if tuple(table.shape) == (batch, k - 1):
+        raise Wrong("Only the times in between: put 0 in front of each row and 1 behind.")
+    table = tensor(table, (batch, k + 1), "the times", "k steps have k + 1 ends, one row a walker")
+    yield "from 0 to 1"
+    if (table[:, 0] != 0).any() or (table[:, -1] != 1).any():
+        raise Wrong("Every row begins with 0 and ends with 1: walkers start at x0 and must arrive.")
+    yield "never backwards"
+    if (table.diff(dim=1) < 0).any():
+        raise Wrong("Some rows are not sorted: time would run backwards. Sort along the last dimension (dim=-1).")
+    yield "every walker draws its own"
+    if len(table.unique(dim=0)) < batch:
+        raise Wrong("Several walkers got the same times. Draw a whole table, torch.rand(batch, k - 1).")
+    yield "uniform between 0 and 1"
+    many = torch.cat([tensor(answer(k, batch), (batch, k + 1), "the times")[:, 1:-1].flatten() for _ in range(40)])
+    if len(many) and (abs(many.mean() - 0.5) > 0.03 or abs(many.std() - 12**-0.5) > 0.03):
+        raise Wrong(
+            f"Your times have mean {many.mean():.2f} and spread {many.std():.2f}; uniform ones have 0.50 and "
+            "0.29. Draw "
+            "with torch.rand and sort; no fixed grid, no cumulative sums."
+        )
+    yield "k = 1 is a single step"
+    close(answer(1, 3), [[0.0, 1.0]] * 3, "the times for k = 1")
+
+
+@exercise("3.2", "The walk", difficulty=2, minutes=10)
+def walking(answer):
+    grid = torch.tensor([0.0, 0.2, 0.7, 1.0])
+    probe = Probe()
+    yield "ends in a position shaped like x0"
+    mine = answer(probe, START, grid)
+    if tuple(getattr(mine, "shape", ())) == (len(grid), *START.shape):
+        raise Wrong("You returned the whole path. Return where the walk ends.")
+    tensor(mine, START.shape, "the end of the walk", "one row a point")
+
+    yield "through the given times, by midpoint steps"
+
+    def end(times, step=STEPS["midpoint"], x=START):
+        with torch.no_grad():
+            return walk(Probe(), x, times, step)
+
+    close(mine, end(grid), "the end of the walk", {
+        "These are Euler steps. Use the midpoint step of exercise 2.3 (eq. 5).": end(grid, euler_step),
+        "You took equal steps. Use the times you were given.": end(uniform_times(3)),
+        "You stopped one step early: K + 1 times make K steps.": end(grid[:-1]),
+        "You took only the last step from x0: each step starts where the one before ended.": _last_step(grid),
+        "You skipped the first step: start at times[0].": end(grid[1:]),
+    })  # fmt: skip
+    yield "each walker has its own times"
+    own = torch.tensor([[0.0, 0.1, 1.0], [0.0, 0.8, 1.0]])
+    close(answer(Probe(), START, own), end(own), "the end of the walk", {
+        "Every walker used the first row: step i goes from times[:, i] to times[:, i + 1].": end(own[0]),
+        "Every walker used the last row: step i goes from times[:, i] to times[:, i + 1].": end(own[1]),
+    })  # fmt: skip
+    yield "many small steps of a quarter turn end where they should"
+    fine = uniform_times(100, dtype=torch.float64)
+    close(answer(spin, START.double(), fine), torch.stack([-START[:, 1], START[:, 0]], -1), "the end", tolerance=1e-3)
+    yield "the gradient flows through every step"
+    require_gradient(mine, probe)
+    with torch.enable_grad():
+        probe = Probe()
+        (full,) = torch.autograd.grad(walk(probe, START, grid).sum(), probe.a)
+        probe = Probe()
+        (yours,) = torch.autograd.grad(answer(probe, START, grid).sum(), probe.a)
+    close(yours, full, "the gradient", {}, tolerance=1e-3)
+
+
+def _last_step(grid):
+    with torch.no_grad():
+        return STEPS["midpoint"](Probe(), START, grid[-2], grid[-1])
+
+
+@exercise("3.3", "The Flow Walking loss", difficulty=2, minutes=10)
+def loss(answer):
+    generator = torch.Generator().manual_seed(7)
+    x0, x1 = torch.randn(16, 3, generator=generator), torch.randn(16, 3, generator=generator)
+    yield "a single number"
+    probe = Probe()
+    value = answer(probe, x0, x1, 3)
+    tensor(value, (), "the loss", "take the mean over points and dimensions")
+
+    yield "the end against x1, where the times do not matter (constant velocity)"
+    still = lambda x, t: 0.5 * torch.ones_like(x)  # noqa: E731
+    end = x0 + 0.5
+    close(answer(still, x0, x1, 3), (end - x1).square().mean(), "the loss", {
+        "You compare with x0: the walk must end at x1.": (end - x0).square().mean(),
+        "You compare the velocity with x1 − x0: that is flow matching. Look at where the walk *ends* (eq. 8).":
+            (0.5 - (x1 - x0)).square().mean(),
+        "You sum over dimensions (or points). Take the mean over everything.": (end - x1).square().sum(-1).mean(),
+        "You sum over points and dimensions. Take the mean over everything.": (end - x1).square().sum(),
+        "You average over every state of the path. Only the end counts.": _along(x0, x1, end),
+        "You measure the distance: square it.": (end - x1).norm(dim=-1).mean(),
+    })  # fmt: skip
+
+    yield "2k evaluations: k midpoint steps, each from where the last one ended"
+    probe = Probe()
+    answer(probe, x0, x1, 3)
+    if len(probe.asked) != 6:
+        raise Wrong(f"You asked the velocity {len(probe.asked)} times; three midpoint steps ask 6 times.")
+    if (probe.asked[0][0] - x0).abs().max() > 1e-5:
+        raise Wrong("The walk must start at x0.")
+    second, t = probe.asked[2]
+    straight = torch.lerp(x0, x1, t.reshape(-1, 1).expand(16, 1))
+    if (second - straight).abs().max() < 1e-4:
+        raise Wrong(
+            "You put the walker back on the straight line before each step. It walks on from where *it* stands."
+        )
+
+    yield "through times that are random, and each walker's own"
+    seen = probe.asked[2][1]
+    if seen.numel() == 1 or len(seen.unique()) < 8:
+        raise Wrong("All walkers changed step at the same time: draw times for each of them (exercise 3.1).")
+    again = Probe()
+    answer(again, x0, x1, 3)
+    if torch.equal(again.asked[2][1], seen):
+        raise Wrong(
+            "The times were the same twice. On a fixed grid the walk learns a map for that grid alone, and "
+            "falls apart on "
+            "any other: draw them anew at each call."
+        )
+    yield "the gradient flows through the walk"
+    require_gradient(answer(probe, x0, x1, 3), probe)
+
+
+def _along(x0, x1, end):
+    """The mistake of averaging over the path, for equal steps and a straight walk."""
+    path = torch.stack([torch.lerp(x0, end, w) for w in (1 / 3, 2 / 3, 1.0)])
+    return (path - x1).square().mean()
+
+
+@exercise("3.4", "What a walk costs", difficulty=1, minutes=5)
+def cost(answer):
+    yield "a whole number"
+    value = tensor(answer(24, (6, 18), "midpoint", 3), (), "the number of evaluations")
+    if float(value) != round(float(value)):
+        raise Wrong(f"You returned {float(value):g}: evaluations are counted in whole numbers.")
+    yield "by hand: 24 layers, 6–18 replaced by one Euler step"
+    close(answer(24, (6, 18), "euler", 1), 13, "the number of evaluations", {
+        "Count the whole model: the layers that stay are evaluated, too.": 1,
+        "The span 6–18 is half open: layers 6 … 17 go, twelve of them.": 12,
+    })  # fmt: skip
+    yield "by hand: 24 layers, 6–12 replaced by three midpoint steps"
+    close(answer(24, (6, 12), "midpoint", 3), 24, "the number of evaluations", {
+        "A midpoint step looks twice: two evaluations a step.": 21,
+    })  # fmt: skip
+    yield "any model, span, solver and k"
+    for layers, span, solver, k in (
+        (24, (6, 18), "midpoint", 3),
+        (12, (0, 12), "euler", 5),
+        (32, (8, 9), "midpoint", 2),
+    ):
+        right = layers - (span[1] - span[0]) + k * {"euler": 1, "midpoint": 2}[solver]
+        close(answer(layers, span, solver, k), right, f"the evaluations for {layers} layers, span {span}, {k} {solver}")
+
+
+@exercise("3.5", "Pairs that two steps cannot keep", difficulty=3, minutes=20)
+def break_it(answer):
+    yield "a coupling with groups"
+    pairs = answer()
+    if not isinstance(pairs, Coupling):
+        raise Wrong(f"You returned {describe(pairs)}: return lft.couplings.Coupling(x0, x1, group).")
+    if len(pairs) < 200 or not 2 <= len(pairs.group.unique()) <= 20 or pairs.x0.shape[1] > 2:
+        raise Wrong(
+            f"Give at least 200 pairs in the plane or on a line, in 2 to 20 groups that should stay "
+            "together; yours are "
+            f"{len(pairs)} pairs in {len(pairs.group.unique())} groups and {pairs.x0.shape[1]} dimensions."
+        )
+    trained = plane.train(pairs, partial(flow_walking_loss, k=2))
+    few, many = (trained.kept(pairs, k).item() for k in (2, 200))
+    yield "trained with k = 2, two steps keep nine pairs in ten"
+    if few < 0.9:
+        raise Wrong(f"Only {few:.0%} are kept in two steps: this is too hard even for the grid it was trained for.")
+    yield "and two hundred steps lose a quarter"
+    if many > 0.75:
+        raise Wrong(
+            f"Two hundred steps still keep {many:.0%}: in this picture there is room to go round. Where is "
+            "none? Think of "
+            "a line; of more than two clusters; of moons hooked into each other."
+        )
+
+
+@exercise("3.6", "Straight and right", difficulty=3, minutes=20)
+def both(answer):
+    yield "a positive α"
+    alpha = float(tensor(answer(), (), "α"))
+    if alpha <= 0:
+        raise Wrong(f"α = {alpha:g} is Flow Walking alone; the hybrid needs a positive one.")
+    pairs, test = (shapes.cycle(n, torch.Generator().manual_seed(seed)) for n, seed in ((2000, 0), (500, 9)))
+    trained = plane.train(pairs, partial(hybrid_loss, alpha=alpha, k=3))
+    path = plane.carry(trained.velocity, test.x0, 100, return_path=True)
+    kept = plane.pairs_kept(path[-1], test).item()
+    way = (path.diff(dim=0).norm(dim=-1).sum(0) / (test.x1 - test.x0).norm(dim=-1)).mean().item()
+    yield "right: keeps 85 % of three clusters in a cycle at 100 steps (flow matching keeps almost none)"
+    if kept < 0.85:
+        raise Wrong(f"α = {alpha:g} keeps {kept:.0%}. The larger α, the more the average arrow rules: make it smaller.")
+    yield "straight: the way is at most a tenth longer than the straight line (Flow Walking's is not)"
+    if way > 1.1:
+        raise Wrong(f"With α = {alpha:g} the way is {way:.2f} times the straight line. A larger α pulls it straight.")

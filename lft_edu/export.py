@@ -1,0 +1,145 @@
+"""A stored notebook as one HTML file that needs no network: figures alive, equations as MathML.
+
+nbconvert's own page shows still pictures and loads require.js, MathJax, mermaid and widgets from elsewhere.
+"""
+
+import html
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+from jinja2 import DictLoader, pass_context
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from plotly.offline import get_plotlyjs
+
+# The policy lets no request leave the page, whatever a notebook's cells hold. tojson writes < as \u003c, so that no
+# text of a figure ends its script.
+TEMPLATE = """{% extends "lab/index.html.j2" %}
+{% block html_head_js %}
+<meta http-equiv="Content-Security-Policy" content="default-src data: blob: 'unsafe-inline' 'unsafe-eval'">
+<script>{{ resources.plotlyjs }}</script>
+<script>
+function drawFigure(box, figure) {
+  Plotly.newPlot(box, figure.data, figure.layout, {...figure.config, responsive: true})
+    .then(() => Plotly.addFrames(box, figure.frames || []));
+}
+</script>
+{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block data_priority %}
+{% set figure, alt = output.data["application/vnd.plotly.v1+json"], output | get_metadata("alt", "image/png") %}
+{% if figure %}
+<div class="jp-OutputArea-output" data-mime-type="application/vnd.plotly.v1+json">
+<div role="img" aria-label="{{ (alt or figure | figure_title) | e }}"></div>
+<script>drawFigure(document.currentScript.previousElementSibling, {{ figure | tojson }});</script>
+</div>
+{% else %}{{ super() }}{% endif %}
+{% endblock %}
+{% block data_png %}
+{% set alt = output | get_metadata("alt", "image/png") %}
+{{ super() | replace("<img ", '<img alt="' ~ (alt | e) ~ '" ', 1) if alt else super() }}
+{% endblock %}
+{% block data_latex %}{{ output.data["text/latex"] | markdown2html }}{% endblock %}
+"""
+
+
+def mathml(tex: str, display: str) -> str:
+    """A TeX equation as MathML, which browsers draw by themselves; its source where it cannot be converted.
+
+    Args:
+        display: ``"inline"`` or ``"block"``.
+
+    Raises:
+        ValueError: latex2mathml is not installed.
+    """
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        raise ValueError("The notebook has equations: pip install latex2mathml, then export it again.") from None
+    try:
+        equation = convert(tex, display=display)
+        ElementTree.fromstring(equation)  # a stray & or < goes through it as broken markup
+    except Exception:  # its errors have no base class of their own
+        return f"<code>{html.escape(tex)}</code>"
+    return equation
+
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's own, but for equations, which it leaves to MathJax."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+class _Exporter(HTMLExporter):
+    """nbconvert's own, but for equations and for images in text cells, which it links to."""
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        attachments, path = context.get("cell", {}).get("attachments", {}), context["resources"]["metadata"]["path"]
+        renderer = _Renderer(escape=False, embed_images=True, attachments=attachments, path=path)
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def _figure_title(figure) -> str:
+    """A figure's title as plain words, for figures without alt text: ``pio.show`` stores none."""
+    title = figure.get("layout", {}).get("title") or ""
+    text = title if isinstance(title, str) else title.get("text") or ""
+    return html.unescape(re.sub("<[^>]*>", " ", text)) or "A figure without a description"
+
+
+def _read(notebook: Path):
+    if not notebook.is_file():
+        raise ValueError(f"{notebook} is no file: give the path of a notebook (.ipynb).")
+    try:
+        book = nbformat.read(notebook, as_version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError):
+        raise ValueError(f"{notebook} is no notebook: give an .ipynb file that Jupyter opens.") from None
+    book.metadata.pop("widgets", None)  # widgets need a kernel: their text stands in for them
+    return book
+
+
+def export_html(notebook: Path, out: Path | None = None) -> Path:
+    """Write a notebook, with the outputs stored in it, as one HTML file that opens without a network.
+
+    Images in text cells go into the file if they lie in the notebook's folder or below; others are not shown.
+
+    Args:
+        out: the file to write, or replace; beside the notebook, with its name, if None.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: there is no such notebook or no such folder, or latex2mathml is missing.
+    """
+    notebook = Path(notebook).expanduser()
+    out = notebook.with_suffix(".html") if out is None else Path(out).expanduser()
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{out}: name the file to write, ending in .html.")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is no folder: make it first, or name another.")
+    book = _read(notebook)
+    exporter = _Exporter(
+        extra_loaders=[DictLoader({"offline.html.j2": TEMPLATE})], template_file="offline.html.j2",
+        filters={"figure_title": _figure_title},
+    )  # fmt: skip
+    place = {"name": notebook.stem, "path": str(notebook.parent)}
+    page, _ = exporter.from_notebook_node(book, {"metadata": place, "plotlyjs": get_plotlyjs()})
+    partial = out.with_name(out.name + ".partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out

@@ -1,0 +1,36 @@
+"""Data → figures, nothing else. Every function returns a ``plotly.graph_objects.Figure``; :func:`show` puts one in a
+notebook, :func:`still` makes a picture of it for places that run no JavaScript.
+"""
+
+from .base import CONFIG, SERIES, animate, heat, lines, new_figure, show, still
+from .plane import (
+    coupling,
+    crossing_points,
+    one_dimensional,
+    velocity_field,
+    walks,
+)
+from .results import COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+
+__all__ = [
+    "COLOURS",
+    "CONFIG",
+    "SERIES",
+    "animate",
+    "coupling",
+    "crossing_points",
+    "heat",
+    "ladder",
+    "lines",
+    "new_figure",
+    "one_dimensional",
+    "show",
+    "skip_curve",
+    "skip_growth",
+    "skipped_layers",
+    "still",
+    "token_kl",
+    "training",
+    "velocity_field",
+    "walks",
+]

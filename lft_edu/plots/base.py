@@ -1,0 +1,199 @@
+"""What every figure shares: colours, frame, animation controls, and how it is shown."""
+
+import base64
+import html
+import io
+import json
+
+import plotly.graph_objects as go
+
+CONFIG = {"showSendToCloud": False, "displaylogo": False}
+# Okabe and Ito's colours, told apart by everyone, those too pale for thin lines on white made darker: each has a
+# contrast of at least 3 : 1 (WCAG 2.1, 1.4.11).
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#00855F", "#A9487E"
+ORANGE, SKY, GREY, BLACK = "#A87000", "#2F86B8", "#767676", "#000000"
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
+GROUP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
+MATPLOTLIB_MARKERS = dict(zip((*GROUP_SYMBOLS, "x-thin"), "osD^P*Xx", strict=True))
+
+
+def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:
+    """An empty figure with title and axis names; every figure of the course starts here. The title is escaped."""
+    figure = go.Figure()
+    figure.update_layout(
+        title=html.escape(title), template="plotly_white", xaxis_title=x, yaxis_title=y, height=460,
+        margin={"l": 70, "r": 20, "t": 60, "b": 60}, legend={"itemsizing": "constant"},
+    )  # fmt: skip
+    return figure.update_layout(**layout)
+
+
+def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: int = 60, stops=()) -> go.Figure:
+    """Give a figure frames, a slider and a play button. They work without a kernel.
+
+    Args:
+        frames: each with a ``name``, shown above the slider as ``what`` + name.
+        stops: names of frames that get a button of their own; the slider's ticks then carry no names.
+    """
+    play = {
+        "frame": {"duration": milliseconds, "redraw": True}, "transition": {"duration": 0},
+        "fromcurrent": True, "mode": "immediate",
+    }  # fmt: skip
+    jump = {"frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
+    buttons = {"▶ play": [None, play], "❚❚": [[None], jump]} | {stop: [[stop], jump] for stop in stops}
+    figure.frames = frames
+    figure.update_layout(
+        sliders=[{
+            "steps": [{"label": f.name, "method": "animate", "args": [[f.name], jump]} for f in frames],
+            "x": 0, "len": 1, "y": 0, "pad": {"t": 62}, "ticklen": 0 if stops else 4, "minorticklen": 0 if stops else 2,
+            "font": {"size": 11, "color": "rgba(0,0,0,0)" if stops else "#2a3f5f"},
+            "currentvalue": {
+                "visible": not stops, "prefix": what, "xanchor": "right", "font": {"size": 14, "color": "#2a3f5f"}
+            },
+        }],
+        updatemenus=[{
+            "type": "buttons", "direction": "left", "x": 0, "xanchor": "left", "y": 0, "yanchor": "top",
+            "pad": {"t": 40}, "showactive": False,
+            "buttons": [{"label": k, "method": "animate", "args": v} for k, v in buttons.items()],
+        }],
+        margin_b=140, height=(figure.layout.height or 460) + 80,
+    )  # fmt: skip
+    return figure
+
+
+def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False) -> go.Figure:
+    """Curves with marks. ``series``: name → ``(x, y)``, or ``(x, y, low, high)`` with intervals."""
+    figure = new_figure(title, x, y)
+    for i, (name, (xs, ys, *interval)) in enumerate(series.items()):
+        ys = [float(v) for v in ys]
+        error = None
+        if interval:
+            low, high = ([float(v) for v in side] for side in interval)
+            error = {
+                "array": [h - v for h, v in zip(high, ys, strict=True)],
+                "arrayminus": [v - low for low, v in zip(low, ys, strict=True)],
+                "symmetric": False, "thickness": 1,
+            }  # fmt: skip
+        figure.add_scatter(
+            x=[float(v) for v in xs], y=ys, name=html.escape(name), mode="lines+markers", error_y=error,
+            line={"color": SERIES[i % len(SERIES)]}, showlegend=len(series) > 1,
+            marker={"symbol": GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)], "size": 8},
+            hovertemplate="%{x:.4g}: %{y:.4g}",
+        )  # fmt: skip
+    figure.update_xaxes(type="log" if log_x else "linear")
+    figure.update_yaxes(type="log" if log_y else "linear")
+    return figure
+
+
+def heat(table, rows, columns, title: str, x: str, y: str, unit: str = "", percent: bool = False) -> go.Figure:
+    """A table of numbers as a heat map with the numbers written in. ``table`` ``(rows, columns)``."""
+    figure = new_figure(title, x, y)
+    values = [[float(v) for v in row] for row in table]
+    shown = [[f"{100 * v:.0f}" if percent else f"{v:.2g}" for v in row] for row in values]
+    figure.add_heatmap(
+        z=values, x=[str(c) for c in columns], y=[str(r) for r in rows], colorscale="Cividis", zmin=0,
+        zmax=1 if percent else None, text=shown, texttemplate="%{text}",
+        hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{text}}<extra></extra>",
+        colorbar={"title": unit, **({"tickformat": ".0%"} if percent else {})},
+    )  # fmt: skip
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure
+
+
+def show(figure: go.Figure, alt: str) -> None:
+    """Show a figure in a notebook: alive where JavaScript runs, a still picture on GitHub and in print.
+
+    ``alt`` says in words what is to be seen, for who cannot see it.
+    """
+    from IPython.display import display
+
+    live = json.loads(figure.to_json()) | {"config": CONFIG}
+    png = base64.b64encode(still(figure, alt).data).decode()
+    display(
+        {"application/vnd.plotly.v1+json": live, "image/png": png, "text/plain": alt},
+        raw=True,
+        metadata={"image/png": {"alt": alt}},
+    )
+
+
+def still(figure: go.Figure, alt: str, width: float = 9.0):
+    """A static twin of a figure made here, for GitHub and print, as an ``IPython.display.Image`` with alt text.
+
+    Draws lines, markers, error bars, heat maps and subplots, before any animation; hover and legends' clicks are lost.
+    """
+    import matplotlib.figure
+    from IPython.display import Image
+
+    layout = figure.layout
+    flat = layout.height is not None and layout.height < 300
+    page = matplotlib.figure.Figure(figsize=(width, width * (0.3 if flat else 0.55)), layout="constrained")
+    names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
+    panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
+    for trace in figure.data:
+        axes = panels[trace.xaxis or "x"]
+        _draw_heat(page, axes, trace) if trace.type == "heatmap" else _draw_scatter(axes, trace)
+    for name, axes in panels.items():
+        _finish(axes, layout["xaxis" + name[1:]], layout["yaxis" + name[1:]])
+    for note, axes in zip(layout.annotations, panels.values(), strict=False):
+        axes.set_title(html.unescape(note.text), fontsize=10)
+    named = [axes.get_legend_handles_labels() for axes in panels.values()]
+    handles = {label: handle for pair in named for handle, label in zip(*pair, strict=True)}
+    if handles:
+        page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
+    page.suptitle(html.unescape(layout.title.text or "").replace("<br>", "\n"), fontsize=12)
+    buffer = io.BytesIO()
+    page.savefig(buffer, format="png", dpi=80)
+    return Image(buffer.getvalue(), alt=alt)
+
+
+def _draw_heat(page, axes, trace) -> None:
+    shown = axes.imshow(
+        trace.z, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
+    )
+    page.colorbar(shown, ax=axes, label=trace.colorbar.title.text or "")
+    if trace.text is None:
+        return
+    middle = sum(shown.get_clim()) / 2
+    for i, row in enumerate(trace.text):
+        for j, word in enumerate(row):
+            axes.text(j, i, word, ha="center", va="center", color="black" if trace.z[i][j] > middle else "white")
+    axes.set_xticks(range(len(trace.x)), trace.x)
+    axes.set_yticks(range(len(trace.y)), trace.y)
+
+
+def _draw_scatter(axes, trace) -> None:
+    colour, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
+    for direction, error in (("xerr", trace.error_x), ("yerr", trace.error_y)):
+        if error.array is not None:
+            sides = [list(error.arrayminus), list(error.array)]
+            axes.errorbar(trace.x, trace.y, **{direction: sides}, fmt="none", ecolor="#333333", elinewidth=1)
+    symbol = trace.marker.symbol or "circle"
+    open_mark, marker = symbol.endswith("-open"), MATPLOTLIB_MARKERS.get(symbol.removesuffix("-open"), "o")
+    size = trace.marker.size if isinstance(trace.marker.size, (int, float)) else 8
+    axes.plot(
+        trace.x, trace.y, color=colour, alpha=trace.opacity,
+        linestyle="none" if "lines" not in mode else "--" if trace.line.dash == "dash" else "-",
+        linewidth=(trace.line.width or 2) * 0.75,
+        marker=marker if "markers" in mode else None, markersize=size * 0.6,
+        markerfacecolor="none" if open_mark else colour,
+        label=html.unescape(trace.name) if trace.name and trace.showlegend is not False else None,
+    )  # fmt: skip
+
+
+def _finish(axes, x, y) -> None:
+    """Axis names, scales, ranges and ticks as in the plotly figure."""
+    axes.set(xlabel=x.title.text or "", ylabel=html.unescape(y.title.text or ""))
+    for name, axis in (("x", x), ("y", y)):
+        if axis.type == "log":
+            getattr(axes, f"set_{name}scale")("log")
+        elif axis.range:
+            getattr(axes, f"set_{name}lim")(*axis.range)
+    if y.scaleanchor:
+        axes.set_aspect("equal", adjustable="box")
+    if x.ticktext:
+        labels = [html.unescape(text).replace("$", r"\$") for text in x.ticktext]
+        axes.set_xticks(x.tickvals, labels, rotation=60, ha="right", fontsize=7)
+    if y.visible is False:
+        axes.set_yticks([])
+    elif not axes.images:
+        axes.grid(alpha=0.3)

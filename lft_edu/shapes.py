@@ -1,0 +1,123 @@
+"""Pairs of clouds in the plane (and on a line) to learn on. Each is a :class:`~lft_edu.couplings.Coupling`.
+
+Every shape takes a number of pairs ``n`` and a ``torch.Generator``, and lies within about [-2, 2]². ``group`` marks
+the pairs that travel together. All are made so that ``x1`` is a *function* of ``x0``, as it is in a transformer: who
+knows where a point starts, knows where it must end.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .couplings import Coupling
+from .naming import unknown
+
+
+def beams(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
+    """Two clusters that change sides: top left goes to bottom right, bottom left to top right. The lines cross."""
+    return _clusters(n, generator, spread, starts=[(-1.5, 1.0), (-1.5, -1.0)], ends=[(1.5, -1.0), (1.5, 1.0)])
+
+
+def cycle(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
+    """Three clusters, each one place down, the lowest to the top: two parallel beams and one across both."""
+    starts, ends = ([(x, y) for y in heights] for x, heights in ((-1.5, (1.2, 0.0, -1.2)), (1.5, (0.0, -1.2, 1.2))))
+    return _clusters(n, generator, spread, starts, ends)
+
+
+def moons(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.06) -> Coupling:
+    """Two half-moons that hook into each other; each point goes to the other moon, to the mirror of its place."""
+    group, noise = _groups(n, 2, generator), spread * torch.randn(n, 2, generator=generator)
+    angle = math.pi * torch.rand(n, generator=generator)
+    upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], -1) * 1.3
+    x0 = torch.where(group[:, None] == 0, upper, -upper) + noise
+    return Coupling(x0, -x0, group)
+
+
+def rings(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.04) -> Coupling:
+    """A small ring grows into a large one and turns by 150 degrees on the way. Groups: thirds of the ring."""
+    angle = 2 * math.pi * torch.rand(n, generator=generator)
+    x0 = torch.stack([angle.cos(), angle.sin()], -1) * (0.8 + spread * torch.randn(n, 1, generator=generator))
+    return Coupling(x0, 2.2 * turn(x0, 150), (3 * angle / (2 * math.pi)).long().clamp(max=2))
+
+
+def spirals(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.05) -> Coupling:
+    """Two arms of a spiral change places: all lines pass through the centre."""
+    group = _groups(n, 2, generator)
+    way = torch.rand(n, generator=generator).sqrt()
+    x0 = turn(torch.stack([1.8 * way + 0.15, torch.zeros(n)], -1), 360 * way + 180 * group)
+    return Coupling(x0 + spread * torch.randn(n, 2, generator=generator), turn(x0, 180), group)
+
+
+def rotation(n: int = 256, generator: torch.Generator | None = None, degrees: float = 120.0) -> Coupling:
+    """A round cloud turned about its centre. Groups: quadrants of ``x0``."""
+    x0 = 0.8 * torch.randn(n, 2, generator=generator)
+    return Coupling(x0, turn(x0, degrees), (x0[:, 0] > 0).long() + 2 * (x0[:, 1] > 0).long())
+
+
+def line(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
+    """Two clusters on a *line* that change places: who starts near −1 goes to +1, and back. ``(N, 1)``."""
+    return _clusters(n, generator, spread, starts=[(-1.0,), (1.0,)], ends=[(1.0,), (-1.0,)])
+
+
+SHAPES: dict[str, Callable[..., Coupling]] = {
+    f.__name__: f for f in (beams, cycle, moons, rings, spirals, rotation, line)
+}
+
+
+def make(name: str, n: int = 256, generator: torch.Generator | None = None, **options) -> Coupling:
+    """A shape by name. ValueError for an unknown one, with the nearest that exists."""
+    if name not in SHAPES:
+        raise unknown("shape", name, SHAPES)
+    return SHAPES[name](n, generator, **options)
+
+
+def from_text(starts: str, ends: str) -> Coupling:
+    """Pairs from two texts, a point a line: ``0.5 -1`` or ``0.5, -1``. Line i of one belongs to line i of the other.
+
+    Raises:
+        ValueError: a line that is no point (which, and why), or texts with different numbers of points.
+    """
+    clouds = [_points(text, name) for text, name in ((starts, "starts"), (ends, "ends"))]
+    if len(clouds[0]) != len(clouds[1]):
+        raise ValueError(f"{len(clouds[0])} starts but {len(clouds[1])} ends: give each start its end, line by line.")
+    if len(clouds[0]) < 2:
+        raise ValueError("Give at least two pairs of points, one point a line, such as '0.5 -1'.")
+    return Coupling(*clouds)
+
+
+def turn(x: Tensor, degrees: float | Tensor) -> Tensor:
+    """``x`` ``(N, 2)`` turned about the origin, anticlockwise."""
+    angle = torch.as_tensor(degrees, dtype=x.dtype).deg2rad()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], -1)
+
+
+def _clusters(n: int, generator, spread: float, starts: list, ends: list) -> Coupling:
+    """Clusters carried, each as a whole, from one place to another."""
+    group = _groups(n, len(starts), generator)
+    offset = spread * torch.randn(n, len(starts[0]), generator=generator)
+    return Coupling(torch.tensor(starts)[group] + offset, torch.tensor(ends)[group] + offset, group)
+
+
+def _groups(n: int, groups: int, generator) -> Tensor:
+    """Groups as equal in size as can be, in random order: ``(n,)``."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < groups:
+        raise ValueError(f"n={n!r}: this shape needs a whole number of at least {groups} pairs.")
+    return torch.arange(n)[torch.randperm(n, generator=generator)] % groups
+
+
+def _points(text: str, name: str) -> Tensor:
+    points = []
+    for number, written in enumerate(text.splitlines(), 1):
+        if not written.strip():
+            continue
+        try:
+            x, y = (float(part) for part in written.replace(",", " ").split())
+        except ValueError:
+            raise ValueError(
+                f"Line {number} of the {name} is {written.strip()!r}: write two numbers, such as '0.5 -1'."
+            ) from None
+        points.append((x, y))
+    return torch.tensor(points).reshape(-1, 2)

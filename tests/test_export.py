@@ -1,0 +1,206 @@
+"""The offline page: figures alive, equations drawn, nothing fetched."""
+
+import base64
+import json
+import shutil
+import sys
+
+import nbformat
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from bs4 import BeautifulSoup
+from plotly.offline import get_plotlyjs
+
+from lft_edu.export import export_html, mathml
+from lft_edu.plots import animate
+
+EVIL = "</script><img src=x onerror=alert(1)><!-- <script>"
+FIGURE = "application/vnd.plotly.v1+json"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
+WIDGET = "application/vnd.jupyter.widget-view+json"
+TEXT = """# A page
+Call $x_0$ the *start*, $j^* < 2$, and
+$$L = \\mathbb{E}\\,\\lVert u(x_t, t) \\rVert^2$$
+![beside](dot.png) ![elsewhere](https://example.com/dot.png)
+"""
+
+
+def moving_figure() -> dict:
+    """Three frames, of which the last has y = (4, 6), with a slider and hostile hover text."""
+    x = np.arange(2.0)
+    figure = go.Figure(go.Scatter(x=x, y=x, text=[EVIL, EVIL], hovertemplate=EVIL))
+    figure.update_layout(title=f"Lines &amp; <b>more</b> {EVIL}")
+    frames = [go.Frame(name=str(k), data=[go.Scatter(x=x, y=2 * k + 2 * x)]) for k in range(3)]
+    return animate(figure, frames, "step ").to_dict()
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """A figure as ``plots.show`` leaves it, one as ``pio.show`` does, a picture, maths, and things from elsewhere."""
+    v4, figure = nbformat.v4, moving_figure()
+    still = {"image/png": {"alt": 'A "line" <rises>'}}
+    cell = v4.new_code_cell("1 + 1", execution_count=1, metadata={"tags": ["wide"]})
+    cell.outputs = [
+        v4.new_output("display_data", {FIGURE: figure, "image/png": PNG, "text/plain": "A line"}, metadata=still),
+        v4.new_output("display_data", {FIGURE: figure}),
+        v4.new_output("display_data", {"image/png": PNG, "text/plain": "A dot"}, metadata=still),
+        v4.new_output("display_data", {"text/latex": "$\\alpha$", "text/plain": "alpha"}),
+        v4.new_output("display_data", {"text/html": "<script src='https://example.com/spy.js'></script><u>bare</u>"}),
+        v4.new_output("display_data", {WIDGET: {"model_id": "a"}, "text/plain": "W"}),
+    ]
+    (tmp_path / "dot.png").write_bytes(base64.b64decode(PNG))
+    path = tmp_path / "page.ipynb"
+    book = v4.new_notebook(cells=[v4.new_markdown_cell(TEXT), cell], metadata={"title": "x"})
+    book.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"a": {}}}}
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def soup(notebook):
+    return BeautifulSoup(export_html(notebook).read_text(encoding="utf-8"), "html.parser")
+
+
+def test_page_is_written_beside_the_notebook_or_where_told(notebook, tmp_path):
+    assert export_html(notebook) == tmp_path / "page.html"
+    other = export_html(str(notebook), str(tmp_path / "other.html"))
+    assert other.read_text(encoding="utf-8").count(get_plotlyjs()) == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_figures_are_alive_and_said_in_words(soup):
+    boxes = soup.select("div[role=img]")
+    assert boxes[0]["aria-label"] == 'A "line" <rises>'
+    assert boxes[1]["aria-label"].startswith("Lines & ")
+    calls = [script.string for script in soup.find_all("script") if "drawFigure(document" in (script.string or "")]
+    assert len(calls) == len(boxes) == 2
+    drawn = json.loads(calls[0].partition(",")[2].rstrip().removesuffix(");"))
+    assert drawn == json.loads(json.dumps(moving_figure()))
+
+
+def test_text_of_a_figure_stays_text(soup):
+    assert not soup.select("img[onerror], img[src=x]")
+    assert all("</script" not in script.text and "<!--" not in script.text for script in soup.find_all("script"))
+
+
+def test_cells_stay_as_nbconvert_has_them(soup):
+    assert soup.find("u").text == "bare"
+    assert "celltag_wide" in soup.select_one(".jp-CodeCell")["class"]
+    assert soup.find("em").text == "start"
+    assert "W" in [pre.text for pre in soup.find_all("pre")]
+    still = soup.select_one(".jp-RenderedImage img")
+    assert still["alt"] == 'A "line" <rises>'
+    assert still["src"].endswith(PNG)
+
+
+def test_equations_are_mathml(soup):
+    assert [m["display"] for m in soup.find_all("math")] == ["inline", "inline", "block", "inline"]
+    assert "$" not in soup.select_one(".jp-MarkdownCell").text
+    assert soup.find("math").find("msub").text == "x0"
+
+
+@pytest.mark.parametrize("tex", ["{", r"\left( x", "a & b", r"\text{a < b}"])
+def test_equations_that_cannot_be_converted_show_their_source(tex):
+    code = BeautifulSoup(mathml(tex, "inline"), "html.parser").find("code")
+    assert code.text == tex
+
+
+def test_only_equations_need_the_converter(notebook, monkeypatch):
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
+    with pytest.raises(ValueError, match="pip install latex2mathml"):
+        export_html(notebook)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Words.")]), notebook)
+    assert "Words." in export_html(notebook).read_text(encoding="utf-8")
+
+
+def test_nothing_is_asked_of_the_network(soup):
+    policy = soup.select_one("meta[http-equiv=Content-Security-Policy]")
+    assert "http" not in policy["content"]
+    assert not policy.find_all_previous(["script", "link", "img", "style"])
+    beside, elsewhere = soup.select(".jp-MarkdownCell img")
+    assert beside["src"].startswith("data:image/png")
+    assert [tag["src"] for tag in soup.select("[src^=http]")] == [elsewhere["src"], "https://example.com/spy.js"]
+    assert "import(" not in "".join(s.text for s in soup.find_all("script", type="module"))
+
+
+def test_a_page_is_written_whole_or_not_at_all(notebook, tmp_path, monkeypatch):
+    def full(*paths):
+        raise OSError("disk full")
+
+    page = tmp_path / "page.html"
+    page.write_text("before")
+    monkeypatch.setattr("lft_edu.export.os.replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        export_html(notebook)
+    assert page.read_text() == "before"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"nbformat": 4}', "def f(): pass"])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "a.ipynb").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.ipynb is no notebook: give"):
+        export_html(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "words"),
+    [
+        ("none.ipynb", "a.html", r"none\.ipynb is no file: give"),
+        ("page.ipynb", "nowhere/a.html", "nowhere is no folder: make it"),
+        ("page.ipynb", "page.ipynb", "ending in .html"),
+        ("page.ipynb", ".", "ending in .html"),
+    ],
+)
+def test_mistakes_are_one_line(notebook, name, out, words):
+    with pytest.raises(ValueError, match=words) as error:
+        export_html(notebook.parent / name, notebook.parent / out)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def tab():
+    """A browser tab that notes what leaves it and what goes wrong in it."""
+    api = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page()
+        page.trouble = []
+
+        def watch(route):
+            if route.request.url.startswith(("file:", "data:", "blob:")):
+                return route.continue_()
+            page.trouble.append(route.request.url)
+            return route.abort()
+
+        page.route("**/*", watch)
+        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
+        yield page
+        browser.close()
+
+
+def test_page_in_a_browser(tab, notebook):
+    tab.goto(export_html(notebook).as_uri())
+    figure = tab.locator(".js-plotly-plot").first
+    figure.wait_for()
+    box = figure.element_handle()
+    assert tab.locator(".js-plotly-plot").count() == 2
+    tab.wait_for_function("box => box._transitionData?._frames.length === 3", arg=box)
+    values, curve = "box => [...box._fullData[0].y]", figure.locator(".js-line")
+    before, path = box.evaluate(values), curve.get_attribute("d")
+    rail = figure.locator(".slider-rail-touch-rect")
+    size = rail.bounding_box()
+    rail.click(position={"x": size["width"] - 1, "y": size["height"] / 2}, force=True)
+    tab.wait_for_function("box => box._fullData[0].y[0] === 4", arg=box)
+    assert (before, box.evaluate(values)) == ([0, 1], [4, 6])
+    assert curve.get_attribute("d") != path
+    box.evaluate("box => Plotly.Fx.hover(box, [{curveNumber: 0, pointNumber: 0}])")
+    figure.locator(".hovertext").wait_for()
+    assert tab.locator("img[onerror]").count() == 0
+    assert tab.locator("math").first.bounding_box()["width"] > 0
+    assert tab.trouble == []
