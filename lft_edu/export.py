@@ -65,11 +65,13 @@ def mathml(tex: str, display: str) -> str:
         ElementTree.fromstring(equation)  # a stray & or < goes through it as broken markup
     except Exception:  # its errors have no base class of their own
         return f"<code>{html.escape(tex)}</code>"
+    for wrong, right in (("<mi>&#x0007E;</mi>", "<mo>∼</mo>"), ("<mi>&#x000B1;</mi>", "<mo>±</mo>")):
+        equation = equation.replace(wrong, right)  # it takes these relations for letters, and sets them as tightly
     return equation
 
 
 class _Renderer(IPythonRenderer):
-    """nbconvert's own, but for equations, which it leaves to MathJax."""
+    """nbconvert's own, but for equations, which it leaves to MathJax, and for images in HTML."""
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
@@ -79,6 +81,11 @@ class _Renderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+    def _html_embed_images(self, html: str) -> str:
+        # nbconvert's own gives each fragment its end tags, so that <details> closes before what it should hide
+        source = re.compile(r"""(<img\b[^>]*?\bsrc=["'])([^"']+)""")
+        return source.sub(lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
 
 
 class _Exporter(HTMLExporter):

@@ -23,6 +23,12 @@ TEXT = """# A page
 Call $x_0$ the *start*, $j^* < 2$, and
 $$L = \\mathbb{E}\\,\\lVert u(x_t, t) \\rVert^2$$
 ![beside](dot.png) ![elsewhere](https://example.com/dot.png)
+
+<details><summary>Hint</summary>
+
+It is a dot. <img alt="dot" src="dot.png"> <img src='none.png'>
+
+</details>
 """
 
 
@@ -89,6 +95,7 @@ def test_cells_stay_as_nbconvert_has_them(soup):
     assert "celltag_wide" in soup.select_one(".jp-CodeCell")["class"]
     assert soup.find("em").text == "start"
     assert "W" in [pre.text for pre in soup.find_all("pre")]
+    assert "It is a dot." in soup.select_one("details > p").text
     still = soup.select_one(".jp-RenderedImage img")
     assert still["alt"] == 'A "line" <rises>'
     assert still["src"].endswith(PNG)
@@ -98,6 +105,10 @@ def test_equations_are_mathml(soup):
     assert [m["display"] for m in soup.find_all("math")] == ["inline", "inline", "block", "inline"]
     assert "$" not in soup.select_one(".jp-MarkdownCell").text
     assert soup.find("math").find("msub").text == "x0"
+
+
+def test_relations_are_set_as_relations():
+    assert [o.text for o in BeautifulSoup(mathml(r"a \sim b \pm c \to d", "inline"), "html.parser")("mo")] == [*"∼±→"]
 
 
 @pytest.mark.parametrize("tex", ["{", r"\left( x", "a & b", r"\text{a < b}"])
@@ -118,8 +129,9 @@ def test_nothing_is_asked_of_the_network(soup):
     policy = soup.select_one("meta[http-equiv=Content-Security-Policy]")
     assert "http" not in policy["content"]
     assert not policy.find_all_previous(["script", "link", "img", "style"])
-    beside, elsewhere = soup.select(".jp-MarkdownCell img")
-    assert beside["src"].startswith("data:image/png")
+    beside, elsewhere, in_html, missing = soup.select(".jp-MarkdownCell img")
+    assert beside["src"] == in_html["src"] == "data:image/png;base64," + PNG
+    assert missing["src"] == "none.png"
     assert [tag["src"] for tag in soup.select("[src^=http]")] == [elsewhere["src"], "https://example.com/spy.js"]
     assert "import(" not in "".join(s.text for s in soup.find_all("script", type="module"))
 

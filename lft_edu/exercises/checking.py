@@ -26,6 +26,10 @@ class Wrong(Exception):
     """An answer is wrong, or missing; the message says how, and what to think about."""
 
 
+class Unfilled(Wrong):
+    """There is no answer yet."""
+
+
 @dataclass(frozen=True)
 class Exercise:
     """``difficulty`` is 1 to 3; ``minutes`` a fair guess for who has read the lesson."""
@@ -55,13 +59,11 @@ class Report:
     def __bool__(self) -> bool:
         return not self.message
 
-    def lines(self) -> list[str]:
-        head = f"{self.exercise.number} · {self.exercise.title}: " + ("passed" if self else "not yet")
-        wrong = [] if self else [f"  ✗ {self.failed}", *(f"    {line}" for line in self.message.splitlines())]
-        return [head, *(f"  ✓ {stage}" for stage in self.passed), *wrong]
-
     def __repr__(self) -> str:
-        return "\n".join(self.lines())
+        lines = [f"{self.exercise.number} · {self.exercise.title}: {'passed' if self else 'not yet'}"]
+        lines += [f"  ✓ {stage}" for stage in self.passed]
+        lines += [f"  ✗ {self.failed}"] if self.failed else []
+        return "\n".join([*lines, *(f"    {line}" for line in self.message.splitlines())])
 
     def _repr_html_(self) -> str:
         colour = "#00664A" if self else "#A04000"
@@ -107,7 +109,7 @@ def check(number: str, answer: Callable) -> Report:
             stage = following
         report.passed.append(stage)
     except Wrong as wrong:
-        report.failed, report.message = stage, str(wrong)
+        report.failed, report.message = "" if isinstance(wrong, Unfilled) else stage, str(wrong)
     if not report and os.environ.get("NBGRADER_EXECUTION"):
         raise AssertionError(repr(report))
     return report
@@ -125,20 +127,20 @@ class Answer:
         try:
             value = self.function(*args, **kwargs)
         except NotImplementedError:
-            raise Wrong("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
+            raise Unfilled("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
         except Wrong:  # from a probe that the check handed in: it knows best
             raise
         except Exception as error:
             raise Wrong(explain(error, self.function)) from None
         if value is None or value is ...:
-            raise Wrong("Your function returned nothing. Not filled in yet, or is `return` missing?")
+            raise Unfilled("Your function returned nothing. Not filled in yet, or is `return` missing?")
         return value
 
 
 def raise_unless_callable(value, number: str):
     """Say how to hand in a function, to someone who handed in something else."""
     if value is None or value is ...:
-        raise Wrong("There is nothing to check yet.")
+        raise Unfilled("There is nothing to check yet: pass your function.")
     raise Wrong(
         f"This is {describe(value)}, not a function. Pass the function itself, without calling it: "
         f'check("{number}", my_function), not check("{number}", my_function(...)).'

@@ -4,6 +4,7 @@ notebook, :func:`still` makes a picture of it for places that run no JavaScript.
 
 from .base import CONFIG, SERIES, animate, heat, lines, new_figure, show, still
 from .plane import (
+    clouds,
     coupling,
     crossing_points,
     one_dimensional,
@@ -17,6 +18,7 @@ __all__ = [
     "CONFIG",
     "SERIES",
     "animate",
+    "clouds",
     "coupling",
     "crossing_points",
     "heat",

@@ -33,6 +33,14 @@ def crossing_points(pairs: Coupling) -> Tensor:
     return a + along[:, None] * (b - a)
 
 
+def clouds(pairs: Coupling, title: str = "Two clouds") -> go.Figure:
+    """Starts and ends, without saying who goes with whom."""
+    figure = new_figure(title, "", "", height=400)
+    figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs)[2:4]])
+    _square(figure, pairs.x0, pairs.x1)
+    return figure
+
+
 def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean", between: int = 9) -> go.Figure:
     """Two clouds and who goes with whom. Several pairings of the same clouds get a slider that swings from one to the
     next, and a play button.

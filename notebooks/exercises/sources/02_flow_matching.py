@@ -1,0 +1,237 @@
+# %% [markdown]
+# # Exercises 02 · Flow matching
+#
+# Six exercises to the lesson [02 · Flow matching](../../02_flow_matching.ipynb). For each: write down what you expect,
+# fill in the function, run the check. A *velocity* is any function `velocity(x, t)` that returns a tensor shaped like
+# `x`; `t` is a number or one time a point, shape `(B,)`.
+
+# %%
+import math
+
+import torch
+
+import lft_edu as lft
+from lft_edu.exercises import check
+
+# %% [markdown]
+# ## 2.1 · The flow-matching loss ●○○ 8 minutes
+#
+# $L_\text{FM} = \mathbb{E}_t\,\lVert u(x_t, t) - (x_1 - x_0)\rVert^2$ with $x_t = (1-t)\,x_0 + t\,x_1$ and
+# $t \sim U(0, 1)$ (paper, eq. 3). Take the *mean* over points and dimensions.
+#
+# **Predict first.** Can this loss reach 0 for two crossing beams, with a network as large as you like? *My prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# One time a point: `t = torch.rand(len(x0))`. To multiply points with it, it needs a second axis: `t[:, None]`.
+#
+# </details>
+
+
+# %%
+def my_flow_matching_loss(velocity, x0, x1):
+    """How far the velocity is from that of straight lines, at random times.
+
+    Args:
+        velocity: velocity(x, t) for x (B, D), t (B,).
+        x0, x1: (B, D), pairs.
+
+    Returns:
+        A scalar tensor.
+    """
+    ### BEGIN SOLUTION
+    t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)
+    x_t = (1 - t[:, None]) * x0 + t[:, None] * x1
+    return (velocity(x_t, t) - (x1 - x0)).square().mean()
+    ### END SOLUTION
+
+
+# %%
+check("2.1", my_flow_matching_loss)
+
+# %% [markdown]
+# ## 2.2 · An Euler step ●○○ 4 minutes
+#
+# From time t to time s: look once, then step (paper, eq. 4).
+#
+# **Predict first.** The velocity is $2t$. From $x = 0$ at $t = 0$, where does one Euler step to $s = 1$ land, and where
+# does the exact path? *My prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# The step lasts s − t.
+#
+# </details>
+
+
+# %%
+def my_euler_step(velocity, x, t, s):
+    """One Euler step from time t to time s.
+
+    Args:
+        x: (B, D), where the points are at time t.
+        t, s: numbers.
+
+    Returns:
+        (B, D), where they are at time s.
+    """
+    ### BEGIN SOLUTION
+    return x + (s - t) * velocity(x, t)
+    ### END SOLUTION
+
+
+# %%
+check("2.2", my_euler_step)
+
+# %% [markdown]
+# ## 2.3 · A midpoint step ●●○ 8 minutes
+#
+# Look, go half a step, look again *there*, then take the whole step from where you were, with what you saw from the
+# middle (paper, eq. 5): $x_{t+d} = x_t + d\; u\!\left(x_t + \tfrac d2\, u(x_t, t),\; t + \tfrac d2\right)$.
+#
+# **Predict first.** For the velocity $2t$ of exercise 2.2: where does one midpoint step land? *My prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# Three lines: d, the halfway point, the step. Two calls of velocity.
+#
+# </details>
+
+
+# %%
+def my_midpoint_step(velocity, x, t, s):
+    """One midpoint step from time t to time s; arguments as for the Euler step."""
+    ### BEGIN SOLUTION
+    d = s - t
+    halfway = x + d / 2 * velocity(x, t)
+    return x + d * velocity(halfway, t + d / 2)
+    ### END SOLUTION
+
+
+# %%
+check("2.3", my_midpoint_step)
+
+# %% [markdown]
+# ## 2.4 · Measure the order ●●○ 12 minutes
+#
+# A solver has *order* p if its error falls like $k^{-p}$ with the number of steps k. Measure it: walk a quarter turn, of
+# which you know the exact end, with k and with 2k steps. `lft.flow.walk(velocity, x0, times, step)` walks.
+#
+# **Predict first.** Three midpoint steps cost six evaluations, like six Euler steps. Which ends nearer? *My prediction: …*
+#
+# <details><summary>Hint 1</summary>
+#
+# Velocity of a quarter turn in unit time: `lambda x, t: math.pi / 2 * torch.stack([-x[:, 1], x[:, 0]], -1)`. It takes
+# (1, 0) to (0, 1).
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# error(k) ≈ c·k^(−p), so p = log₂(error(k) / error(2k)). Compute in float64: `lft.flow.uniform_times(k, dtype=torch.float64)`.
+#
+# </details>
+
+
+# %%
+def my_order(step):
+    """The measured order of a step.
+
+    Args:
+        step: step(velocity, x, t, s), such as your Euler step.
+
+    Returns:
+        A number, such as 1.02.
+    """
+    ### BEGIN SOLUTION
+    x0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    exact = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+
+    def spin(x, t):
+        return math.pi / 2 * torch.stack([-x[:, 1], x[:, 0]], -1)
+
+    def error(k):
+        return (lft.flow.walk(spin, x0, lft.flow.uniform_times(k, dtype=torch.float64), step) - exact).norm().item()
+
+    return math.log2(error(16) / error(32))
+    ### END SOLUTION
+
+
+# %%
+check("2.4", my_order)
+
+# %% [markdown]
+# ## 2.5 · The average arrow, exactly ●●● 20 minutes
+#
+# Two beams on a line. Half of the points start at $+1 + \varepsilon$ and go to $-1 + \varepsilon$, half start at
+# $-1 + \varepsilon$ and go to $+1 + \varepsilon$, with $\varepsilon \sim N(0, \sigma^2)$: each keeps its own
+# $\varepsilon$. The flow-matching loss is smallest for the *average* velocity of those who are at x at time t,
+# $u^*(x, t) = \mathbb{E}[x_1 - x_0 \mid x_t = x]$. Work it out and write it down.
+#
+# **Predict first.** What is $u^*$ at t = ½, where the beams meet? *My prediction: …*
+#
+# <details><summary>Hint 1</summary>
+#
+# At time t the first beam is at $(1-2t) + \varepsilon$ with velocity −2, the second at $-(1-2t) + \varepsilon$ with
+# velocity +2. Someone at x belongs to the first with probability p(x); the average is −2 p + 2 (1 − p).
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Bayes with two Gaussians of the same width: $p = 1/(1 + e^{-2 x \mu / \sigma^2})$ with $\mu = 1 - 2t$. And
+# $2p - 1 = \tanh(x\mu/\sigma^2)$.
+#
+# </details>
+
+
+# %%
+def my_average_velocity(x, t, sigma):
+    """The minimiser of the flow-matching loss for two crossing beams on a line.
+
+    Args:
+        x: (N,) places.
+        t: a number from 0 to 1.
+        sigma: width of the beams.
+
+    Returns:
+        (N,) velocities.
+    """
+    ### BEGIN SOLUTION
+    mu = 1 - 2 * t  # where the first beam's centre is at time t; the second's is at −mu
+    return -2 * torch.tanh(x * mu / sigma**2)
+    ### END SOLUTION
+
+
+# %%
+check("2.5", my_average_velocity)
+
+# %% [markdown]
+# ## 2.6 · The walk that keeps every pair ●●○ 10 minutes
+#
+# Follow that average arrow exactly, and every point bounces back: no pair is kept. And yet there *is* a way to walk this
+# very field that keeps all of them. Find the solver and the number of steps. Then say why it works, and why it would be
+# a poor excuse for calling flow matching a success.
+#
+# **Predict first.** Many steps, or few? *My prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# At which time do all points still know who they are? Look there, and never again.
+#
+# </details>
+
+
+# %%
+def my_walk_that_keeps():
+    """Solver ("euler" or "midpoint") and number of steps."""
+    ### BEGIN SOLUTION
+    # At t = 0 nobody has met anybody: the average at x0 is over one partner only. One Euler step looks there and never
+    # again. It is a one-layer regression of x1 on x0; that the network also learned a field for t > 0 plays no part.
+    return "euler", 1
+    ### END SOLUTION
+
+
+# %%
+check("2.6", my_walk_that_keeps)
+
+# %% [markdown]
+# Back to the lessons: [03 · Flow Walking](../../03_flow_walking.ipynb)
