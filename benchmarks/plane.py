@@ -46,21 +46,17 @@ ASSIGNERS = [*((name, "sqeuclidean") for name in (OURS, POT, SAMPLER)), (OURS, "
 # What was read in the sources of these versions, or seen in a profile. Say no more than that.
 EXPLANATION = {
     "training": """\
-All contenders train the same network from the same start on the same batches, and the network takes most of a step;
-what the losses add is small. torchcfm 1.0.7 draws Gaussian noise and adds it even for `sigma=0`; flow_matching 1.0.10
-copies four schedules and works the velocity out from two of them, where the pairs give it as `x1 - x0`. Neither peer
-has a loss that walks, so Flow Walking races nobody: six evaluations of the network a step instead of one.
-
-These beams meet half-way, and a velocity field cannot tell who came from where: flow matching turns them back, and
-its error is that of another map. The two OT contenders pair every batch anew: they learn a map that *is* another, and
-against the given partners it must look wrong. There the solver is most of a step.""",
+The network takes most of a step, so the losses hardly differ, although torchcfm 1.0.7 draws noise and adds it even
+for `sigma=0` and flow_matching 1.0.10 copies four schedules to find a velocity that is `x1 - x0`. Neither peer has a
+loss that walks, so Flow Walking races nobody; it evaluates the network six times a step, flow matching once. The two
+OT contenders pair every batch anew: they learn another map than the given one, so they cannot keep its pairs, and
+their solver is most of a step.""",
     "assignment": """\
-Ours and POT are exact by different algorithms: shortest augmenting paths (SciPy) against a network simplex. SciPy's
-takes far longer where points lie in clusters. `ot.emd` stops after 100,000 pivots with only a warning, and its pairs
-then cost more than they need. torchcfm's `sample_plan` solves with that same `ot.emd`, then draws N of the plan's N²
-cells *with replacement*: about 37 % of the points come once, as many not at all, the others more than once, and the
-cost of what was drawn scatters about the optimum, below it, too. The draw (normalising N² cells for
-`numpy.random.choice`) is a tenth of its time; `replace=False` would draw each once, but its flow matcher never asks.""",
+Ours and POT are exact by different algorithms, SciPy's shortest augmenting paths and a network simplex; SciPy's takes
+far longer where points lie in clusters, and `ot.emd` stops after 100,000 iterations with only a warning, its pairs
+then costing more than they need. torchcfm's `sample_plan` solves with that same `ot.emd` and then draws N of the
+plan's N² cells *with replacement*, about a tenth of its time: some 37 % of the points come once, as many never, the
+others more than once, and the mean cost of what was drawn scatters about the optimum, below it, too.""",
 }
 
 

@@ -53,6 +53,8 @@ def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Ten
     cost = cost_matrix(x0, x1, metric).cpu()
     tie_break = 1e-12 * float(cost.mean()) + 1e-300  # far below any real difference, above rounding in ties
     cost.diagonal().sub_(tie_break)
+    cost -= cost.amin(1, keepdim=True)  # a constant a row or column changes no optimum and halves the solver's work
+    cost -= cost.amin(0, keepdim=True)
     return torch.from_numpy(linear_sum_assignment(cost.numpy())[1]).long()
 
 

@@ -34,7 +34,7 @@ function drawFigure(box, figure) {
 {% set figure, alt = output.data["application/vnd.plotly.v1+json"], output | get_metadata("alt", "image/png") %}
 {% if figure %}
 <div class="jp-OutputArea-output" data-mime-type="application/vnd.plotly.v1+json">
-<div role="img" aria-label="{{ (alt or figure | figure_title) | e }}"></div>
+<div role="group" aria-label="{{ (alt or figure | figure_title) | e }}"></div>
 <script>drawFigure(document.currentScript.previousElementSibling, {{ figure | tojson }});</script>
 </div>
 {% else %}{{ super() }}{% endif %}

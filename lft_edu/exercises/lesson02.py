@@ -233,7 +233,7 @@ def average(answer):
         })  # fmt: skip
 
 
-@exercise("2.6", "The walk that keeps every pair", difficulty=2, minutes=10)
+@exercise("2.6", "A walk that keeps every pair", difficulty=2, minutes=10)
 def lucky(answer):
     yield "a solver and a number of steps"
     value = answer()

@@ -221,7 +221,7 @@ class FlowApp(App):
                 self.figure.data = ()
                 self.figure.add_traces(picture.data)
                 self.figure.update_layout(picture.layout, overwrite=True)
-                self.figure.update_layout(sliders=[], updatemenus=[], height=480, margin_b=40)
+                self.figure.update_layout(sliders=[], updatemenus=[], height=480, margin_b=40, width=620)
             for shown, trace in zip(self.figure.data, picture.data, strict=True):
                 shown.x, shown.y = trace.x, trace.y
             self.figure.layout.annotations[0].text = picture.layout.annotations[0].text

@@ -7,7 +7,6 @@ from .plane import (
     clouds,
     coupling,
     crossing_points,
-    one_dimensional,
     velocity_field,
     walks,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "ladder",
     "lines",
     "new_figure",
-    "one_dimensional",
     "show",
     "skip_curve",
     "skip_growth",

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 CONFIG = {"showSendToCloud": False, "displaylogo": False}
 # Okabe and Ito's colours, told apart by everyone, those too pale for thin lines on white made darker: each has a
 # contrast of at least 3 : 1 (WCAG 2.1, 1.4.11).
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#00855F", "#A9487E"
-ORANGE, SKY, GREY, BLACK = "#A87000", "#2F86B8", "#767676", "#000000"
-SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, VIOLET, GREY, BLACK = "#A87000", "#5E3C99", "#767676", "#000000"
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, GREY)
 GROUP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 MATPLOTLIB_MARKERS = dict(zip((*GROUP_SYMBOLS, "x-thin"), "osD^P*Xx", strict=True))
 
@@ -44,7 +44,8 @@ def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: 
     figure.update_layout(
         sliders=[{
             "steps": [{"label": f.name, "method": "animate", "args": [[f.name], jump]} for f in frames],
-            "x": 0, "len": 1, "y": 0, "pad": {"t": 62}, "ticklen": 0 if stops else 4, "minorticklen": 0 if stops else 2,
+            "x": 0, "len": 1, "y": 0, "pad": {"t": 95 if stops else 62},
+            "ticklen": 0 if stops else 4, "minorticklen": 0 if stops else 2,
             "font": {"size": 11, "color": "rgba(0,0,0,0)" if stops else "#2a3f5f"},
             "currentvalue": {
                 "visible": not stops, "prefix": what, "xanchor": "right", "font": {"size": 14, "color": "#2a3f5f"}
@@ -60,8 +61,13 @@ def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: 
     return figure
 
 
-def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False) -> go.Figure:
-    """Curves with marks. ``series``: name → ``(x, y)``, or ``(x, y, low, high)`` with intervals."""
+def lines(
+    series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False, marks_only=()
+) -> go.Figure:
+    """Curves with marks. ``series``: name → ``(x, y)``, or ``(x, y, low, high)`` with intervals.
+
+    ``marks_only`` names series without a line, such as measurements beside a computed curve.
+    """
     figure = new_figure(title, x, y)
     for i, (name, (xs, ys, *interval)) in enumerate(series.items()):
         ys = [float(v) for v in ys]
@@ -74,19 +80,22 @@ def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: 
                 "symmetric": False, "thickness": 1,
             }  # fmt: skip
         figure.add_scatter(
-            x=[float(v) for v in xs], y=ys, name=html.escape(name), mode="lines+markers", error_y=error,
+            x=[float(v) for v in xs], y=ys, name=html.escape(name), error_y=error,
+            mode="markers" if name in marks_only else "lines+markers",
             line={"color": SERIES[i % len(SERIES)]}, showlegend=len(series) > 1,
             marker={"symbol": GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)], "size": 8},
             hovertemplate="%{x:.4g}: %{y:.4g}",
         )  # fmt: skip
-    figure.update_xaxes(type="log" if log_x else "linear")
+    if log_x:  # the values measured, not powers of ten
+        values = sorted({float(v) for xs, *_ in series.values() for v in xs})
+        figure.update_xaxes(type="log", tickvals=values, ticktext=[f"{v:g}" for v in values], minor_ticks="")
     figure.update_yaxes(type="log" if log_y else "linear")
     return figure
 
 
 def heat(table, rows, columns, title: str, x: str, y: str, unit: str = "", percent: bool = False) -> go.Figure:
     """A table of numbers as a heat map with the numbers written in. ``table`` ``(rows, columns)``."""
-    figure = new_figure(title, x, y)
+    figure = new_figure(title, x, y, height=360)
     values = [[float(v) for v in row] for row in table]
     shown = [[f"{100 * v:.0f}" if percent else f"{v:.2g}" for v in row] for row in values]
     figure.add_heatmap(
@@ -122,11 +131,12 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
     Draws lines, markers, error bars, heat maps and subplots, before any animation; hover and legends' clicks are lost.
     """
     import matplotlib.figure
+    import PIL.Image
     from IPython.display import Image
 
     layout = figure.layout
-    flat = layout.height is not None and layout.height < 300
-    page = matplotlib.figure.Figure(figsize=(width, width * (0.3 if flat else 0.55)), layout="constrained")
+    height = width * min(0.6, (layout.height or 460) / 900)
+    page = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
     names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
     panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
     for trace in figure.data:
@@ -141,9 +151,10 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
     if handles:
         page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
     page.suptitle(html.unescape(layout.title.text or "").replace("<br>", "\n"), fontsize=12)
-    buffer = io.BytesIO()
-    page.savefig(buffer, format="png", dpi=80)
-    return Image(buffer.getvalue(), alt=alt)
+    drawn, small = io.BytesIO(), io.BytesIO()
+    page.savefig(drawn, format="png", dpi=80)
+    PIL.Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)  # a third of the size
+    return Image(small.getvalue(), alt=alt)
 
 
 def _draw_heat(page, axes, trace) -> None:
@@ -192,7 +203,9 @@ def _finish(axes, x, y) -> None:
         axes.set_aspect("equal", adjustable="box")
     if x.ticktext:
         labels = [html.unescape(text).replace("$", r"\$") for text in x.ticktext]
-        axes.set_xticks(x.tickvals, labels, rotation=60, ha="right", fontsize=7)
+        slanted = {"rotation": 60, "ha": "right", "fontsize": 7} if x.tickangle else {}
+        axes.set_xticks(x.tickvals, labels, **slanted)
+        axes.minorticks_off()
     if y.visible is False:
         axes.set_yticks([])
     elif not axes.images:

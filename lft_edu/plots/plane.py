@@ -37,7 +37,7 @@ def clouds(pairs: Coupling, title: str = "Two clouds") -> go.Figure:
     """Starts and ends, without saying who goes with whom."""
     figure = new_figure(title, "", "", height=400)
     figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs)[2:4]])
-    _square(figure, pairs.x0, pairs.x1)
+    _square(figure, *reach(pairs.x0, pairs.x1))
     return figure
 
 
@@ -58,7 +58,7 @@ def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean"
     looks = [coupling_traces(pairs, metric) for _, pairs in stages]
     figure = new_figure("", "", "", height=480)
     figure.add_traces([{"type": "scatter", **trace} for trace in looks[0]])
-    _square(figure, *(p for pairs in pairings.values() for p in (pairs.x0, pairs.x1)))
+    _square(figure, *reach(stages[0][1].x0, stages[0][1].x1))
     figure.update_layout(title=coupling_title(*stages[0], metric))
     if len(stages) == 1:
         return figure
@@ -117,9 +117,8 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean") -> list[dict]:
     return traces
 
 
-def arrows(x: Tensor, u: Tensor, longest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Arrows at ``x`` ``(N, 2)`` along ``u``, the longest of length ``longest``, as one broken line."""
-    u = u * longest / u.norm(dim=-1).max().clamp_min(1e-9)
+def arrows(x: Tensor, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Arrows from ``x`` ``(N, 2)`` to ``x + u`` as one broken line."""
     tip, side = x + u, torch.stack([-u[:, 1], u[:, 0]], -1)
     left, right = tip - 0.35 * u + 0.18 * side, tip - 0.35 * u - 0.18 * side
     gap = torch.full_like(x, float("nan"))
@@ -128,46 +127,52 @@ def arrows(x: Tensor, u: Tensor, longest: float) -> tuple[np.ndarray, np.ndarray
 
 
 @torch.no_grad()
-def velocity_field(velocity, pairs: Coupling, times=None, title: str = "Velocity field", grid: int = 15) -> go.Figure:
-    """Arrows of ``u(x, t)`` on a grid, with a slider over t, and where the pairs are on their straight lines at t.
+def velocity_field(
+    velocity, pairs: Coupling, path: Tensor | None = None, title: str = "Velocity field", start: int = 0, grid: int = 13
+) -> go.Figure:
+    """Arrows of ``u(x, t)`` on a grid, with a slider over t, and where the points of ``pairs`` are at t.
 
-    Arrows near a point that training saw at that time are black; far from any, the field is a guess, and grey.
+    Arrows near a point are black; far from any, where training saw nothing, the field is a guess, and grey.
 
     Args:
         velocity: ``u(x, t)`` for ``x`` ``(N, 2)``.
-        times: the slider's stops; 11 from 0 to 1 if None.
+        path: ``(K+1, N, 2)``, where the points are at K+1 equally spaced times; on straight lines, K = 10, if None.
+        start: which of the K+1 times is shown first.
     """
-    times = uniform_times(10) if times is None else torch.as_tensor(times)
-    low, high = reach(pairs.x0, pairs.x1)
+    times = uniform_times(10 if path is None else len(path) - 1)
+    path = torch.stack([pairs.at(float(t)) for t in times]) if path is None else path
+    low, high = reach(pairs.x0, pairs.x1, _bulk(path))
     mesh = torch.meshgrid(torch.linspace(low, high, grid), torch.linspace(low, high, grid), indexing="xy")
     points = torch.stack(mesh, -1).reshape(-1, 2).to(pairs.x0)
     cell = (high - low) / (grid - 1)
 
-    def traces(t):
-        here, u = pairs.at(float(t)), velocity(points, t)
+    def traces(t, here):
+        u = velocity(points, t)
+        longest = u.norm(dim=-1).max().clamp_min(1e-9)
         seen = torch.cdist(points, here).min(1).values < 1.5 * cell
         looks = []
-        for name, chosen, colour in (("a guess: no data here", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)):
-            longest = 1.6 * cell * float(u[chosen].norm(dim=-1).max() / u.norm(dim=-1).max()) if chosen.any() else 1.0
-            x, y = arrows(points[chosen], u[chosen], longest) if chosen.any() else ([], [])
-            looks.append(
-                go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": colour, "width": 1.3}, hoverinfo="skip")
-            )
-        return [*looks, *_dots(here, pairs.group, "pairs at t")]
+        for name, chosen, colour in (("a guess: nobody is here", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)):
+            x, y = arrows(points[chosen], u[chosen] * 1.5 * cell / longest)
+            line = {"color": colour, "width": 1.3}
+            looks.append(go.Scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip"))
+        return [*looks, *_dots(here, pairs.group, "at t")]
 
     figure = new_figure(title, "", "", height=480)
-    figure.add_traces(traces(times[0]))
-    _square(figure, pairs.x0, pairs.x1)
-    return animate(figure, [go.Frame(name=f"{float(t):.2f}", data=traces(t)) for t in times], "t = ", milliseconds=250)
+    drawn = [traces(t, here) for t, here in zip(times, path, strict=True)]
+    figure.add_traces(drawn[start])
+    _square(figure, low, high)
+    frames = [go.Frame(name=f"{float(t):.2f}", data=_places(look)) for t, look in zip(times, drawn, strict=True)]
+    return animate(figure, frames, "t = ", milliseconds=250).update_layout(sliders=[{"active": start}])
 
 
 def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None) -> go.Figure:
     """Points on their way, in panels side by side, with play button and slider; thin lines show the whole way.
 
     Open marks are the targets of each group; filled ones walk. Who keeps its pair ends on marks of its own shape.
+    Points on a line, D = 1, are drawn over time: t to the right, x upwards.
 
     Args:
-        paths: name → ``(K+1, N, 2)``, all with the same K and N.
+        paths: name → ``(K+1, N, D)``, all with the same K and N.
         pairs: the N pairs; their groups give colours and marks.
         times: of the K+1 states; equally spaced from 0 to 1 if None.
     """
@@ -175,6 +180,10 @@ def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None
     if len(steps) != 1:
         raise ValueError(f"The paths have {sorted(steps)} states: walk them all in the same number of steps.")
     times = torch.linspace(0, 1, steps.pop()) if times is None else torch.as_tensor(times)
+    flat = pairs.x0.shape[1] == 1
+    if flat:
+        start, end = (torch.nn.functional.pad(x, (1, 0), value=t) for x, t in ((pairs.x0, 0.0), (pairs.x1, 1.0)))
+        paths, pairs = {n: _over_time(p, times) for n, p in paths.items()}, Coupling(start, end, pairs.group)
     figure = make_subplots(1, len(paths), subplot_titles=[html.escape(name) for name in paths], horizontal_spacing=0.04)
     figure.update_layout(new_figure(title, "", "", height=480, margin={"l": 40, "r": 20, "t": 90, "b": 40}).layout)
     moving = []
@@ -186,25 +195,28 @@ def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None
         dots = _dots(path[-1], pairs.group, "walker", show=first)
         moving += range(len(figure.data), len(figure.data) + len(dots))
         figure.add_traces(dots, **panel)
-        _square(figure, pairs.x0, pairs.x1, *(p.flatten(0, 1) for p in paths.values()), row=1, col=column)
+        _square(figure, *reach(pairs.x0, pairs.x1, *(_bulk(p) for p in paths.values())), row=1, col=column)
+    if flat:
+        figure.update_xaxes(range=[-0.05, 1.08], title="t", showticklabels=True)
+        figure.update_yaxes(scaleanchor=None, title="x")
     frames = [
         go.Frame(
             name=f"{float(t):.2f}", traces=moving,
-            data=[
-                dots
-                for column, path in enumerate(paths.values())
-                for dots in _dots(path[i], pairs.group, "walker", show=not column)
-            ],
+            data=_places([d for path in paths.values() for d in _dots(path[i], pairs.group, "")]),
         )
         for i, t in enumerate(times)
     ]  # fmt: skip
     return animate(figure, frames, "t = ").update_layout(sliders=[{"active": len(frames) - 1}])
 
 
-def one_dimensional(path: Tensor, times=None) -> Tensor:
-    """A path on a line, ``(K+1, N, 1)``, drawn over time: ``(K+1, N, 2)``, time to the right and x upwards."""
-    times = torch.linspace(0, 1, len(path)) if times is None else torch.as_tensor(times)
+def _over_time(path: Tensor, times: Tensor) -> Tensor:
+    """A path on a line, ``(K+1, N, 1)``, as points in the plane, ``(K+1, N, 2)``: time and place."""
     return torch.cat([times.to(path).reshape(-1, 1, 1).expand(-1, path.shape[1], 1), path], -1)
+
+
+def _places(traces: list[go.Scatter]) -> list[go.Scatter]:
+    """Where things are, without their looks: all that a frame has to say."""
+    return [go.Scatter(x=trace.x, y=trace.y) for trace in traces]
 
 
 def _trails(path: Tensor, group: Tensor) -> list[go.Scatter]:
@@ -238,8 +250,14 @@ def reach(*clouds: Tensor) -> tuple[float, float]:
     return -reach, reach
 
 
-def _square(figure: go.Figure, *clouds: Tensor, **panel) -> None:
+def _bulk(path: Tensor) -> Tensor:
+    """How far a path goes from the origin, a few strays left aside: they may leave the picture."""
+    return path.abs().flatten(0, 1).float().quantile(0.98, dim=0)
+
+
+def _square(figure: go.Figure, low: float, high: float, row: int = 1, col: int = 1) -> None:
     """The same scale on both axes, fixed, so that nothing jumps while frames play."""
-    low, high = reach(*clouds)
-    figure.update_xaxes(range=[low, high], showticklabels=False, zeroline=False, **panel)
-    figure.update_yaxes(range=[low, high], showticklabels=False, zeroline=False, **panel)
+    where = {"row": row, "col": col} if figure._has_subplots() else {}
+    limits = {"range": [low, high], "showticklabels": False, "zeroline": False}
+    figure.update_xaxes(**limits, constrain="domain", **where)
+    figure.update_yaxes(**limits, constrain="domain", scaleanchor="x" if col == 1 else f"x{col}", **where)

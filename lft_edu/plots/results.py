@@ -5,7 +5,7 @@ import html
 import plotly.graph_objects as go
 
 from ..metrics import row_title
-from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, SKY, VERMILLION, lines, new_figure
+from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, lines, new_figure
 
 COLOURS = {
     "skip": BLACK,
@@ -16,7 +16,7 @@ COLOURS = {
     "regression": BLUE,
     "flow-matching": VERMILLION,
     "flow-walking": GREEN,
-    "flow-walking-euler": SKY,
+    "flow-walking-euler": VIOLET,
     "hybrid": PURPLE,
     "flow-walking-kl": "#6B5B00",
 }

@@ -205,17 +205,17 @@ def my_average_velocity(x, t, sigma):
 check("2.5", my_average_velocity)
 
 # %% [markdown]
-# ## 2.6 · The walk that keeps every pair ●●○ 10 minutes
+# ## 2.6 · A walk that keeps every pair ●●○ 10 minutes
 #
-# Follow that average arrow exactly, and every point bounces back: no pair is kept. And yet there *is* a way to walk this
-# very field that keeps all of them. Find the solver and the number of steps. Then say why it works, and why it would be
-# a poor excuse for calling flow matching a success.
+# Follow that average arrow exactly, and every point bounces back: no pair is kept. And yet there *are* ways to walk this
+# very field that keep all of them. Find one, solver and number of steps. Then say why it works, and why it would be a
+# poor excuse for calling flow matching a success.
 #
 # **Predict first.** Many steps, or few? *My prediction: …*
 #
 # <details><summary>Hint</summary>
 #
-# At which time do all points still know who they are? Look there, and never again.
+# At which times do all points still know who they are? Look there, and nowhere else.
 #
 # </details>
 
@@ -226,6 +226,7 @@ def my_walk_that_keeps():
     ### BEGIN SOLUTION
     # At t = 0 nobody has met anybody: the average at x0 is over one partner only. One Euler step looks there and never
     # again. It is a one-layer regression of x1 on x0; that the network also learned a field for t > 0 plays no part.
+    # ("euler", 3) does it, too: it looks at t = 0, 1/3 and 2/3, and jumps over the meeting at 1/2.
     return "euler", 1
     ### END SOLUTION
 
