@@ -61,7 +61,8 @@ def pair(answer):
 @exercise("1.2", "The recoupling ratio", difficulty=1, minutes=5)
 def ratio(answer):
     yield "a number between 0 and 1"
-    x0, x1 = clouds(30, seed=2)
+    x0, _ = clouds(30, seed=2)
+    x1 = x0 * torch.tensor([2.0, 0.5])  # stretched: the metrics and the nearest neighbours all disagree here
     value = float(tensor(answer(x0, x1), (), "the ratio"))
     if not 0 <= value <= 1:
         raise Wrong(f"You returned {value:g}. R is a *share* of the N points: divide by N.")
@@ -79,7 +80,7 @@ def ratio(answer):
             1 / 3,
     })  # fmt: skip
 
-    yield "30 random pairs"
+    yield "30 points and a stretch"
     n = torch.arange(30)
     best, near = optimal_assignment(x0, x1), cost_matrix(x0, x1).argmin(1)
     close(answer(x0, x1), (best != n).double().mean(), "R", {
@@ -102,7 +103,7 @@ def crossings(answer):
     yield "by hand: two parallel lines"
     close(count([[0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]), 0, "the number of crossings")
     yield "by hand: lines that would cross if they were longer"
-    close(count([[0.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [1.0, 1.0]]), 0, "the number of crossings", {
+    close(count([[0.0, 0.0], [0.5, 1.0]], [[1.0, 0.0], [0.5, 3.0]]), 0, "the number of crossings", {
         "These two meet only when prolonged. Each must have the *other's two ends* on different sides.": 1,
     })  # fmt: skip
     yield "25 random pairs"

@@ -224,7 +224,7 @@ def average(answer):
         "The way from +1 to −1 is two units long.": [-1.0],
     }, tolerance=1e-3)  # fmt: skip
     yield "everywhere, at several times and widths"
-    for t, sigma in ((0.0, 0.5), (0.2, 0.4), (0.6, 0.5), (0.9, 0.8)):
+    for t, sigma in ((0.0, 0.4), (0.2, 0.6), (0.6, 0.4), (0.9, 0.8)):
         close(answer(x, t, sigma), right(x, t, sigma), f"the average velocity at t = {t}, σ = {sigma}", {
             "σ² it is, the variance: a Gaussian is exp(−(x − μ)² / 2σ²).": right(x, t, sigma**0.5),
             "You left out that the centres move: at time t they are at ±(1 − 2t).": right(x, 0.0, sigma),

@@ -97,22 +97,13 @@ def loss(answer):
     value = answer(probe, x0, x1, 3)
     tensor(value, (), "the loss", "take the mean over points and dimensions")
 
-    yield "the end against x1, where the times do not matter (constant velocity)"
-    still = lambda x, t: 0.5 * torch.ones_like(x)  # noqa: E731
-    end = x0 + 0.5
-    close(answer(still, x0, x1, 3), (end - x1).square().mean(), "the loss", {
-        "You compare with x0: the walk must end at x1.": (end - x0).square().mean(),
-        "You compare the velocity with x1 − x0: that is flow matching. Look at where the walk *ends* (eq. 8).":
-            (0.5 - (x1 - x0)).square().mean(),
-        "You sum over dimensions (or points). Take the mean over everything.": (end - x1).square().sum(-1).mean(),
-        "You sum over points and dimensions. Take the mean over everything.": (end - x1).square().sum(),
-        "You average over every state of the path. Only the end counts.": _along(x0, x1, end),
-        "You measure the distance: square it.": (end - x1).norm(dim=-1).mean(),
-    })  # fmt: skip
-
     yield "2k evaluations: k midpoint steps, each from where the last one ended"
     probe = Probe()
     answer(probe, x0, x1, 3)
+    if len(probe.asked) == 1:
+        raise Wrong(
+            "You asked the velocity once: that is flow matching. Here the points walk, step after step (eq. 8)."
+        )
     if len(probe.asked) != 6:
         raise Wrong(f"You asked the velocity {len(probe.asked)} times; three midpoint steps ask 6 times.")
     if (probe.asked[0][0] - x0).abs().max() > 1e-5:
@@ -123,6 +114,22 @@ def loss(answer):
         raise Wrong(
             "You put the walker back on the straight line before each step. It walks on from where *it* stands."
         )
+
+    yield "the end against x1, where the times do not matter (constant velocity)"
+    still = lambda x, t: 0.5 * torch.ones_like(x)  # noqa: E731
+    end = x0 + 0.5
+    value, again = (float(tensor(answer(still, x0, x1, 3), (), "the loss")) for _ in range(2))
+    if abs(value - again) > 1e-5:
+        raise Wrong(
+            f"At constant velocity every walk ends in one place, yet your loss was {value:.4f} and then {again:.4f}. "
+            "Do you average over the states on the way? Only the end counts (eq. 8)."
+        )
+    close(value, (end - x1).square().mean(), "the loss", {
+        "You compare with x0: the walk must end at x1.": (end - x0).square().mean(),
+        "You sum over dimensions (or points). Take the mean over everything.": (end - x1).square().sum(-1).mean(),
+        "You sum over points and dimensions. Take the mean over everything.": (end - x1).square().sum(),
+        "You measure the distance: square it.": (end - x1).norm(dim=-1).mean(),
+    })  # fmt: skip
 
     yield "through times that are random, and each walker's own"
     seen = probe.asked[2][1]
@@ -138,12 +145,6 @@ def loss(answer):
         )
     yield "the gradient flows through the walk"
     require_gradient(answer(probe, x0, x1, 3), probe)
-
-
-def _along(x0, x1, end):
-    """The mistake of averaging over the path, for equal steps and a straight walk."""
-    path = torch.stack([torch.lerp(x0, end, w) for w in (1 / 3, 2 / 3, 1.0)])
-    return (path - x1).square().mean()
 
 
 @exercise("3.4", "What a walk costs", difficulty=1, minutes=5)
