@@ -1,5 +1,6 @@
 # make lab    open the course in JupyterLab (creates .venv on first use)
 # make test   lint, unit and property tests, then every notebook
+# make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab test lint unit notebooks install clean
+.PHONY: help lab test lint unit notebooks exercises install clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -43,6 +44,9 @@ unit: $(READY)
 notebooks: $(READY)
 	$(FAST) $(QUIET) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	  -n $(WORKERS) --dist loadfile notebooks
+
+exercises: $(READY)
+	$(BIN)/python -m lft_edu.exercises.books
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

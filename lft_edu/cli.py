@@ -1,4 +1,4 @@
-"""``lft-edu doctor · lab · train · scan · evaluate · generate``: the library from a terminal."""
+"""``lft-edu doctor · lab · train · scan · evaluate · generate · export · classroom``: the library from a terminal."""
 
 import argparse
 import json
@@ -147,6 +147,27 @@ def generate(args) -> int:
     return 0
 
 
+def export(args) -> int:
+    from .export import export_html
+
+    print(f"written: {export_html(args.notebook, args.out)}")
+    return 0
+
+
+def classroom(args) -> int:
+    from .exercises import books
+
+    written = books.course(Path(args.folder).expanduser())
+    names = ", ".join(path.stem for path in written)
+    print(
+        f"A new nbgrader course in {args.folder}: {names}.\n"
+        f"What students get:   cd {args.folder} && nbgrader generate_assignment {written[0].stem}\n"
+        f"What they hand in:   {args.folder}/submitted/STUDENT/{written[0].stem}/{written[0].name}\n"
+        f"Marks:               nbgrader autograde {written[0].stem}   (runs their code: use an account of its own)"
+    )
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="lft-edu", description="Latent Flow Transformers: the course's command line.")
@@ -204,6 +225,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--tokens", type=count, default=60, help="new tokens (default: 60)")
     sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     sub.add_argument("--seed", type=int, default=0)
+
+    sub = command(export, "a notebook as one HTML page that works without a network, figures alive")
+    sub.add_argument("notebook", help="such as notebooks/03_flow_walking.ipynb")
+    sub.add_argument("--out", help="the file to write (default: beside the notebook)")
+
+    sub = command(classroom, "the exercises as an nbgrader course that marks itself")
+    sub.add_argument("folder", help="a new folder for the course")
     return top
 
 
@@ -220,7 +248,7 @@ def _quieten() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a user can mend are one line on stderr and exit status 2."""
     args = parser().parse_args(arguments)
-    if args.work not in (doctor, lab):
+    if args.work not in (doctor, lab, export, classroom):
         _quieten()
     try:
         return args.work(args)

@@ -31,7 +31,7 @@ function drawFigure(box, figure) {
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block data_priority %}
-{% set figure, alt = output.data["application/vnd.plotly.v1+json"], output | get_metadata("alt", "image/png") %}
+{% set figure, alt = output.data["application/vnd.plotly.v1+json"], output | get_metadata("alt", "image/jpeg") %}
 {% if figure %}
 <div class="jp-OutputArea-output" data-mime-type="application/vnd.plotly.v1+json">
 <div role="group" aria-label="{{ (alt or figure | figure_title) | e }}"></div>

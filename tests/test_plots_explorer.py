@@ -154,8 +154,8 @@ def test_every_figure_has_a_live_and_a_still_version(monkeypatch, generator):
         assert len(live["data"]) == len(figure.data)
         assert len(live.get("frames", [])) == len(figure.frames)
         assert live["config"]["showSendToCloud"] is False
-        assert data["image/png"].startswith("iVBOR")
-        assert more["metadata"]["image/png"]["alt"] == "what is to be <seen>"
+        assert data["image/jpeg"].startswith("/9j/")
+        assert more["metadata"]["image/jpeg"]["alt"] == "what is to be <seen>"
 
 
 def test_titles_and_names_are_literal(generator):

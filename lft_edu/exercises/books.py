@@ -33,7 +33,10 @@ def sources() -> list[Path]:
 
 def read(source: Path):
     """A source as a notebook: markers left in, cells marked for nbgrader."""
-    import jupytext
+    try:
+        import jupytext
+    except ImportError:
+        raise ValueError("Making exercise notebooks takes jupytext: pip install 'lft_edu[classroom]'.") from None
 
     book = jupytext.read(source, fmt="py:percent")
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}

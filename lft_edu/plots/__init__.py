@@ -10,9 +10,10 @@ from .plane import (
     velocity_field,
     walks,
 )
-from .results import COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .results import AXES, COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
 
 __all__ = [
+    "AXES",
     "COLOURS",
     "CONFIG",
     "SERIES",

@@ -117,11 +117,14 @@ def show(figure: go.Figure, alt: str) -> None:
     from IPython.display import display
 
     live = json.loads(figure.to_json()) | {"config": CONFIG}
-    png = base64.b64encode(still(figure, alt).data).decode()
+    # JPEG, not PNG: JupyterLab's plotly renderer would show a PNG in place of the figure until the mouse comes near
+    still_life = io.BytesIO()
+    _draw(figure).save(still_life, format="jpeg", quality=60, optimize=True, progressive=True)
+    picture = base64.b64encode(still_life.getvalue()).decode()
     display(
-        {"application/vnd.plotly.v1+json": live, "image/png": png, "text/plain": alt},
+        {"application/vnd.plotly.v1+json": live, "image/jpeg": picture, "text/plain": alt},
         raw=True,
-        metadata={"image/png": {"alt": alt}},
+        metadata={"image/jpeg": {"alt": alt}},
     )
 
 
@@ -130,9 +133,17 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
 
     Draws lines, markers, error bars, heat maps and subplots, before any animation; hover and legends' clicks are lost.
     """
+    from IPython.display import Image
+
+    small = io.BytesIO()
+    _draw(figure, width).quantize(64).save(small, format="png", optimize=True)  # 64 colours: a third of the size
+    return Image(small.getvalue(), alt=alt)
+
+
+def _draw(figure: go.Figure, width: float = 9.0):
+    """A figure drawn by matplotlib, as a picture of PIL's."""
     import matplotlib.figure
     import PIL.Image
-    from IPython.display import Image
 
     layout = figure.layout
     height = width * min(0.6, (layout.height or 460) / 900)
@@ -151,10 +162,9 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
     if handles:
         page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
     page.suptitle(html.unescape(layout.title.text or "").replace("<br>", "\n"), fontsize=12)
-    drawn, small = io.BytesIO(), io.BytesIO()
+    drawn = io.BytesIO()
     page.savefig(drawn, format="png", dpi=80)
-    PIL.Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)  # a third of the size
-    return Image(small.getvalue(), alt=alt)
+    return PIL.Image.open(drawn).convert("RGB")
 
 
 def _draw_heat(page, axes, trace) -> None:
