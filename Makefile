@@ -24,6 +24,9 @@ $(READY): pyproject.toml
 	@echo "Installing into $(VENV) (about 2.5 GB; a few minutes the first time) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check torch==2.13.0
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test]'
+	@# nbgrader marks from the command line; learners need not see its panels in JupyterLab
+	@rm -f $(VENV)/etc/jupyter/jupyter_server_config.d/nbgrader.json
+	@$(BIN)/jupyter labextension disable @jupyter/nbgrader --level sys_prefix >/dev/null 2>&1 || true
 	@touch $(READY)
 
 install: $(READY)

@@ -73,9 +73,18 @@ def open_notebook(page, lab, name):
 
 def run_all(page):
     """Run → Run All Cells, once the kernel is there."""
+    from playwright.sync_api import TimeoutError
+
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle'] >> visible=true")
-    page.click("text=Run >> nth=0")
-    page.click("li[data-command='runmenu:run-all'] >> visible=true")
+    for _ in range(5):  # a kernel that has just connected may miss the first call
+        page.click("text=Run >> nth=0")
+        page.click("li[data-command='runmenu:run-all'] >> visible=true")
+        try:
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy'] >> visible=true", timeout=5000)
+            return
+        except TimeoutError:
+            continue
+    raise AssertionError("Run All Cells does nothing")
 
 
 def test_figures_play_without_a_kernel_and_sliders_move_the_app(page, lab):

@@ -15,6 +15,7 @@ from ..plots import plane as drawing
 
 OWN = "your own points"
 PAIRINGS = ("as given", "independent", "optimal transport")
+COMPACT = {"width": 560, "height": 560, "margin_b": 90, "legend": {"orientation": "h", "y": -0.02}}  # beside controls
 WIDE = {"style": {"description_width": "130px"}, "layout": widgets.Layout(width="420px")}
 
 
@@ -55,7 +56,7 @@ class CouplingApp(App):
         self.starts = widgets.Textarea(value="-1.5 1\n-1.5 -1\n", description="starts", **box)
         self.ends = widgets.Textarea(value="1.5 -1\n1.5 1\n", description="ends", **box)
         self.boxes = widgets.HBox([self.starts, self.ends])
-        self.figure = go.FigureWidget(plots.coupling(shapes.beams(4)))
+        self.figure = go.FigureWidget(plots.coupling(shapes.beams(4)).update_layout(**COMPACT))
         self._add_canvas()
         for control in (self.shape, self.n, self.pairing, self.metric, self.starts, self.ends):
             control.observe(lambda _: self.update(), "value")
@@ -144,7 +145,7 @@ class FlowApp(App):
         )
         self.solver = widgets.ToggleButtons(options=list(STEPS), value="midpoint", description="solver")
         self.figure = go.FigureWidget()
-        self.live = LiveLoss("Loss")
+        self.live = LiveLoss("Loss", width=420)
         self.button.on_click(lambda _: self.stop() if self.running else self.train())
         self.loss.observe(lambda _: self._enable(), "value")
         for control in (self.test_k, self.solver):
@@ -221,7 +222,7 @@ class FlowApp(App):
                 self.figure.data = ()
                 self.figure.add_traces(picture.data)
                 self.figure.update_layout(picture.layout, overwrite=True)
-                self.figure.update_layout(sliders=[], updatemenus=[], height=480, margin_b=40, width=620)
+                self.figure.update_layout(sliders=[], updatemenus=[], **COMPACT)
             for shown, trace in zip(self.figure.data, picture.data, strict=True):
                 shown.x, shown.y = trace.x, trace.y
             self.figure.layout.annotations[0].text = picture.layout.annotations[0].text
@@ -242,9 +243,10 @@ class LiveLoss:
         every: steps between two points of the curve, each the mean over them.
     """
 
-    def __init__(self, title: str = "Loss", every: int = 25):
+    def __init__(self, title: str = "Loss", every: int = 25, width: int = 560):
         self.every, self.title = every, title
-        self.figure = go.FigureWidget(plots.new_figure(title, "step", "loss", height=300).update_yaxes(type="log"))
+        empty = plots.new_figure(title, "step", "loss", height=260, width=width).update_yaxes(type="log")
+        self.figure = go.FigureWidget(empty)
         self.figure.add_scatter(mode="lines", line={"color": plots.SERIES[0]}, name=html.escape(title))
         self.clear()
 
