@@ -53,7 +53,6 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("couplings.py", "cost -= cost.amin(0, keepdim=True)", "cost -= cost.amin(0, keepdim=True) * 1.01", "recoupling"),
     ("plane.py", "value * velocity.copies", "value", "plane"),
     ("plane.py", "pairs.group[nearest] == pairs.group", "pairs.group[nearest] >= 0", "plane"),
-    ("plane.py", "silu(hidden) if i else hidden", "silu(hidden)", "plane"),
     ("shapes.py", "sin * x[:, 0] + cos * x[:, 1]", "cos * x[:, 1] - sin * x[:, 0]", "plane"),
     ("plots/plane.py", 'agrees", ~changed', 'agrees", changed', "plots_explorer"),
     ("plots/plane.py", "a + along[:, None] * (b - a)", "b + along[:, None] * (b - a)", "plots_explorer"),

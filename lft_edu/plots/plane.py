@@ -128,7 +128,7 @@ def arrows(x: Tensor, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def velocity_field(
-    velocity, pairs: Coupling, path: Tensor | None = None, title: str = "Velocity field", start: int = 0, grid: int = 13
+    velocity, pairs: Coupling, path: Tensor | None = None, title: str = "Velocity field", start: int = 0, grid: int = 12
 ) -> go.Figure:
     """Arrows of ``u(x, t)`` on a grid, with a slider over t, and where the points of ``pairs`` are at t.
 
