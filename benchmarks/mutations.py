@@ -51,7 +51,6 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("couplings.py", "parted & parted.T", "parted | parted.T", "plane"),
     ("couplings.py", "t.clamp(0, 1)", "t", "plane"),
     ("couplings.py", "cost -= cost.amin(0, keepdim=True)", "cost -= cost.amin(0, keepdim=True) * 1.01", "recoupling"),
-    ("plane.py", "value * velocity.copies", "value", "plane"),
     ("plane.py", "pairs.group[nearest] == pairs.group", "pairs.group[nearest] >= 0", "plane"),
     ("shapes.py", "sin * x[:, 0] + cos * x[:, 1]", "cos * x[:, 1] - sin * x[:, 0]", "plane"),
     ("plots/plane.py", 'agrees", ~changed', 'agrees", changed', "plots_explorer"),

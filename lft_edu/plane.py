@@ -108,7 +108,7 @@ def train(
         x0, x1 = (abreast(x[rows], velocity) for x in (pairs.x0, pairs.x1))
         value = loss(velocity, x0, x1, generator=generator)
         optimizer.zero_grad()
-        (value * velocity.copies).backward()  # a mean over copies: undo it, so that each learns as if alone
+        value.backward()  # the mean over copies scales each one's gradient, which Adam does not mind
         optimizer.step()
         schedule.step()
         losses.append(value.item())
