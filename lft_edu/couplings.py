@@ -73,7 +73,7 @@ class Coupling:
         check_pairs(self.x0, self.x1)
         group = torch.arange(len(self.x0), device=self.x0.device) if self.group is None else self.group
         if group.shape != self.x0.shape[:1]:
-            raise ValueError(f"group has shape {tuple(group.shape)}: give one number a pair, ({len(self.x0)},).")
+            raise ValueError(f"group has shape {tuple(group.shape)}: give one number per pair, ({len(self.x0)},).")
         object.__setattr__(self, "group", group.long())
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ def flow_matching_loss(
 ) -> Tensor:
     """Regress the velocity on straight lines at a random time (paper, eq. 3, alg. 1).
 
-    ``E_t ‖u(x_t, t) − (x1 − x0)‖²`` with ``x_t = (1 − t) x0 + t x1`` and ``t ~ U(0, 1)``, one a sample.
+    ``E_t ‖u(x_t, t) − (x1 − x0)‖²`` with ``x_t = (1 − t) x0 + t x1`` and ``t ~ U(0, 1)``, one per sample.
     """
     _require_pairs(x0, x1)
     t = as_time(draw_uniform((len(x0),), generator, x0.device), x0)

@@ -1,4 +1,4 @@
-"""Flows small enough to watch: a velocity network of two hidden layers, its training, and whether pairs were kept.
+"""Flows small enough to watch: a velocity network of two hidden layers, its training, and where points end.
 
 The losses are those of :mod:`lft_edu.objectives`, the walk is that of :mod:`lft_edu.flow`; nothing here is special to
 the plane but the size of the network.
@@ -58,7 +58,7 @@ class VelocityMLP(torch.nn.Module):
 
 @dataclass
 class Trained:
-    """A ``velocity`` and the ``losses`` of its training, one a step (the mean over copies)."""
+    """A ``velocity`` and the ``losses`` of its training, one per step (the mean over copies)."""
 
     velocity: VelocityMLP
     losses: list[float]
@@ -68,7 +68,7 @@ class Trained:
         return list(range(1, len(self.losses) + 1))
 
     def kept(self, pairs: Coupling, k: int, step: Step = midpoint_step) -> Tensor:
-        """Share of pairs that a walk of ``k`` steps keeps, for each copy: ``(copies,)``."""
+        """Share of points that a walk of ``k`` steps takes to their own group, for each copy: ``(copies,)``."""
         return pairs_kept(carry(self.velocity, pairs.x0, k, step), pairs)
 
 
@@ -130,10 +130,10 @@ def carry(velocity, x0: Tensor, k: int, step: Step = midpoint_step, return_path:
 
 
 def pairs_kept(ends: Tensor, pairs: Coupling) -> Tensor:
-    """Share of points that end nearest to a target of their own group: a number for ``ends`` ``(N, D)``.
+    """Share of points that end nearest to a target of their own *group*: a number for ``ends`` ``(N, D)``.
 
-    For ends ``(N, copies, D)`` one number a copy. A point that ends in the middle of nowhere has a nearest target,
-    too: look at the picture beside it.
+    For ends ``(N, copies, D)`` one number per copy. It says nothing about the exact partner, and a point that ends in
+    the middle of nowhere has a nearest target, too: read :func:`coupling_error` beside it.
     """
     nearest = torch.cdist(ends if ends.ndim == 2 else ends.transpose(0, 1), pairs.x1).argmin(-1)  # (..., N)
     return (pairs.group[nearest] == pairs.group).float().mean(-1)

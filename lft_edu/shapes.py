@@ -26,6 +26,11 @@ def cycle(n: int = 256, generator: torch.Generator | None = None, spread: float 
     return _clusters(n, generator, spread, starts, ends)
 
 
+def overtaking(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
+    """One cluster overtakes another: no line crosses another on paper, and yet they meet on the way."""
+    return _clusters(n, generator, spread, starts=[(-1.5, 0.0), (-0.5, 0.0)], ends=[(1.5, 0.0), (0.5, 0.0)])
+
+
 def moons(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.06) -> Coupling:
     """Two half-moons that hook into each other; each point goes to the other moon, to the mirror of its place."""
     group, noise = _groups(n, 2, generator), spread * torch.randn(n, 2, generator=generator)
@@ -62,7 +67,7 @@ def line(n: int = 256, generator: torch.Generator | None = None, spread: float =
 
 
 SHAPES: dict[str, Callable[..., Coupling]] = {
-    f.__name__: f for f in (beams, cycle, moons, rings, spirals, rotation, line)
+    f.__name__: f for f in (beams, cycle, overtaking, moons, rings, spirals, rotation, line)
 }
 
 
@@ -74,7 +79,7 @@ def make(name: str, n: int = 256, generator: torch.Generator | None = None, **op
 
 
 def from_text(starts: str, ends: str) -> Coupling:
-    """Pairs from two texts, a point a line: ``0.5 -1`` or ``0.5, -1``. Line i of one belongs to line i of the other.
+    """Pairs from two texts, a point per line: ``0.5 -1`` or ``0.5, -1``. Line i of one belongs to line i of the other.
 
     Raises:
         ValueError: a line that is no point (which, and why), or texts with different numbers of points.
@@ -82,8 +87,8 @@ def from_text(starts: str, ends: str) -> Coupling:
     clouds = [_points(text, name) for text, name in ((starts, "starts"), (ends, "ends"))]
     if len(clouds[0]) != len(clouds[1]):
         raise ValueError(f"{len(clouds[0])} starts but {len(clouds[1])} ends: give each start its end, line by line.")
-    if len(clouds[0]) < 2:
-        raise ValueError("Give at least two pairs of points, one point a line, such as '0.5 -1'.")
+    if len(clouds[0]) < 1:
+        raise ValueError("Give at least one pair of points, one point per line, such as '0.5 -1'.")
     return Coupling(*clouds)
 
 

@@ -13,6 +13,7 @@ from lft_edu import plane, shapes
 from lft_edu.couplings import Coupling, optimal_assignment
 from lft_edu.flow import euler_step
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
+from lft_edu.recoupling import recoupling_ratio
 
 PLANAR = [name for name in shapes.SHAPES if name != "line"]
 
@@ -52,6 +53,19 @@ def test_shapes_that_turn_turn_by_their_angle(name, angle, generator):
     assert angle == 180 or (turned > 0).all()
 
 
+def test_overtaking_meets_without_crossing(generator):
+    """Plain distance calls it optimal, squared distance does not; what meets is told by the closest approach."""
+    pairs = shapes.overtaking(60, generator)
+    euclidean, squared = (lft_recoupling(pairs, metric) for metric in ("euclidean", "sqeuclidean"))
+    assert (euclidean, squared) == (0, 1)
+    strangers = pairs.group[:, None] != pairs.group[None]
+    assert float(pairs.closest_approach()[strangers].min()) < 0.05
+
+
+def lft_recoupling(pairs, metric):
+    return recoupling_ratio(pairs.x0, pairs.x1, metric).ratio
+
+
 def test_points_from_text():
     pairs = shapes.from_text("0 1\n\n2, 3\n", "4 5\n6 7")
     assert pairs.x0.tolist() == [[0, 1], [2, 3]]
@@ -63,7 +77,7 @@ def test_points_from_text():
     [
         ("0 1\n<b>", "1 1\n2 2", "Line 2 of the starts"),
         ("0 1\n1 2", "1 1", "2 starts but 1 ends"),
-        ("", "", "at least two pairs"),
+        ("", "", "at least one pair"),
         ("0 1 2\n1 1", "0 0\n1 1", "write two numbers"),
         ("nan 1\n1 1", "0 0\n1 1", "NaN"),
     ],
@@ -137,7 +151,7 @@ def test_groups_stay_with_their_start(generator):
     assert torch.equal(paired.group, beams.group)
     assert torch.equal(paired.x1, beams.x1[optimal_assignment(beams.x0, beams.x1)])
     assert torch.equal(Coupling(beams.x0, beams.x1).group, torch.arange(30))
-    with pytest.raises(ValueError, match="one number a pair"):
+    with pytest.raises(ValueError, match="one number per pair"):
         Coupling(beams.x0, beams.x1, torch.zeros(3))
 
 

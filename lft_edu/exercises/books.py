@@ -18,6 +18,7 @@ from pathlib import Path
 from .checking import EXERCISES
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.S | re.M)
+ANSWER = "**And the prediction?** "
 CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
 ROOT = Path(__file__).parents[2] / "notebooks" / "exercises"
 LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
@@ -61,7 +62,7 @@ def _grading(grade_id: str, **given) -> dict:
 
 
 def student(book):
-    """Stubs for solutions; each solution folds out below its check."""
+    """Stubs for solutions; each solution, and what one should have predicted, folds out below its check."""
     import nbformat
 
     book, cells, answer = copy.deepcopy(book), [], ""
@@ -69,6 +70,9 @@ def student(book):
         if cell.cell_type == "code" and (found := SOLUTION.search(cell.source + "\n")):
             answer = textwrap.dedent(found[2]).rstrip()
             cell.source = SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source + "\n").rstrip()
+        if cell.cell_type == "markdown" and cell.source.startswith(ANSWER):
+            text = cell.source.removeprefix(ANSWER)
+            cell.source = f"<details><summary>And the prediction?</summary>\n\n{text}\n\n</details>"
         cells.append(cell)
         if cell.cell_type == "code" and CHECK.search(cell.source):
             fold = f"<details><summary>Solution</summary>\n\n```python\n{answer}\n```\n\n</details>"
@@ -126,7 +130,9 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
     for source in sources():
         path = folder / "source" / source.stem / f"{source.stem}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(read(source), path)
+        book = read(source)
+        book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # not for students' eyes yet
+        nbformat.write(book, path)
         written.append(path)
     (folder / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.course_id = {name!r}\n"

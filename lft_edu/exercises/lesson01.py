@@ -5,7 +5,7 @@ import torch
 from ..couplings import Coupling, cost_matrix, optimal_assignment
 from .checking import Wrong, close, describe, exercise, tensor
 
-TINY = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.2], [5.0]])  # both starts are nearest to 1.2
+TINY = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.4], [5.0, 0.6]])  # both nearest to the first
 
 
 def clouds(n: int, seed: int, dimension: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +17,7 @@ def clouds(n: int, seed: int, dimension: int = 2) -> tuple[torch.Tensor, torch.T
 @exercise("1.1", "Pair by optimal transport", difficulty=1, minutes=5)
 def pair(answer):
     x0, x1 = clouds(40, seed=1)
-    yield "one whole number a point"
+    yield "one whole number per point"
     mine = tensor(answer(x0, x1), None, "the assignment")
     if mine.shape == x0.shape:
         raise Wrong(f"You returned {describe(mine)}: points. The assignment is which of them, (N,) long integers.")
@@ -27,11 +27,11 @@ def pair(answer):
             f"The assignment holds numbers of points, 0 to 39; yours runs from {mine.min():g} to {mine.max():g}."
         )
 
-    yield "by hand: x0 = 0 and 1, x1 = 1.2 and 5: who goes with whom?"
+    yield "by hand: two starts, both nearest to the same end"
     small = tensor(answer(*TINY), (2,), "the assignment").long()
     if len(small.unique()) < 2:
         raise Wrong(
-            f"Both points go to x1 = {TINY[1][small[0], 0]:g}. That is the nearest neighbour; in optimal "
+            f"Both points go to x1[{small[0]}]. That is the nearest neighbour; in optimal "
             "transport every "
             "point is used exactly once: a permutation."
         )
@@ -53,9 +53,9 @@ def pair(answer):
             )
         if torch.equal(mine, optimal_assignment(x0, x1, "sqeuclidean")):
             raise Wrong("This is optimal for the *squared* distance. Use the distance itself here.")
-        raise Wrong(
-            f"Your pairs are {yours:.3f} long in total; {least:.3f} is possible. Not greedy, not at random: optimal."
-        )
+        if torch.equal(mine, torch.arange(40)):
+            raise Wrong("You returned 0, 1, 2, …: the rows. The partners are the second array, the columns.")
+        raise Wrong(f"Your pairs are {yours:.3f} long in total; {least:.3f} is possible: the least sum of all.")
 
 
 @exercise("1.2", "The recoupling ratio", difficulty=1, minutes=5)
@@ -122,7 +122,7 @@ def crossed(answer):
     x0, x1 = _two_clouds(answer(), 2)
     yield "their lines cross"
     if not Coupling(x0, x1).crossings().any():
-        raise Wrong("Your two lines do not cross. Start from an X and move its ends.")
+        raise Wrong("Your two lines do not cross (touching does not count). Start from an X and move its ends.")
     yield "optimal transport with squared distances keeps them"
     cost = cost_matrix(x0, x1, "sqeuclidean")
     kept, swapped = float(cost[0, 0] + cost[1, 1]), float(cost[0, 1] + cost[1, 0])
@@ -155,12 +155,12 @@ def nobody_meets(answer):
         i, j = divmod(int(nearness.argmin()), n)
         raise Wrong(
             f"Points {i} and {j} start {start[i, j]:.2f} apart and come within {worst * start[i, j]:.3f} of each other "
-            "at the same moment; keep at least a fifth of the distance. Half a turn sends all of them through the "
-            "centre at t = 1/2. What does less than half a turn do?"
+            "at the same moment; keep at least a fifth of the distance. (Half a turn would send everybody "
+            "through the centre at t = 1/2. What would less than half a turn do?)"
         )
 
 
 def _two_clouds(value, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise Wrong(f"You returned {describe(value)}: return two tensors, x0 and x1.")
-    return tuple(tensor(x, (n, 2), name, "one row a point") for x, name in zip(value, ("x0", "x1"), strict=True))
+    return tuple(tensor(x, (n, 2), name, "one row per point") for x, name in zip(value, ("x0", "x1"), strict=True))

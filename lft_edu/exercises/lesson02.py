@@ -9,12 +9,17 @@ from ..flow import STEPS, euler_step, midpoint_step, uniform_times, walk
 from .checking import Wrong, close, describe, exercise, tensor
 
 
-class Probe:
-    """A velocity that remembers what it was asked: ``u(x, t) = a·x + b·t``, with a parameter for gradients."""
+def field(x, t, a=0.7, b=2.0):
+    """A velocity that is linear in nothing, so that no two rules agree on it by chance."""
+    return a * torch.sin(2 * x) + b * t**2
 
-    def __init__(self, a: float = 0.7, b: float = 2.0):
-        self.a = torch.tensor(a, requires_grad=True)
-        self.b, self.asked = b, []
+
+class Probe:
+    """:func:`field` with ``a`` as a parameter, for gradients; it remembers what it was asked."""
+
+    def __init__(self):
+        self.a = torch.tensor(0.7, requires_grad=True)
+        self.asked = []
 
     def __call__(self, x, t):
         x = torch.as_tensor(x)
@@ -22,11 +27,27 @@ class Probe:
         self.asked.append((x.detach(), t.detach()))
         if t.ndim and t.shape != x.shape[: t.ndim]:
             raise Wrong(
-                f"You asked the velocity for times of shape {tuple(t.shape)} at points of shape "
-                f"{tuple(x.shape)}: give a "
-                "number, or one time a point, shape (B,)."
+                f"You asked the velocity for times of shape {tuple(t.shape)} at points of shape {tuple(x.shape)}: "
+                "give a number, or one time per point, shape (B,)."
             )
-        return self.a.to(x) * x + self.b * t.reshape(t.shape + (1,) * (x.ndim - t.ndim)).to(x)
+        return field(x, t.reshape(t.shape + (1,) * (x.ndim - t.ndim)).to(x), self.a.to(x))
+
+
+def times_of(probe: Probe, points: int) -> torch.Tensor:
+    """The times of all that a probe was asked: ``(questions, points)``."""
+    return torch.stack([t.float().cpu().flatten().expand(points) for _, t in probe.asked])
+
+
+def require_uniform(drawn: torch.Tensor, which: str) -> None:
+    """Times ``(calls, points)`` must look uniform in [0, 1], and differ from call to call."""
+    if len(drawn.unique(dim=0)) < len(drawn):
+        raise Wrong(f"Your {which} are the same twice: draw them anew in each call, without a fixed seed or grid.")
+    mean, spread = drawn.mean().item(), drawn.std().item()
+    if abs(mean - 0.5) > 0.05 or abs(spread - 12**-0.5) > 0.04:
+        raise Wrong(
+            f"Your {which} have mean {mean:.2f} and spread {spread:.2f}; uniform ones have 0.50 and 0.29. "
+            "Draw them with torch.rand."
+        )
 
 
 def require_gradient(value, probe: Probe) -> None:
@@ -36,7 +57,7 @@ def require_gradient(value, probe: Probe) -> None:
             "No gradient flows back to the velocity: your result is cut off from it. Is there a .detach(), .item(), "
             "torch.no_grad() or a conversion to numpy on the way?"
         )
-    (gradient,) = torch.autograd.grad(value.sum(), probe.a, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value.sum(), probe.a, allow_unused=True, retain_graph=True)
     if gradient is None or float(gradient.abs()) == 0:
         raise Wrong("The gradient that reaches the velocity is zero: is it detached on the way?")
 
@@ -50,13 +71,13 @@ def loss(answer):
     value = answer(probe, x0, x1)
     mine = tensor(value, (), "the loss", "take the mean over points and dimensions")
 
-    yield "the velocity is asked at random times between 0 and 1, one a point"
+    yield "the velocity is asked at random times between 0 and 1, one per point"
     if not probe.asked:
         raise Wrong("You never asked the velocity: call velocity(x_t, t).")
     x_t, t = probe.asked[0]
     if t.numel() == 1 or len(t.unique()) < 8:
         raise Wrong(
-            "All 16 points got the same t. Draw one time *a point*, torch.rand(len(x0)): each batch then "
+            "All 16 points got the same t. Draw one time *per point*, torch.rand(len(x0)): each batch then "
             "sees the whole "
             "way from 0 to 1."
         )
@@ -72,7 +93,7 @@ def loss(answer):
 
     yield "against the velocity of the straight line, x1 − x0"
     with torch.no_grad():
-        u = Probe()(line, t)
+        u = field(line, t.reshape(-1, 1))
     close(mine, (u - (x1 - x0)).square().mean(), "the loss", {
         "Your target is x0 − x1: it points backwards. The velocity of the line from x0 to x1 is x1 − x0.":
             (u - (x0 - x1)).square().mean(),
@@ -82,6 +103,11 @@ def loss(answer):
         "You sum over points and dimensions. Take the mean over everything.": (u - (x1 - x0)).square().sum(),
         "You take the absolute difference: square it.": (u - (x1 - x0)).abs().mean(),
     })  # fmt: skip
+    yield "the times are uniform, and drawn anew in each call"
+    probes = [Probe() for _ in range(40)]
+    for each in probes:
+        answer(each, x0, x1)
+    require_uniform(torch.stack([times_of(each, 16)[0] for each in probes]), "times")
     yield "the gradient flows"
     require_gradient(answer(probe, x0, x1), probe)
 
@@ -92,7 +118,7 @@ START = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
 @exercise("2.2", "An Euler step", difficulty=1, minutes=4)
 def euler(answer):
     yield "a position shaped like x"
-    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row a point, as in x")
+    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row per point, as in x")
     yield "by hand: at speed 2, half a second takes 1.0 to 2.0"
     constant = lambda x, t: 2 * torch.ones_like(x)  # noqa: E731
     close(answer(constant, torch.ones(1, 1), 0.0, 0.5), [[2.0]], "the position", {
@@ -105,17 +131,26 @@ def euler(answer):
     })  # fmt: skip
     yield "looks once, at the start"
     probe = Probe()
-    mine = answer(probe, START, 0.25, 0.75)
-    want = START + 0.5 * (0.7 * START + 2 * 0.25)
+    mine = answer(probe, _untouched(answer), 0.25, 0.75)
+    want = START + 0.5 * field(START, 0.25)
     close(mine, want, "the position", {
         "You asked for the velocity at time s. Euler looks where it stands: at x, at time t.":
-            START + 0.5 * (0.7 * START + 2 * 0.75),
+            START + 0.5 * field(START, 0.75),
         "This is the midpoint rule. Euler looks only once (eq. 4).": _midpoint(START, 0.25, 0.75),
     })  # fmt: skip
     if len(probe.asked) != 1:
         raise Wrong(f"The right place, but you asked the velocity {len(probe.asked)} times: once is enough.")
     yield "the gradient flows"
     require_gradient(mine, probe)
+
+
+def _untouched(answer) -> torch.Tensor:
+    """START, after making sure that the answer does not write into what it is given."""
+    x = START.clone()
+    answer(field, x, 0.2, 0.8)
+    if not torch.equal(x, START):
+        raise Wrong("You changed x itself: += and its like work in place. Make a new tensor: x + …")
+    return START
 
 
 def _midpoint(x, t, s):
@@ -126,7 +161,7 @@ def _midpoint(x, t, s):
 @exercise("2.3", "A midpoint step", difficulty=2, minutes=8)
 def midpoint(answer):
     yield "a position shaped like x"
-    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row a point, as in x")
+    tensor(answer(Probe(), START, 0.0, 0.5), START.shape, "the new position", "one row per point, as in x")
     yield "by hand: speed 2t from t = 0 to 1 covers exactly 1"
     close(answer(lambda x, t: 2 * t * torch.ones_like(x), torch.zeros(1, 1), 0.0, 1.0), [[1.0]], "the position", {
         "Your step uses the velocity at t, where it is 0. The midpoint rule evaluates it at t + d/2 (paper, eq. 5).":
@@ -135,10 +170,10 @@ def midpoint(answer):
         "You took only half the step: having looked from the middle, go the whole way, d.": [[0.5]],
     })  # fmt: skip
     yield "looks twice: here, and half a step on"
-    probe, (t, s) = Probe(), (0.2, 0.8)
-    d, u = s - t, lambda x, t: 0.7 * x + 2 * t
+    probe, (t, s), u = Probe(), (0.2, 0.8), field
+    d = s - t
     half = START + d / 2 * u(START, t)
-    mine = answer(probe, START, t, s)
+    mine = answer(probe, _untouched(answer), t, s)
     close(mine, _midpoint(START, t, s), "the position", {
         "This is Euler's step. Take half of it, look again *there*, then step from x (eq. 5).": START + d * u(START, t),
         "Your second look is at the right place but at time t: it belongs to t + d/2 (paper, eq. 5).":
@@ -146,6 +181,8 @@ def midpoint(answer):
         "Your second look is at the right time but at x: go half a step first (eq. 5).":
             START + d * u(START, t + d / 2),
         "You stepped from the halfway point. Look from there, but start the step at x.": half + d * u(half, t + d / 2),
+        "You averaged two looks, here and at the end of the step: that is Heun's rule. Look again in the middle.":
+            START + d / 2 * (u(START, t) + u(START + d * u(START, t), s)),
         "You went a whole step before looking again: half is enough, the rule is called midpoint.":
             START + d * u(START + d * u(START, t), t + d / 2),
     })  # fmt: skip
@@ -183,6 +220,14 @@ def _kutta(velocity, x, t, s):
     return x + d / 6 * (a + 2 * b + 2 * c + e)
 
 
+def _thrice(velocity, x, t, s):
+    """Looks three times and is of order 2: the halfway point, found twice."""
+    d = s - t
+    halfway = x + d / 2 * velocity(x, t)
+    halfway = x + d / 2 * velocity(halfway, t + d / 2)
+    return x + d * velocity(halfway, t + d / 2)
+
+
 @exercise("2.4", "Measure the order", difficulty=2, minutes=12)
 def order(answer):
     yield "a number for Euler's step"
@@ -203,6 +248,10 @@ def order(answer):
             f"You found {second:.2f}. Did you pass the `step` you were given on to the walk? With very many steps in "
             "float32 rounding hides the error: use float64 and k below a hundred."
         )
+    yield "a step that looks three times and has order 2"
+    third = float(tensor(answer(_thrice), (), "the order"))
+    if abs(third - 2) > 0.15:
+        raise Wrong(f"You found {third:.2f}. More looks are not always a higher order: measure, do not count.")
     yield "a step you have not seen has order 4"
     fourth = float(tensor(answer(_kutta), (), "the order"))
     if abs(fourth - 4) > 0.3:
@@ -237,6 +286,8 @@ def average(answer):
 def lucky(answer):
     yield "a solver and a number of steps"
     value = answer()
+    if isinstance(value, (tuple, list)) and value and str(value[0]).lower() in set(STEPS) - {str(value[0])}:
+        raise Wrong(f"Write the solver in lower case: {str(value[0]).lower()!r}.")
     if not isinstance(value, (tuple, list)) or len(value) != 2 or value[0] not in STEPS:
         raise Wrong(f"You returned {describe(value)}: return a solver and k, such as ('midpoint', 3).")
     solver, k = value
@@ -247,8 +298,9 @@ def lucky(answer):
     ends = plane.carry(lambda x, t: -2 * torch.tanh(x * (1 - 2 * t) / 0.15**2), pairs.x0, k, STEPS[solver])
     kept = plane.pairs_kept(ends, pairs).item()
     if kept < 0.95:
-        hint = {
-            True: "Half is chance: in the middle, where the arrow is zero, the walk forgets who it was.",
-            False: "The more exactly you follow the average arrow, the more exactly everyone bounces.",
-        }[kept > 0.3]
-        raise Wrong(f"{k} {solver} steps keep {kept:.0%} of the pairs. {hint}")
+        hint = (
+            "Some is chance: where the beams meet the arrow is nearly zero; points stop there, or go on as luck has it."
+            if kept > 0.3
+            else "The more exactly you follow the average arrow, the more exactly everyone bounces."
+        )
+        raise Wrong(f"k = {k} with {solver} keeps {kept:.0%} of the pairs. {hint}")

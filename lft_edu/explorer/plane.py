@@ -40,7 +40,7 @@ class App:
 class CouplingApp(App):
     """Choose two clouds or make your own, choose who goes with whom, and read the recoupling ratio.
 
-    With *your own points* write a point a line, or click in the plane: first a start, then its end.
+    With *your own points* write one point per line, or click in the plane: first a start, then its end.
     """
 
     def __init__(self, shape: str = "beams", n: int = 24, seed: int = 0):
@@ -56,7 +56,8 @@ class CouplingApp(App):
         self.starts = widgets.Textarea(value="-1.5 1\n-1.5 -1\n", description="starts", **box)
         self.ends = widgets.Textarea(value="1.5 -1\n1.5 1\n", description="ends", **box)
         self.boxes = widgets.HBox([self.starts, self.ends])
-        self.figure = go.FigureWidget(plots.coupling(shapes.beams(4)).update_layout(**COMPACT))
+        start = plots.coupling(shapes.beams(4)).update_layout(**COMPACT)
+        self.figure = go.FigureWidget(start.update_xaxes(showticklabels=True).update_yaxes(showticklabels=True))
         self._add_canvas()
         for control in (self.shape, self.n, self.pairing, self.metric, self.starts, self.ends):
             control.observe(lambda _: self.update(), "value")
@@ -105,9 +106,11 @@ class CouplingApp(App):
 
     def click(self, x: float, y: float) -> None:
         """A click at (x, y): a start, or the end of the pair begun before."""
-        point = f"{x:.1f} {y:.1f}"
+        point = f"{x + 0.0:.1f} {y + 0.0:.1f}".replace("-0.0", "0.0")
         if self.own is None:
             self.own = point
+            starts = self.figure.data[2]
+            starts.x, starts.y = [*starts.x, x], [*starts.y, y]
             self.say(f"A start at ({point}): now click where it ends.")
             return
         begun, self.own = self.own, None
@@ -132,9 +135,8 @@ class FlowApp(App):
     def __init__(self, shape: str = "beams", loss: str = "flow matching", steps: int = 1500):
         super().__init__()
         self.steps, self.trained, self.thread, self.stopped = steps, None, None, threading.Event()
-        self.shape = widgets.Dropdown(
-            options=[name for name in shapes.SHAPES if name != "line"], value=shape, description="pairs", **WIDE
-        )
+        self.shape = widgets.Dropdown(options=list(shapes.SHAPES), value=shape, description="pairs", **WIDE)
+        self.seed = 0  # of the network; another at each training
         self.loss = widgets.Dropdown(options=self.LOSSES, value=loss, description="loss", **WIDE)
         self.k = widgets.IntSlider(value=3, min=1, max=6, description="steps k, training", **WIDE)
         self.random = widgets.Checkbox(value=True, description="random times", **WIDE)
@@ -145,15 +147,20 @@ class FlowApp(App):
         )
         self.solver = widgets.ToggleButtons(options=list(STEPS), value="midpoint", description="solver")
         self.figure = go.FigureWidget()
-        self.live = LiveLoss("Loss", width=420)
+        self.t = widgets.IntSlider(value=20, min=0, max=20, description="time t, in 1/20", **WIDE)
+        self.play = widgets.Play(value=20, min=0, max=20, interval=120)
+        widgets.jslink((self.play, "value"), (self.t, "value"))
+        self.t.observe(lambda _: self.show_time(), "value")
+        self.live = LiveLoss("Loss")
         self.button.on_click(lambda _: self.stop() if self.running else self.train())
         self.loss.observe(lambda _: self._enable(), "value")
         for control in (self.test_k, self.solver):
             control.observe(lambda _: self.draw(), "value")
         self.shape.observe(lambda _: self.reset(), "value")
         training = [self.shape, self.loss, self.k, self.random, self.alpha, self.button]
-        controls = widgets.VBox([*training, self.test_k, self.solver, self.status, self.live.figure])
-        self.view = widgets.HBox([controls, self.figure], layout=widgets.Layout(flex_flow="row wrap"))
+        controls = widgets.VBox([*training, self.test_k, self.solver, widgets.HBox([self.play, self.t]), self.status])
+        pictures = widgets.VBox([self.figure, self.live.figure])
+        self.view = widgets.HBox([controls, pictures], layout=widgets.Layout(flex_flow="row wrap"))
         self._enable()
         self.reset()
 
@@ -166,8 +173,13 @@ class FlowApp(App):
         self.stop()
         self.pairs = shapes.make(self.shape.value, 2000, torch.Generator().manual_seed(0))
         self.shown = shapes.make(self.shape.value, 60, torch.Generator().manual_seed(9))
-        self.velocity = plane.VelocityMLP(generator=torch.Generator().manual_seed(0))
+        self._new_network()
         self.draw()
+
+    def _new_network(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        self.velocity = plane.VelocityMLP(self.pairs.x0.shape[1], generator=generator)
+        self.seed += 1
 
     def objective(self):
         """The loss as the controls say it: a function for :func:`lft_edu.plane.train`."""
@@ -182,7 +194,7 @@ class FlowApp(App):
         """Start training a new network; ``wait`` until it is done."""
         self.stop()
         self.stopped.clear()
-        self.velocity = plane.VelocityMLP(generator=torch.Generator().manual_seed(0))
+        self._new_network()
         self.thread = threading.Thread(target=self._train, args=(self.objective(),), daemon=True)
         self.thread.start()
         if wait:
@@ -213,22 +225,35 @@ class FlowApp(App):
             self.button.description, self.button.button_style = "Train", "primary"
 
     def draw(self, step: int | None = None) -> None:
-        """The walk of the present network, and what it keeps."""
-        path = plane.carry(self.velocity, self.shown.x0, self.test_k.value, STEPS[self.solver.value], return_path=True)
-        kept = plane.pairs_kept(path[-1], self.shown).item()
-        picture = drawing.walks({f"{self.solver.value}, {self.test_k.value} steps": path}, self.shown)
+        """The walk of the present network, and where it takes everyone."""
+        k, solver = self.test_k.value, self.solver.value
+        self.path = plane.carry(self.velocity, self.shown.x0, k, STEPS[solver], return_path=True)
+        picture = drawing.walks({f"{solver}, {k} steps": self.path}, self.shown)
+        picture.layout.sliders = picture.layout.updatemenus = ()  # they need frames, which a widget does not have
+        self.marks = picture.frames[0].traces
         with self.figure.batch_update():
             if len(self.figure.data) != len(picture.data):
                 self.figure.data = ()
                 self.figure.add_traces(picture.data)
-                self.figure.update_layout(picture.layout, overwrite=True)
-                self.figure.update_layout(sliders=[], updatemenus=[], **COMPACT)
+            self.figure.update_layout(picture.layout, overwrite=True)
+            self.figure.update_layout(**COMPACT)
             for shown, trace in zip(self.figure.data, picture.data, strict=True):
                 shown.x, shown.y = trace.x, trace.y
-            self.figure.layout.annotations[0].text = picture.layout.annotations[0].text
+        self.show_time()
         done = f"after {step:,} steps of training: " if step else ""
-        cost = self.test_k.value * EVALUATIONS[self.solver.value]
-        self.say(f"{done}{kept:.0%} of the pairs kept, with {cost} velocity evaluations a point")
+        kept, error = (f(self.path[-1], self.shown).item() for f in (plane.pairs_kept, plane.coupling_error))
+        self.say(
+            f"{done}{kept:.0%} end with their own group, coupling error {error:.2f}, "
+            f"{k * EVALUATIONS[solver]} velocity evaluations per point"
+        )
+
+    def show_time(self) -> None:
+        """Put the walkers where they are at the time of the slider; between two steps, at the nearer state."""
+        state = round(self.t.value / self.t.max * (len(self.path) - 1))
+        places = drawing.walks({"": self.path}, self.shown).frames[state].data
+        with self.figure.batch_update():
+            for mark, place in zip(self.marks, places, strict=True):
+                self.figure.data[mark].update(x=place.x, y=place.y)
 
     def _enable(self) -> None:
         self.k.disabled = self.loss.value == "flow matching"

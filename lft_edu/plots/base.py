@@ -61,12 +61,10 @@ def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: 
     return figure
 
 
-def lines(
-    series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False, marks_only=()
-) -> go.Figure:
+def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False, modes=None) -> go.Figure:
     """Curves with marks. ``series``: name → ``(x, y)``, or ``(x, y, low, high)`` with intervals.
 
-    ``marks_only`` names series without a line, such as measurements beside a computed curve.
+    ``modes`` (name → ``"lines"`` or ``"markers"``) leaves out marks or line of some, such as a computed curve's marks.
     """
     figure = new_figure(title, x, y)
     for i, (name, (xs, ys, *interval)) in enumerate(series.items()):
@@ -81,7 +79,7 @@ def lines(
             }  # fmt: skip
         figure.add_scatter(
             x=[float(v) for v in xs], y=ys, name=html.escape(name), error_y=error,
-            mode="markers" if name in marks_only else "lines+markers",
+            mode=(modes or {}).get(name, "lines+markers"),
             line={"color": SERIES[i % len(SERIES)]}, showlegend=len(series) > 1,
             marker={"symbol": GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)], "size": 8},
             hovertemplate="%{x:.4g}: %{y:.4g}",
@@ -89,7 +87,7 @@ def lines(
     if log_x:  # the values measured, not powers of ten
         values = sorted({float(v) for xs, *_ in series.values() for v in xs})
         figure.update_xaxes(type="log", tickvals=values, ticktext=[f"{v:g}" for v in values], minor_ticks="")
-    figure.update_yaxes(type="log" if log_y else "linear")
+    figure.update_yaxes(type="log" if log_y else "linear", exponentformat="power")
     return figure
 
 

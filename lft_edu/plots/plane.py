@@ -45,8 +45,8 @@ def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean"
     """Two clouds and who goes with whom. Several pairings of the same clouds get a slider that swings from one to the
     next, and a play button.
 
-    A line is red where optimal transport would pair its start with someone else; dots mark places where lines
-    cross. The share of red lines is the recoupling ratio.
+    A line is orange where optimal transport would pair its start with someone else; dots mark places where lines
+    cross. The share of orange lines is the recoupling ratio.
 
     Args:
         pairings: one coupling, or name → coupling, all of the same two clouds.
@@ -70,7 +70,8 @@ def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean"
             moving = Coupling(pairs.x0, torch.lerp(pairs.x1, stages[i + 1][1].x1, share), pairs.group)
             x, y = segments(moving.x0, moving.x1)
             nothing = {"x": [], "y": []}
-            swinging = [{**look[0], "x": x, "y": y}, {**look[1], **nothing}, *look[2:4], {**look[4], **nothing}]
+            undecided = {"x": x, "y": y, "name": "on the way", "line": {"color": BLUE, "width": 1.2, "dash": "dot"}}
+            swinging = [{**look[0], **undecided}, {**look[1], **nothing}, *look[2:4], {**look[4], **nothing}]
             frames.append(_frame(f"{name} → {stages[i + 1][0]}: {share:.0%}", swinging))
     return animate(figure, frames, "", stops=list(pairings))
 
@@ -84,21 +85,22 @@ def coupling_title(name: str, pairs: Coupling, metric: str = "euclidean") -> str
     """Name, recoupling ratio and number of crossings of a pairing, as HTML."""
     ratio, crossings = recoupling_ratio(pairs.x0, pairs.x1, metric).ratio, int(pairs.crossings().triu().sum())
     head = f"{html.escape(name)}: " if name else ""
-    return f"{head}R = {ratio:.2f} · lines cross in {crossings:,} places"
+    places = "1 place" if crossings == 1 else f"{crossings:,} places"
+    return f"{head}R = {ratio:.2f} · lines cross in {places}"
 
 
 def coupling_traces(pairs: Coupling, metric: str = "euclidean") -> list[dict]:
     """Lines kept, lines re-paired, starts, ends, crossings: five scatter traces as plain dicts."""
     changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled
     traces = []
-    for name, chosen, colour, width in (
-        ("optimal transport agrees", ~changed, GREY, 1.2),
-        ("optimal transport would re-pair", changed, VERMILLION, 1.2),
+    for name, chosen, colour in (
+        ("optimal transport agrees", ~changed, GREY),
+        ("optimal transport would re-pair", changed, VERMILLION),
     ):
         x, y = segments(pairs.x0[chosen], pairs.x1[chosen])
         traces.append({
             "x": x, "y": y, "name": name, "mode": "lines", "hoverinfo": "skip",
-            "line": {"color": colour, "width": width},
+            "line": {"color": colour, "width": 1.2, "dash": "solid"},
         })  # fmt: skip
     for name, points, symbol, colour in (
         ("x₀, start", pairs.x0, "circle", BLUE),
@@ -148,8 +150,9 @@ def velocity_field(
 
     def traces(t, here):
         u = velocity(points, t)
-        longest = u.norm(dim=-1).max().clamp_min(1e-9)
         seen = torch.cdist(points, here).min(1).values < 1.5 * cell
+        longest = u[seen].norm(dim=-1).max().clamp_min(1e-9)  # some point of the grid is always near
+        u = u * (longest / u.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(max=1)  # guesses may be wild: clip them
         looks = []
         for name, chosen, colour in (("a guess: nobody is here", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)):
             x, y = arrows(points[chosen], u[chosen] * 1.5 * cell / longest)
@@ -168,7 +171,7 @@ def velocity_field(
 def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None) -> go.Figure:
     """Points on their way, in panels side by side, with play button and slider; thin lines show the whole way.
 
-    Open marks are the targets of each group; filled ones walk. Who keeps its pair ends on marks of its own shape.
+    Open marks are the targets of each group; filled ones walk, and should end on marks of their own shape.
     Points on a line, D = 1, are drawn over time: t to the right, x upwards.
 
     Args:

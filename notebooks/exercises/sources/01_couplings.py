@@ -55,13 +55,15 @@ def my_assignment(x0, x1):
 check("1.1", my_assignment)
 
 # %% [markdown]
+# **And the prediction?** No: in the first case both starts are nearest to the same end, which can be used only once.
+
+# %% [markdown]
 # ## 1.2 · The recoupling ratio ●○○ 5 minutes
 #
 # $R = 1 - \mathbb{E}[\mathrm{Tr}(M)/N]$ (paper, eq. 7): the share of points that optimal transport would pair with
 # somebody else than the partner they were given, where the given partner of `x0[i]` is `x1[i]`.
 #
-# **Predict first.** Two points, each given the other's nearest neighbour: what is the smallest R above 0 that two pairs
-# can have? *My prediction: …*
+# **Predict first.** Two pairs only: what values can R have at all? *My prediction: …*
 #
 # <details><summary>Hint</summary>
 #
@@ -85,6 +87,9 @@ def my_recoupling_ratio(x0, x1):
 
 # %%
 check("1.2", my_recoupling_ratio)
+
+# %% [markdown]
+# **And the prediction?** 1, if there are just two pairs: optimal transport either keeps both or swaps both. With N pairs the smallest is 2/N.
 
 # %% [markdown]
 # ## 1.3 · Which lines cross? ●●○ 12 minutes
@@ -132,6 +137,9 @@ def my_crossings(x0, x1):
 check("1.3", my_crossings)
 
 # %% [markdown]
+# **And the prediction?** None, as long as the plain distance is what is made small.
+
+# %% [markdown]
 # ## 1.4 · Crossed and yet optimal ●●○ 12 minutes
 #
 # With plain distances, optimal transport in the plane never leaves a crossing: uncrossing an X makes both lines together
@@ -171,6 +179,9 @@ def my_crossed_pairs():
 check("1.4", my_crossed_pairs)
 
 # %% [markdown]
+# **And the prediction?** They need not, but it is easiest with one long line and one short one that begins behind it.
+
+# %% [markdown]
 # ## 1.5 · R near 1, and nobody meets ●●● 15 minutes
 #
 # The recoupling ratio asks who would be better off with another partner. A velocity field has another worry: that two
@@ -207,6 +218,9 @@ def my_busy_clouds(n):
 
 # %%
 check("1.5", my_busy_clouds)
+
+# %% [markdown]
+# **And the prediction?** Yes. A turn by less than 180° re-pairs nearly everybody, and no two points ever share a place at one time.
 
 # %% [markdown]
 # Keep this one in mind: **R says how far the pairing is from optimal, not whether straight paths meet.** In lesson 02

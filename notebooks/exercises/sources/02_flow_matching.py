@@ -3,7 +3,7 @@
 #
 # Six exercises to the lesson [02 · Flow matching](../../02_flow_matching.ipynb). For each: write down what you expect,
 # fill in the function, run the check. A *velocity* is any function `velocity(x, t)` that returns a tensor shaped like
-# `x`; `t` is a number or one time a point, shape `(B,)`.
+# `x`; `t` is a number, or one time per point, shape `(B,)`.
 
 # %%
 import math
@@ -23,7 +23,7 @@ from lft_edu.exercises import check
 #
 # <details><summary>Hint</summary>
 #
-# One time a point: `t = torch.rand(len(x0))`. To multiply points with it, it needs a second axis: `t[:, None]`.
+# One time per point: `t = torch.rand(len(x0))`. To multiply points with it, it needs a second axis: `t[:, None]`.
 #
 # </details>
 
@@ -48,6 +48,9 @@ def my_flow_matching_loss(velocity, x0, x1):
 
 # %%
 check("2.1", my_flow_matching_loss)
+
+# %% [markdown]
+# **And the prediction?** No. Where the beams meet the targets differ, and no function has two values. The loss stops at the spread of the targets.
 
 # %% [markdown]
 # ## 2.2 · An Euler step ●○○ 4 minutes
@@ -84,6 +87,9 @@ def my_euler_step(velocity, x, t, s):
 check("2.2", my_euler_step)
 
 # %% [markdown]
+# **And the prediction?** Euler lands at 0, since the velocity at t = 0 is 0. The exact path, t², ends at 1.
+
+# %% [markdown]
 # ## 2.3 · A midpoint step ●●○ 8 minutes
 #
 # Look, go half a step, look again *there*, then take the whole step from where you were, with what you saw from the
@@ -110,6 +116,9 @@ def my_midpoint_step(velocity, x, t, s):
 
 # %%
 check("2.3", my_midpoint_step)
+
+# %% [markdown]
+# **And the prediction?** At exactly 1: the velocity in the middle, 2 · ½, is the mean velocity of the step.
 
 # %% [markdown]
 # ## 2.4 · Measure the order ●●○ 12 minutes
@@ -160,6 +169,9 @@ def my_order(step):
 check("2.4", my_order)
 
 # %% [markdown]
+# **And the prediction?** Midpoint, and clearly: its error falls with the square of the number of steps.
+
+# %% [markdown]
 # ## 2.5 · The average arrow, exactly ●●● 20 minutes
 #
 # Two beams on a line. Half of the points start at $+1 + \varepsilon$ and go to $-1 + \varepsilon$, half start at
@@ -177,8 +189,8 @@ check("2.4", my_order)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Bayes with two Gaussians of the same width: $p = 1/(1 + e^{-2 x \mu / \sigma^2})$ with $\mu = 1 - 2t$. And
-# $2p - 1 = \tanh(x\mu/\sigma^2)$.
+# Bayes: p is the density of the first beam at x over the sum of both densities, two Gaussians of the same width σ around
+# ±μ with μ = 1 − 2t. Divide by the numerator. And remember $\tanh(z) = 2/(1 + e^{-2z}) - 1$.
 #
 # </details>
 
@@ -203,6 +215,9 @@ def my_average_velocity(x, t, sigma):
 
 # %%
 check("2.5", my_average_velocity)
+
+# %% [markdown]
+# **And the prediction?** Zero everywhere: both beams are in the same place, one half goes left and one half right.
 
 # %% [markdown]
 # ## 2.6 · A walk that keeps every pair ●●○ 10 minutes
@@ -233,6 +248,9 @@ def my_walk_that_keeps():
 
 # %%
 check("2.6", my_walk_that_keeps)
+
+# %% [markdown]
+# **And the prediction?** Few: one Euler step looks at t = 0 only. Three Euler steps work, too: they look at 0, ⅓ and ⅔, never near ½.
 
 # %% [markdown]
 # Back to the lessons: [03 · Flow Walking](../../03_flow_walking.ipynb)
