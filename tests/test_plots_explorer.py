@@ -234,6 +234,19 @@ def test_flow_app_trains_stops_and_walks():
     assert len(app.figure.data) == 9
 
 
+def test_flow_app_shows_every_time():
+    app = FlowApp(steps=1)
+    app.test_k.value = 10
+    assert not app.figure.layout.sliders
+    assert not app.figure.layout.updatemenus
+    for t, state in ((0, 0), (10, 5), (20, 10)):
+        app.t.value = t
+        x = np.concatenate([app.figure.data[mark].x for mark in app.marks])
+        assert np.allclose(np.sort(x), np.sort(app.path[state, :, 0]))
+    app.shape.value = "line"  # one dimension, drawn over time
+    assert app.velocity.dimension == 1
+
+
 @pytest.mark.parametrize("loss", FlowApp.LOSSES)
 def test_flow_app_offers_every_loss(loss, generator):
     app = FlowApp(steps=1, loss=loss)

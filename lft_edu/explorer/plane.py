@@ -147,7 +147,8 @@ class FlowApp(App):
         )
         self.solver = widgets.ToggleButtons(options=list(STEPS), value="midpoint", description="solver")
         self.figure = go.FigureWidget()
-        self.t = widgets.IntSlider(value=20, min=0, max=20, description="time t, in 1/20", **WIDE)
+        narrow = {"layout": widgets.Layout(width="280px"), "style": {"description_width": "60px"}}
+        self.t = widgets.IntSlider(value=20, min=0, max=20, description="t · 20", **narrow)
         self.play = widgets.Play(value=20, min=0, max=20, interval=120)
         widgets.jslink((self.play, "value"), (self.t, "value"))
         self.t.observe(lambda _: self.show_time(), "value")
