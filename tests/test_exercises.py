@@ -107,6 +107,15 @@ def cut_between_steps(velocity, x0, x1, k):
     return (x - x1).square().mean()
 
 
+def backwards(velocity, x0, x1, k):
+    """Forgets to sort the times."""
+    times = torch.cat([torch.zeros(len(x0), 1), torch.rand(len(x0), k - 1), torch.ones(len(x0), 1)], 1)
+    x = x0
+    for i in range(k):
+        x = midpoint_step(velocity, x, times[:, i], times[:, i + 1])
+    return (x - x1).square().mean()
+
+
 def jittered(k, batch):
     """A grid with a little noise, which is not uniform."""
     times = uniform_times(k).expand(batch, -1).clone()
@@ -257,6 +266,7 @@ WRONG = [
     ("3.3", functools.partial(fw, graph=False), "No gradient"),
     ("3.3", teacher_forced, "walks on from where"),
     ("3.3", cut_between_steps, "detached"),
+    ("3.3", backwards, "back in time"),
     ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, 3), "Is k used?"),
     ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, k, jittered(k, len(x0))), "uniform ones have 0.50"),
     ("3.3", functools.partial(fw, step=lambda v, x, t, s: heun(v, x, t[:, None], s[:, None])), "Largest difference"),
