@@ -71,20 +71,20 @@ def open_notebook(page, lab, name):
     page.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true")
 
 
-def run_all(page):
-    """Run → Run All Cells, once the kernel is there."""
+def run_all(page, until):
+    """Run → Run All Cells, until a text appears. A kernel that has just connected may miss the first call."""
     from playwright.sync_api import TimeoutError
 
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle'] >> visible=true")
-    for _ in range(5):  # a kernel that has just connected may miss the first call
+    for _ in range(5):
         page.click("text=Run >> nth=0")
         page.click("li[data-command='runmenu:run-all'] >> visible=true")
         try:
-            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy'] >> visible=true", timeout=5000)
+            page.wait_for_selector(f"text={until}", state="attached", timeout=30_000)
             return
         except TimeoutError:
             continue
-    raise AssertionError("Run All Cells does nothing")
+    raise AssertionError(f"Run All Cells, five times, and no {until!r}")
 
 
 def test_figures_play_without_a_kernel_and_sliders_move_the_app(page, lab):
@@ -97,8 +97,7 @@ def test_figures_play_without_a_kernel_and_sliders_move_the_app(page, lab):
     page.wait_for_function("() => document.body.innerText.includes('optimal transport: R = 0.00')")
 
     # the application: run everything, then work a slider by keyboard and another by dragging it
-    run_all(page)
-    page.wait_for_selector("text=24 pairs. as given: R = 1.00")
+    run_all(page, until="24 pairs. as given: R = 1.00")
     app = page.locator(".jupyter-widgets.widget-hbox:has(.js-plotly-plot)").first
     app.scroll_into_view_if_needed()
     title = app.locator(".gtitle").first
@@ -122,7 +121,6 @@ def test_figures_play_without_a_kernel_and_sliders_move_the_app(page, lab):
 
 def test_an_answer_is_checked_in_the_browser(page, lab):
     open_notebook(page, lab, "exercises/02_flow_matching.ipynb")
-    run_all(page)
-    page.wait_for_selector("text=2.6 · A walk that keeps every pair: not yet", state="attached")
+    run_all(page, until="2.6 · A walk that keeps every pair: not yet")
     assert page.locator("text=Not filled in yet").count() == 6
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0

@@ -197,7 +197,7 @@ def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tol
         mistakes: message → what someone who makes that mistake would return.
         tolerance: largest difference allowed, relative to the largest entry of ``want`` (and at least 1).
     """
-    want = torch.as_tensor(want, dtype=torch.float64)
+    want = torch.as_tensor(want, dtype=torch.float64).detach()
     got = tensor(value, want.shape, what)
     allowed = tolerance * max(1.0, float(want.abs().max()))
     difference = (got - want).abs()
