@@ -231,7 +231,7 @@ class FlowApp(App):
         self.path = plane.carry(self.velocity, self.shown.x0, k, STEPS[solver], return_path=True)
         picture = drawing.walks({f"{solver}, {k} steps": self.path}, self.shown)
         picture.layout.sliders = picture.layout.updatemenus = ()  # they need frames, which a widget does not have
-        self.marks = picture.frames[0].traces
+        self.frames, self.marks = picture.frames, picture.frames[0].traces
         with self.figure.batch_update():
             if len(self.figure.data) != len(picture.data):
                 self.figure.data = ()
@@ -250,10 +250,9 @@ class FlowApp(App):
 
     def show_time(self) -> None:
         """Put the walkers where they are at the time of the slider; between two steps, at the nearer state."""
-        state = round(self.t.value / self.t.max * (len(self.path) - 1))
-        places = drawing.walks({"": self.path}, self.shown).frames[state].data
+        frame = self.frames[round(self.t.value / self.t.max * (len(self.frames) - 1))]
         with self.figure.batch_update():
-            for mark, place in zip(self.marks, places, strict=True):
+            for mark, place in zip(self.marks, frame.data, strict=True):
                 self.figure.data[mark].update(x=place.x, y=place.y)
 
     def _enable(self) -> None:
