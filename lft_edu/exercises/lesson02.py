@@ -258,10 +258,15 @@ def order(answer):
         raise Wrong(f"You found {fourth:.2f} for a Runge–Kutta step of order 4. Use float64: its error is tiny.")
 
 
+def average_velocity(x, t, sigma):
+    """The exact minimiser for the two beams of :func:`lft_edu.shapes.line`, of width ``sigma``."""
+    return -2 * torch.tanh(x * (1 - 2 * t) / sigma**2)
+
+
 @exercise("2.5", "The average arrow, exactly", difficulty=3, minutes=20)
 def average(answer):
     x = torch.linspace(-1.5, 1.5, 13, dtype=torch.float64)
-    right = lambda x, t, sigma: -2 * torch.tanh(x * (1 - 2 * t) / sigma**2)  # noqa: E731
+    right = average_velocity
     yield "a velocity for each x"
     tensor(answer(x, 0.3, 0.5), x.shape, "the velocity", "one number for each x")
     yield "by hand: at t = 1/2, where the two beams meet, nobody knows who is who"
@@ -295,7 +300,7 @@ def lucky(answer):
         raise Wrong(f"k = {k!r}: a walk takes a whole number of steps, at least 1.")
     yield "keeps at least 95 of 100 pairs of two crossing beams"
     pairs = shapes.line(1000, torch.Generator().manual_seed(6))
-    ends = plane.carry(lambda x, t: -2 * torch.tanh(x * (1 - 2 * t) / 0.15**2), pairs.x0, k, STEPS[solver])
+    ends = plane.carry(lambda x, t: average_velocity(x, t, 0.15), pairs.x0, k, STEPS[solver])
     kept = plane.pairs_kept(ends, pairs).item()
     if kept < 0.95:
         hint = (
