@@ -17,6 +17,8 @@ _HOMES = {
     "metrics": ("evaluate",),
     "fitting": ("fit",),
     "training": ("History",),
+    "trajectories": ("capture",),
+    "projections": ("PCA", "UMAP"),
 }
 _MODULES = (
     *("flow", "objectives", "shapes", "plane", "families", "latents", "plots", "explorer", "exercises", "export"),

@@ -16,6 +16,7 @@ class Family:
     mlp_norm: str
     mlp: str
     parallel_switch: str | None = None  # config field: attention and MLP read the same input; None: never
+    splices: bool = True  # False: its states can be captured, but no operator has been put into it yet
 
 
 FAMILIES = {
@@ -29,6 +30,16 @@ FAMILIES = {
         parallel_switch="use_parallel_residual",
     ),
 }
+LLAMA = Family(
+    layers="model.layers",
+    final_norm="model.norm",
+    attention_norm="input_layernorm",
+    attention="self_attn",
+    mlp_norm="post_attention_layernorm",
+    mlp="mlp",
+    splices=False,
+)
+FAMILIES |= dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), LLAMA)
 
 
 def family_of(config) -> Family:

@@ -141,7 +141,6 @@ class LatentSource:
         return Latents(x0, x1, self.context)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
-        import psutil
         from tqdm.auto import tqdm
 
         rows = torch.arange(len(self.blocks))
@@ -149,16 +148,20 @@ class LatentSource:
         # The same for every batch of unpadded blocks, so one row of a mask serves batches of any size.
         self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
         need = 2 * first.x0[0].nbytes * len(rows)
-        free = psutil.virtual_memory().available
-        if need > 0.8 * free:
-            raise ValueError(
-                f"Keeping the latents of {len(rows):,} blocks takes {need / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. "
-                "Use cache_latents=False, or fewer tokens."
-            )
+        require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
         self.stored = tuple(torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
         for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
             found = span_latents(self.teacher, self.span, self.ids(part))
             self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()
+
+
+def require_memory(needed: int, what: str, advice: str) -> None:
+    """ValueError if ``needed`` bytes are more than four fifths of the memory that is free."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise ValueError(f"{what} would take {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. {advice}")
 
 
 @torch.no_grad()

@@ -208,7 +208,11 @@ def splice(
         raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().")
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("This model is spliced already: splice the teacher it came from.")
-    family_of(teacher.config)
+    if not family_of(teacher.config).splices:
+        raise ValueError(
+            f"Operators can't be spliced into {teacher.config.model_type!r} models yet, only captured states looked "
+            "at (lft.capture). Take a gpt_neox model, such as Pythia."
+        )
     layers = layers_of(teacher)
     m, n = check_span(span, len(layers))
     chosen = operator.layer_to_copy(m, n)

@@ -1,0 +1,66 @@
+"""Draw the maps that ship: UMAPs of the bundled teacher's states, so that nobody has to wait for one.
+
+    python -m lft_edu.recipes.atlas       # a few minutes on a CPU; takes umap-learn
+
+The states are those of random tokens, never a text's first, each at every depth. The maps are fitted on them as they
+are stored, in half precision, so that what ships can be checked against itself.
+"""
+
+import argparse
+import importlib.metadata
+import os
+from pathlib import Path
+
+import torch
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+import lft_edu as lft
+from lft_edu import corpora, projections
+from lft_edu.latents import depth_states
+from lft_edu.recipes.operators import weights_of
+from lft_edu.recipes.teacher import write_json
+from lft_edu.teachers import ASSETS, sha256
+
+
+def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[dict, dict]:
+    """Every map of states ``(N, D)`` float16: name → array, and name → trustworthiness."""
+    arrays, trust = {"states": states.numpy()}, {}
+    sizes = [(preparation, dimensions) for preparation in preparations for dimensions in (2, 3)]
+    for preparation, dimensions in tqdm(sizes, desc="maps", unit="map"):
+        projection = projections.UMAP(dimensions, preparation).fit(states.float())
+        key = projections.atlas_key(dimensions, preparation)
+        arrays[key] = projection.places
+        trust[key] = round(projections.trustworthiness(projection, states.float()), 4)
+    return arrays, trust
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=120, help="tokens, each at every depth")
+    parser.add_argument("--out", type=Path, default=ASSETS / "atlas")
+    a = parser.parse_args(arguments)
+    teacher, tokenizer = lft.load_teacher("bundled")
+    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
+    states = depth_states(teacher, blocks, a.tokens, torch.Generator().manual_seed(0)).flatten(0, 1).half().cpu()
+    arrays, trust = draw(states)
+    a.out.mkdir(parents=True, exist_ok=True)
+    path = a.out / "atlas.safetensors"
+    partial = path.with_suffix(".partial")
+    save_file(arrays, partial)
+    os.replace(partial, path)
+    provenance = {
+        "recipe": "python -m lft_edu.recipes.atlas",
+        "corpus": "python-stdlib, test split by path hash",
+        "teacher_sha256": weights_of("bundled"),
+        "states": f"{a.tokens} tokens at {len(states) // a.tokens} depths",
+        "settings": projections.UMAP().settings,
+        "versions": {name: importlib.metadata.version(name) for name in ("umap-learn", "numba", "scikit-learn")},
+        "trustworthiness": trust,
+        "sha256": {path.name: sha256(path)},
+    }
+    write_json(a.out / "PROVENANCE.json", provenance)
+
+
+if __name__ == "__main__":
+    main()
