@@ -19,9 +19,11 @@ _HOMES = {
     "training": ("History",),
     "trajectories": ("capture",),
     "projections": ("PCA", "UMAP"),
+    "failures": ("worst_tokens",),
+    "explorer": ("TrajectoryExplorer",),
 }
 _MODULES = (
-    *("flow", "objectives", "shapes", "plane", "families", "latents", "plots", "explorer", "exercises", "export"),
+    *("flow", "objectives", "shapes", "plane", "families", "latents", "plots", "exercises", "export"),
     *("cli", "doctor", *_HOMES),
 )
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

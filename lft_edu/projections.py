@@ -34,7 +34,7 @@ class Projection:
         drop: dimensions left out by ``"drop outliers"``; none otherwise.
 
     Attributes:
-        fingerprint: tells this frozen projection from any other: the same before and after any transform.
+        fingerprint: tells this frozen projection from any other; empty until it is fitted, and the same ever after.
     """
 
     kind = ""
@@ -48,7 +48,8 @@ class Projection:
             raise ValueError(f"drop={drop!r}: give a number of dimensions, 0 or more.")
         self.dimensions, self.preparation = dimensions, preparation
         self.drop = drop if preparation == "drop outliers" else 0
-        self.outliers: np.ndarray | None = None  # the dimensions dropped; None until fitted
+        self.outliers = np.empty(0, dtype=int)  # the dimensions dropped
+        self.fingerprint = ""
 
     def fit(self, states, position0: bool = False) -> "Projection":
         """Choose the basis, once.
@@ -60,7 +61,7 @@ class Projection:
         Raises:
             ValueError: fitted already; a student's trajectory; too few states; NaN or infinity.
         """
-        if self.outliers is not None:
+        if self.fingerprint:
             raise ValueError("This projection is fitted and frozen: transform with it, or make a new one.")
         states = _gather(states, position0)
         if len(states) < 5:
@@ -89,7 +90,7 @@ class Projection:
         Raises:
             ValueError: not fitted yet, states of another width, NaN or infinity.
         """
-        if self.outliers is None:
+        if not self.fingerprint:
             raise ValueError("This projection has no basis yet: call .fit(trajectory of the teacher) first.")
         x = _numbers(states.states if isinstance(states, Trajectory) else states)
         if x.shape[-1] != self.width:
@@ -182,12 +183,15 @@ class UMAP(Projection):
         from sklearn.neighbors import NearestNeighbors
 
         wanted = min(9, len(prepared))
-        self.nearest = NearestNeighbors(n_neighbors=wanted, algorithm="kd_tree").fit(prepared)
+        self.nearest = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(prepared)
+        self.prepared = prepared
 
     def _place(self, prepared) -> np.ndarray:
-        distance, index = self.nearest.kneighbors(prepared)
-        distance = np.maximum(distance, 1e-9 * distance[:, -1:] + 1e-300)
-        reach = distance[:, -1:]  # the farthest neighbour's weight is 0: nothing jumps when it is replaced
+        index = self.nearest.kneighbors(prepared, return_distance=False)
+        # Distances anew: those of the search depend, in their last bits, on how many states were searched at once.
+        distance = np.linalg.norm(prepared[:, None] - self.prepared[index], axis=-1)
+        reach = distance.max(1, keepdims=True)  # the farthest's weight is 0: nothing jumps when another takes its place
+        distance = np.maximum(distance, 1e-9 * reach + 1e-300)
         weight = np.square((reach - distance) / (reach * distance))
         flat = weight.sum(1) == 0  # all neighbours equally far
         weight[flat] = 1.0

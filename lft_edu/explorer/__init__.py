@@ -2,5 +2,6 @@
 
 from .completion import CompletionApp, complete, side_by_side
 from .plane import CouplingApp, FlowApp, LiveLoss
+from .trajectories import TrajectoryExplorer
 
-__all__ = ["CompletionApp", "CouplingApp", "FlowApp", "LiveLoss", "complete", "side_by_side"]
+__all__ = ["CompletionApp", "CouplingApp", "FlowApp", "LiveLoss", "TrajectoryExplorer", "complete", "side_by_side"]

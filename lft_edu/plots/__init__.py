@@ -2,7 +2,7 @@
 notebook, :func:`still` makes a picture of it for places that run no JavaScript.
 """
 
-from .base import CONFIG, SERIES, animate, heat, lines, new_figure, show, still
+from .base import CONFIG, SERIES, animate, heat, label, lines, new_figure, show, still, visible
 from .plane import (
     clouds,
     coupling,
@@ -22,6 +22,7 @@ __all__ = [
     "coupling",
     "crossing_points",
     "heat",
+    "label",
     "ladder",
     "lines",
     "new_figure",
@@ -33,5 +34,6 @@ __all__ = [
     "token_kl",
     "training",
     "velocity_field",
+    "visible",
     "walks",
 ]

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import unicodedata
 
 import plotly.graph_objects as go
 
@@ -15,6 +16,22 @@ ORANGE, VIOLET, GREY, BLACK = "#A87000", "#5E3C99", "#767676", "#000000"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, GREY)
 GROUP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 MATPLOTLIB_MARKERS = dict(zip((*GROUP_SYMBOLS, "x-thin"), "osD^P*Xx", strict=True))
+
+
+def visible(text: str) -> str:
+    """A token as one can see it on a line: ``⏎`` for a line break, ``⇥`` for a tab, ``·`` for a space, and ``\\u202e``
+    for characters that are invisible, not assigned, or that would turn the text around them."""
+    named = {"\n": "⏎", "\t": "⇥", " ": "·"}
+    hidden = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+    return "".join(
+        named.get(c) or (c.encode("unicode_escape").decode() if unicodedata.category(c) in hidden else c) for c in text
+    )
+
+
+def label(text: str) -> str:
+    """A token for a figure's labels and hover texts, which are read as HTML: shown literally, and by itself, so that
+    a right-to-left word does not reorder what stands beside it."""
+    return f"\u2068{html.escape(visible(text), quote=False)}\u2069"  # plotly would show &quot; as it stands
 
 
 def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:

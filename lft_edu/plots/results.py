@@ -5,7 +5,7 @@ import html
 import plotly.graph_objects as go
 
 from ..metrics import row_title
-from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, lines, new_figure
+from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, label, lines, new_figure
 
 COLOURS = {
     "skip": BLACK,
@@ -139,7 +139,7 @@ def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Fi
 
 def token_kl(tokens: list[str], divergence: list[float], title: str) -> go.Figure:
     """A text as a strip of tokens, darker where the student parts from the teacher. Tokens are shown literally."""
-    shown = [html.escape(token).replace("\n", "⏎").replace(" ", "·") for token in tokens]
+    shown = [label(token) for token in tokens]
     figure = new_figure(title, "token", "")
     figure.add_heatmap(
         z=[divergence], x=list(range(len(tokens))), colorscale="Cividis", reversescale=True, zmin=0,

@@ -1,0 +1,398 @@
+"""Checks of lesson 04: catch the states, draw them, read them."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..latents import all_depths
+from .checking import Wrong, close, describe, exercise, tensor
+
+
+def small_model(layers: int):
+    """A random GPT-NeoX of width 32 in which every weight matters, those of the final norm, too."""
+    from ..recipes.teacher import build_model
+
+    model = build_model(32, 50, layers=layers, seed=1).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    for p in model.parameters():
+        p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+def hooks_on(model) -> int:
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
+
+
+@exercise("4.1", "Catch the states", difficulty=2, minutes=12)
+def catch(answer):
+    model, ids = small_model(3), torch.tensor([[3, 41, 7, 7, 20]])
+    right = torch.stack(all_depths(model, ids)[0])[:, 0]
+    listed = torch.cat(model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states)
+    before = hooks_on(model)
+    yield "one tensor, (L + 1, T, D)"
+    mine = _states(answer(model, ids), right, listed)
+
+    yield "what enters layer 0, then what leaves each layer, before the final norm"
+    normed = model.gpt_neox.final_layer_norm(right)
+    close(mine, right, "the states", {
+        "The last state is *after* the final norm: that is what output_hidden_states gives. The states live in one "
+        "space only before it. Hook the last layer.": listed,
+        "All states went through the final norm. Return them as they leave the layers.": normed,
+        "Off by one: you begin behind layer 0 and end behind the final norm.": torch.cat([right[1:], normed[-1:]]),
+        "What enters layer 0 is there twice, what leaves the last layer is missing.":
+            torch.cat([right[:1], right[:-1]]),
+        "The order is reversed: depth 0 comes first.": right.flip(0),
+        "All your states are the last one. Does your hook keep a name that changes, instead of appending?":
+            right[-1:].expand_as(right),
+        "All your states are the first one. Hook every layer, not one.": right[:1].expand_as(right),
+    })  # fmt: skip
+    yield "the model is left as it was"
+    if hooks_on(model) != before:
+        raise Wrong(
+            f"After your function {hooks_on(model) - before} hooks are still on the model: they run at every later "
+            "pass and keep what they caught in memory. Keep what register_…_hook returns, and call .remove() on it."
+        )
+    yield "any depth, any length"
+    for model, ids in ((small_model(2), torch.arange(9)[None]), (small_model(6), torch.tensor([[8]]))):
+        want = torch.stack(all_depths(model, ids)[0])[:, 0]
+        close(_states(answer(model, ids), want, want), want, f"the states of {len(want) - 1} layers")
+
+
+def _states(value, right: Tensor, listed: Tensor) -> Tensor:
+    """The answer as (L+1, T, D), or what is wrong with its shape."""
+    if isinstance(value, list | tuple):
+        raise Wrong(f"You returned a {type(value).__name__} of {len(value)}: make one tensor of it, torch.stack(…).")
+    (depths, tokens, width), found = right.shape, tensor(value, None, "the states")
+    shape, layers = tuple(found.shape), depths - 1
+    if len(shape) == 4 and shape[-2:] == (tokens, width) and 1 in shape[:2]:
+        raise Wrong(f"You returned {describe(found)}: the batch axis is left in. There is one text: take state[0].")
+    if len(shape) == 3 and shape[1:] == (tokens, width) and shape[0] != depths:
+        here = f"You returned {shape[0]} states; {layers} layers have {depths} places, before, between and behind."
+        for message, outcome in {
+            "What enters layer 0 is missing: a forward *pre*-hook on layer 0 catches it.": right[1:],
+            "What leaves the last layer is missing: pre-hooks alone end before it.": right[:-1],
+            "What enters layer 0 is missing, and the last state is after the final norm.": listed[1:],
+            "Each state between two layers is there twice: one pre-hook, on layer 0, is enough.":
+                torch.stack([right[:-1], right[1:]], 1).flatten(0, 1),
+        }.items():  # fmt: skip
+            if found.shape == outcome.shape and torch.allclose(found, outcome.double(), atol=1e-4):
+                raise Wrong(f"{here} {message}")
+        raise Wrong(here)
+    return tensor(found, (depths, tokens, width), "the states", "depths, tokens, width")
+
+
+def cloud(n: int, width: int, seed: int) -> Tensor:
+    """Points away from the origin, spread differently along directions that are no coordinate axes."""
+    generator = torch.Generator().manual_seed(seed)
+    turned = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
+    spread = 4 * 0.6 ** torch.arange(width)
+    return torch.randn(n, width, generator=generator) * spread @ turned + 3 * torch.randn(width, generator=generator)
+
+
+def axes_of(states: Tensor) -> Tensor:
+    """All right singular vectors, (D, D), as rows."""
+    return torch.linalg.svd(states, full_matrices=True).Vh
+
+
+def facing(picture, like: Tensor) -> Tensor:
+    """A picture with the sign of each axis chosen so that it looks most like another: signs are free."""
+    turn = (picture - like).square().sum(0) > (picture + like).square().sum(0)
+    return torch.where(turn, -picture, picture)
+
+
+@exercise("4.2", "One frozen picture", difficulty=2, minutes=12)
+def project(answer):
+    fitted, other = cloud(40, 6, 1), cloud(25, 6, 2)
+    yield "one point in the plane for each of the other states"
+    kept = fitted.clone(), other.clone()
+    value = answer(*kept)
+    if not (torch.equal(kept[0], fitted) and torch.equal(kept[1], other)):
+        raise Wrong("You changed the states themselves: -= and its like work in place. Make a new tensor: states - …")
+    if isinstance(value, tuple):
+        raise Wrong(f"You returned {len(value)} things: return the points alone.")
+    mine = tensor(value, None, "the picture")
+    if tuple(mine.shape) == (40, 2):
+        raise Wrong(
+            "You returned 40 points: those of the states you fitted. U·S knows them only. Any others are placed by "
+            "the axes: (other − mean) @ axes.T, one point for each of the 25 other states."
+        )
+    if tuple(mine.shape) == (2, 25):
+        raise Wrong("You returned (2, 25): a row for each axis. Transpose it, a row for each state.")
+    tensor(mine, (25, 2), "the picture", "one row per other state, two axes")
+
+    yield "mean and axes of the fitted states, used on the others (signs are free)"
+    x, y = fitted.double(), other.double()
+    mean, own = x.mean(0), y.mean(0)
+    (_, s, vh), raw, both = torch.linalg.svd(x - mean), axes_of(x)[:2], torch.cat([x, y])
+    spread = x.std(0)
+    at = (y - mean) @ vh.T  # places along all six axes, first the one along which the fitted states vary most
+    mistakes = {
+        "You fitted again, on the other states. Then each picture is another map, and two of them cannot be compared. "
+        "The basis comes from the first argument alone.": (y - own) @ axes_of(y - own)[:2].T,
+        "You fitted on both together. The basis comes from the first argument alone.":
+            (y - both.mean(0)) @ axes_of(both - both.mean(0))[:2].T,
+        "The axes are right, but you subtracted the other states' own mean: every cloud would sit in the middle, and "
+        "how far it has moved could not be seen. Subtract the mean of the fitted states.": (y - own) @ vh[:2].T,
+        "You did not subtract the mean from what you project.": y @ vh[:2].T,
+        "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
+        "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
+        "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
+            (y - y.mean(1, True)) @ axes_of(x - x.mean(1, True))[:2].T,
+        "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
+        "These are the axes along which the states vary *least*. eigh sorts upwards, svd downwards.": at[:, [5, 4]],
+        "These are the axes along which the states vary *least*.": at[:, [4, 5]],
+        "You took the first two columns of Vh. Its *rows* are the axes: Vh[:2].": (y - mean) @ vh[:, :2],
+        "You divided by the singular values: distances along the two axes would no longer compare.": at[:, :2] / s[:2],
+        "You brought both axes to the same spread: distances along them would no longer compare.":
+            at[:, :2] / (s[:2] / 39**0.5),
+        "You divided each dimension by its spread. This picture is of the states as they are.":
+            (y - mean) / spread @ axes_of((x - mean) / spread)[:2].T,
+    }  # fmt: skip
+    close(mine, facing(at[:, :2], mine), "the picture", {m: facing(v, mine) for m, v in mistakes.items()})
+
+    yield "a state falls in one place, whatever company it comes in"
+    for company in (other[:1], other.flip(0), torch.cat([other, fitted])):
+        again = tensor(answer(fitted, company), (len(company), 2), "the picture", "one row per other state")
+        again = again.flip(0)[:25] if company[:1].equal(other[-1:]) else again[:25]
+        close(again, mine[: len(again)], "the place of a state that came in other company")
+    yield "fewer states than dimensions"
+    few, more = cloud(12, 30, 3), cloud(20, 30, 4)
+    mine = tensor(answer(few, more), (20, 2), "the picture", "one row per other state")
+    few, more = few.double(), more.double()
+    right = (more - few.mean(0)) @ axes_of(few - few.mean(0))[:2].T
+    close(mine, facing(right, mine), "the picture", tolerance=1e-3)
+
+
+def with_sink(table, peaked: tuple[int, int], seed: int = 0) -> Tensor:
+    """States (S, T, 16) of these norms; the one at ``peaked`` (depth, token) has it all in one dimension."""
+    table = torch.tensor(table)
+    states = torch.randn(*table.shape, 16, generator=torch.Generator().manual_seed(seed)).sign()
+    states[peaked] = torch.eye(16)[3]
+    return states / states.norm(dim=-1, keepdim=True) * table[..., None]
+
+
+SINKS = (
+    with_sink([
+        [1.0, 1.1, 0.9, 1.0, 1.2, 1.0, 0.8],
+        [2.0, 2.2, 1.8, 1.9, 18.0, 12.0, 12.4],  # token 4, nine times the median
+        [4.0, 4.2, 3.8, 4.0, 3.0, 5.0, 4.0],
+        [8.0, 40.0, 8.0, 8.2, 7.8, 8.0, 8.1],
+        [80.0, 82.0, 120.0, 80.0, 81.0, 130.0, 79.0],
+    ], peaked=(1, 4)),
+    with_sink([
+        [1.0, 1.1, 1.2],
+        [9.0, 1.0, 1.1],
+        [10.0, 60.0, 20.0],
+        [80.0, 70.0, 75.0],
+    ], peaked=(2, 1)),
+)  # fmt: skip
+
+
+def ratios(states: Tensor) -> Tensor:
+    norms = states.norm(dim=-1)
+    return norms / norms.median(dim=1, keepdim=True).values
+
+
+def place_of(table: Tensor) -> tuple[int, int]:
+    """(token, depth) of the largest entry of a table (S, T)."""
+    depth, token = divmod(int(table.argmax()), table.shape[1])
+    return token, depth
+
+
+@exercise("4.3", "Find the sink", difficulty=1, minutes=8)
+def sink(answer):
+    for i, states in enumerate(SINKS):
+        yield ("two whole numbers, (token, depth)", "other states: the sink may be token 0, and at any depth")[i]
+        (depths, tokens, _), value = states.shape, answer(states.clone())
+        found = tensor(value, None, "token and depth")
+        if tuple(found.shape) == ():
+            raise Wrong(
+                f"You returned {describe(float(found))}: return two, (token, depth). argmax without dim counts through "
+                "the whole table: depth, token = divmod(i, T)."
+            )
+        found = tensor(found, (2,), "token and depth", "(token, depth)")
+        if bool((found != found.round()).any()):
+            raise Wrong(f"You returned {found.tolist()}: both are whole numbers.")
+        mine = tuple(found.int().tolist())
+        if i == 0:
+            yield "the largest norm, measured by the median norm at its own depth"
+        norms = states.norm(dim=-1)
+        token, depth = right = place_of(ratios(states))
+        for message, outcome in {
+            "Token and depth are swapped: return (token, depth).": (depth, token),
+            "That is the largest norm of all. States grow with depth, so the last layers win. Divide by the median "
+            "norm of the tokens at the same depth first.": place_of(norms),
+            "That is the largest sum of absolute values. A sink is large in a few dimensions: take the norm, the root "
+            "of the sum of squares.": place_of((n := states.abs().sum(-1)) / n.median(1, True).values),
+            "You divided by the mean norm: one giant moves the mean, not the median.":
+                place_of(norms / norms.mean(1, True)),
+            "You compared each token with itself at other depths (median over dim 0). Compare it with the other tokens "
+            "at its depth.": place_of(norms / norms.median(0).values),
+            "You took the largest entry of a state. Take its norm.":
+                place_of((n := states.abs().amax(-1)) / n.median(1, True).values),
+        }.items():  # fmt: skip
+            if mine == outcome != right:
+                raise Wrong(message)
+        if not (0 <= mine[0] < tokens and 0 <= mine[1] < depths):
+            raise Wrong(f"You returned {mine}; there are {tokens} tokens and {depths} depths, counted from 0.")
+        if mine != right:
+            here = float(ratios(states)[mine[1], mine[0]])
+            raise Wrong(
+                f"Token {mine[0]} at depth {mine[1]} has {here:.1f} times the median norm of its depth; another has "
+                f"{float(ratios(states).max()):.1f} times."
+            )
+
+
+@exercise("4.4", "The logit lens", difficulty=2, minutes=8)
+def lens(answer):
+    generator = torch.Generator().manual_seed(5)
+    norm, head = torch.nn.LayerNorm(6), torch.nn.Linear(6, 9, bias=False)
+    with torch.no_grad():
+        for p in (*norm.parameters(), *head.parameters()):
+            p.copy_(torch.randn(p.shape, generator=generator))
+        x = 2 * torch.randn(4, 6, generator=generator) + 1
+        logits = head(norm(x))
+        plain = head(torch.nn.functional.layer_norm(x, (6,)))
+    yield "one distribution over all tokens for each state"
+    value = tensor(answer(x, norm, head), None, "the probabilities")
+    if tuple(value.shape) == (9,):
+        raise Wrong("You returned one distribution, of 9 tokens: return one for each of the 4 states, (4, 9).")
+    if tuple(value.shape) == (4,):
+        raise Wrong("You returned one number for each state. The lens gives the whole distribution, (4, 9).")
+    mine = tensor(value, (4, 9), "the probabilities", "states, vocabulary")
+
+    yield "softmax(head(norm(state)))"
+    close(mine, logits.softmax(-1), "the probabilities", {
+        "You left out the final norm. The head has only ever read states that went through it.":
+            head(x).softmax(-1),
+        "The softmax is over the states (dim=0). It is over the vocabulary, dim=-1: each *row* sums to 1.":
+            logits.softmax(0),
+        "The softmax is over everything at once. Each row sums to 1: dim=-1.": logits.flatten().softmax(0).view(4, 9),
+        "These are the logits. A softmax makes them probabilities.": logits,
+        "These are log-probabilities: softmax, not log_softmax.": logits.log_softmax(-1),
+        "You left out the final norm, and the softmax.": head(x),
+        "You applied the norm twice.": head(norm(norm(x))).softmax(-1),
+        "You normalised by hand, without the weight and bias that the norm has learned. Call norm(state).":
+            plain.softmax(-1),
+        "You applied the softmax twice.": logits.softmax(-1).softmax(-1),
+    })  # fmt: skip
+    yield "at the last depth it says what the model says"
+    model, ids = small_model(3), torch.tensor([[3, 41, 7, 7, 20]])
+    states, said, _ = all_depths(model, ids)
+    found = answer(states[-1][0], model.gpt_neox.final_layer_norm, model.get_output_embeddings())
+    close(found, said[0].softmax(-1), "the probabilities at the last depth")
+
+
+def turns(path: Tensor) -> Tensor:
+    """The angles (S − 2,) between successive steps, float64."""
+    steps = torch.nn.functional.normalize(path.double().diff(dim=0), dim=-1)
+    return (steps[1:] * steps[:-1]).sum(-1).clamp(-1, 1).arccos()
+
+
+@exercise("4.5", "How a path bends", difficulty=2, minutes=10)
+def turning(answer):
+    corner = torch.tensor([[1.0, 1.0], [4.0, 1.0], [4.0, 2.0], [2.0, 4.0]])
+    path = torch.randn(7, 4, generator=torch.Generator().manual_seed(6)).cumsum(0) + 2
+    yield "an angle at each inner state: S states have S − 2"
+    mine = tensor(_not_nan(answer(corner)), None, "the angles")
+    if tuple(mine.shape) == (3,):
+        raise Wrong(
+            "You returned 3 angles for 4 states. Four states are three steps, and between three steps there are two "
+            "turns. Take differences first: path.diff(dim=0)."
+        )
+    tensor(mine, (2,), "the angles", "S − 2 of them")
+
+    yield "by hand: a right angle to the left, then 45°"
+    right = turns(corner)
+    steps = corner.diff(dim=0)
+    unscaled = (steps[1:] * steps[:-1]).sum(-1).clamp(-1, 1).arccos()
+    lengths = {"You did not divide by the lengths of the steps: cos = a·b / (|a| |b|).": unscaled}
+    close(mine, right, "the angles", _not_angles(corner) | lengths)
+    yield "any path, in any number of dimensions"
+    want = turns(path)
+    close(_not_nan(answer(path)), want, "the angles", _not_angles(path), tolerance=1e-3)
+    close(_not_nan(answer(50 * path - 7)), want, "the angles of a path 50 times as large", tolerance=1e-3)
+    yield "straight on is 0, and back again is π"
+    for seed in range(40):
+        step = torch.randn(5, generator=torch.Generator().manual_seed(seed))
+        straight = torch.arange(1.0, 5)[:, None] * step
+        close(_not_nan(answer(straight)), torch.zeros(2), "the angles of a straight line", tolerance=3e-3)
+        back = torch.stack([0 * step, step, 0 * step])
+        close(_not_nan(answer(back)), [torch.pi], "the angle of a way there and back", tolerance=3e-3)
+
+
+def _not_nan(value):
+    """NaN has one cause here, and it deserves its own words."""
+    if hasattr(value, "shape") and bool((value != value).any()):
+        raise Wrong(
+            "NaN. Rounding makes the cosine of two equal directions 1.0000001, and no angle has that cosine. Clamp it "
+            "to [−1, 1] before the arccos; and divide by the lengths of the steps."
+        )
+    return value
+
+
+def _not_angles(path: Tensor) -> dict[str, Tensor]:
+    """What is mistaken for the angles between steps."""
+    right, steps = turns(path), path.double().diff(dim=0)
+    between = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).arccos()  # noqa: E731
+    x = path.double()
+    return {
+        "You returned the cosine. The angle is its arccos.": right.cos(),
+        "You returned 1 − cosine. The angle is the arccos of the cosine.": 1 - right.cos(),
+        "You returned degrees: return radians, π is half a turn.": right.rad2deg(),
+        "You returned π minus the angle: straight on would be π. Subtract states in the same order for both steps.":
+            torch.pi - right,
+        "That is the angle between *states*, seen from the origin: it changes when all are moved. Take the angle "
+        "between steps, path.diff(dim=0).": between(x[1:-1], x[2:]),
+        "That is the angle between *states*. Take the angle between steps, path.diff(dim=0).": between(x[:-2], x[1:-1]),
+        "You compared every step with the first one. Compare it with the one before.": between(steps[1:], steps[:1]),
+    }  # fmt: skip
+
+
+# On held-out code: KL 0.24 nats a token, the teacher's own loss 2.7 (assets/results/ladder.json).
+KL, LOSS = 0.5, 1.3
+
+
+@cache
+def bundled():
+    """The bundled teacher, its Flow-Walking student over layers 6–18, and the tokenizer."""
+    from .. import teachers
+
+    teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
+    return teacher, teachers.load_student("bundled/flow-walking-6-18", teacher), tokenizer
+
+
+@exercise("4.6", "Where the flow fails", difficulty=3, minutes=20)
+def text(answer):
+    from ..trajectories import capture, divergence
+
+    yield "a text of 10 to 64 tokens"
+    value = answer()
+    if not isinstance(value, str):
+        raise Wrong(f"You returned {describe(value)}: return a string.")
+    teacher, student, tokenizer = bundled()
+    try:
+        tokens = len(tokenizer(value)["input_ids"]) if len(value) < 2000 else 2000
+    except (TypeError, UnicodeError):
+        raise Wrong("You returned a string that is no valid text: it cannot be written as UTF-8.") from None
+    if any(mark in value for mark in tokenizer.all_special_tokens):
+        raise Wrong("You returned a text with a special token in it: write ordinary text.")
+    if not 10 <= tokens <= 64:
+        many = f"{tokens} tokens" if tokens < 2000 else f"{len(value):,} characters"
+        raise Wrong(f"You returned a text of {many}: give 10 to 64 tokens, or one rare place decides everything.")
+    there, here = (capture(model, tokenizer, value) for model in (teacher, student))
+    kl, ahead = divergence(there, here), there.log_probabilities()[:-1]
+    loss = -float(ahead.gather(-1, there.ids[1:, None]).mean())
+    worst = ", ".join(f"{there.tokens[i]!r} {kl[i]:.1f}" for i in kl.argsort(descending=True)[:4].tolist())
+    found = (
+        f"Yours, {tokens} tokens: KL {kl.mean():.2f} nats a token (wanted: at least {KL}; held-out code: 0.24), the "
+        f"teacher's loss {loss:.2f} (wanted: at most {LOSS}; held-out code: 2.7).\n"
+        f"The student differs most after: {worst}."
+    )
+    yield f"the teacher knows its way: at most {LOSS} nats a token, less than half of its usual loss"
+    if loss > LOSS:
+        raise Wrong(f"Here the teacher is lost itself. There is nothing that the student could have missed.\n{found}")
+    yield f"the student does not: a KL of at least {KL}, more than twice the usual"
+    if kl.mean() < KL:
+        raise Wrong(f"The student follows too well.\n{found}")

@@ -1,0 +1,297 @@
+// The picture: paths on a canvas, in the plane or in space. What never moves is drawn once and kept.
+
+const COLOURS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
+const INK = "#222222", FAINT = 0.16, LABELS = 14;
+
+class Picture {
+  constructor(canvas, { pick, tell }) {
+    Object.assign(this, { canvas, pick, tell, context: canvas.getContext("2d"), still: document.createElement("canvas") });
+    this.scene = null;
+    this.selected = new Set();
+    this.home();
+    this.listen();
+    new ResizeObserver(() => this.resize()).observe(canvas);
+  }
+
+  /** Look straight on, at everything. */
+  home() {
+    Object.assign(this, { turn: 0.6, tilt: 0.35, zoom: 1, pan: [0, 0] });
+    this.stale = true;
+  }
+
+  show(scene, view, depth, selected) {
+    if (scene !== this.scene || view !== this.view) {
+      Object.assign(this, { scene, view });
+      this.frame();
+    }
+    if (selected !== this.selected) this.stale = true;
+    Object.assign(this, { depth, selected });
+    this.draw();
+  }
+
+  /** Centre and size of what is to be seen; a first token that flies far out does not shrink the rest. */
+  frame() {
+    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+    const first = this.scene.tokens.length > 1 ? 1 : 0;
+    for (const path of this.scene.paths)
+      for (let s = 0; s < path.times.length; s++)
+        for (let t = first; t < path.tokens; t++)
+          path.place(this.view, s, t).forEach((x, i) => {
+            low[i] = Math.min(low[i], x);
+            high[i] = Math.max(high[i], x);
+          });
+    this.centre = low.map((x, i) => (x + high[i]) / 2);
+    this.size = high.map((x, i) => x - low[i]);
+    this.flat = this.scene.paths[0].points[this.view].d === 2;
+    this.stale = true;
+  }
+
+  resize() {
+    const ratio = window.devicePixelRatio || 1;
+    for (const canvas of [this.canvas, this.still]) {
+      canvas.width = this.canvas.clientWidth * ratio;
+      canvas.height = this.canvas.clientHeight * ratio;
+    }
+    this.stale = true;
+    if (this.scene) this.draw();
+  }
+
+  /** Pixels per unit. */
+  get scale() {
+    const [w, h] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    const whole = this.flat ? Math.max(this.size[0] / (w - 110), this.size[1] / (h - 70)) : Math.hypot(...this.size) / (Math.min(w, h) - 40);
+    return this.zoom / Math.max(whole, 1e-12);
+  }
+
+  /** A place in the picture → pixels. */
+  screen([x, y, z]) {
+    let [a, b, c] = [x - this.centre[0], y - this.centre[1], z - this.centre[2]];
+    if (!this.flat) [a, b] = this.rotate(a, b, c);
+    return [this.canvas.clientWidth / 2 + this.pan[0] + a * this.scale, this.canvas.clientHeight / 2 + this.pan[1] - b * this.scale];
+  }
+
+  rotate(a, b, c) {
+    const across = a * Math.cos(this.turn) - c * Math.sin(this.turn);
+    const away = a * Math.sin(this.turn) + c * Math.cos(this.turn);
+    return [across, b * Math.cos(this.tilt) - away * Math.sin(this.tilt)];
+  }
+
+  draw() {
+    const started = performance.now();
+    if (this.stale) this.drawStill();
+    const pen = this.context, ratio = window.devicePixelRatio || 1;
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    pen.drawImage(this.still, 0, 0);
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.drawMoving(pen);
+    this.spent = performance.now() - started;
+  }
+
+  tokensShown() {
+    return this.selected.size ? [...this.selected] : this.scene.tokens.map((_, t) => t);
+  }
+
+  /** Axes and whole paths: faint for tokens that are not selected. */
+  drawStill() {
+    const pen = this.still.getContext("2d"), ratio = window.devicePixelRatio || 1;
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, this.still.width, this.still.height);
+    this.drawAxes(pen);
+    const shown = new Set(this.tokensShown());
+    this.scene.paths.forEach((path, m) => {
+      for (const bright of [false, true]) {
+        pen.beginPath();
+        for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
+        Object.assign(pen, { strokeStyle: COLOURS[m], globalAlpha: bright && this.selected.size ? 0.45 : FAINT, lineWidth: 1 });
+        pen.stroke();
+      }
+    });
+    pen.globalAlpha = 1;
+    this.stale = false;
+  }
+
+  trace(pen, path, t, until) {
+    pen.moveTo(...this.screen(path.place(this.view, 0, t)));
+    for (let s = 1; s < path.times.length && path.times[s] <= until + 1e-4; s++) pen.lineTo(...this.screen(path.place(this.view, s, t)));
+    if (until < path.times.at(-1)) pen.lineTo(...this.screen(path.at(this.view, until, t)));
+  }
+
+  drawAxes(pen) {
+    const [w, h] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    const names = this.scene.views[this.view].axes;
+    Object.assign(pen, { font: "12px system-ui, sans-serif", fillStyle: "#444444", strokeStyle: "#bbbbbb", lineWidth: 1 });
+    if (this.flat) {
+      pen.strokeRect(28.5, 8.5, w - 37, h - 37);
+      pen.textAlign = "center";
+      pen.fillText(names[0], w / 2, h - 9);
+      pen.save();
+      pen.translate(16, h / 2 - 10);
+      pen.rotate(-Math.PI / 2);
+      pen.fillText(names[1], 0, 0);
+      pen.restore();
+    } else {
+      const corner = [70, h - 70];
+      [[1, 0, 0], [0, 1, 0], [0, 0, 1]].forEach((axis, i) => {
+        const [a, b] = this.rotate(...axis);
+        const tip = [corner[0] + 44 * a, corner[1] - 44 * b];
+        pen.beginPath();
+        pen.moveTo(...corner);
+        pen.lineTo(...tip);
+        pen.stroke();
+        pen.textAlign = "left";
+        pen.fillText(names[i].split(" (")[0], tip[0] + 3, tip[1]);
+      });
+    }
+    this.drawRuler(pen, w);
+  }
+
+  /** A bar of a round length, for what has a unit. */
+  drawRuler(pen, w) {
+    if (this.scene.views[this.view].kind !== "PCA") return;
+    const power = 10 ** Math.floor(Math.log10(110 / this.scale));
+    const length = [5, 2, 1].map((n) => n * power).find((n) => n * this.scale <= 110);
+    const end = w - 22;
+    pen.strokeStyle = "#444444";
+    pen.beginPath();
+    pen.moveTo(end - length * this.scale, 24.5);
+    pen.lineTo(end, 24.5);
+    pen.stroke();
+    pen.textAlign = "right";
+    pen.fillText(`${number(length, 1)}`, end, 39);
+  }
+
+  /** Where everyone is at this depth, how they came there, and what lies between teacher and student. */
+  drawMoving(pen) {
+    const [teacher, student] = this.scene.paths, bright = new Set(this.tokensShown());
+    const labelled = bright.size <= LABELS, many = bright.size > LABELS;
+    if (this.selected.size)
+      this.scene.paths.forEach((path, m) => {
+        pen.beginPath();
+        for (const t of bright) this.trace(pen, path, t, this.depth);
+        Object.assign(pen, { strokeStyle: COLOURS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
+        pen.stroke();
+      });
+    const spots = [teacher, student].map((path) => this.scene.tokens.map((_, t) => this.screen(path.at(this.view, this.depth, t))));
+    Object.assign(pen, { globalAlpha: many ? 0.5 : 1, strokeStyle: INK, lineWidth: 1 });
+    pen.setLineDash([2, 2]);
+    pen.beginPath();
+    for (const t of bright) {
+      pen.moveTo(...spots[0][t]);
+      pen.lineTo(...spots[1][t]);
+    }
+    pen.stroke();
+    pen.setLineDash([]);
+    spots.forEach((places, m) => {
+      for (const on of [false, true]) {
+        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLOURS[m] });
+        pen.beginPath();
+        places.forEach(([x, y], t) => {
+          if (bright.has(t) !== on) return;
+          const r = on ? (many ? 3 : 5) : 2;
+          if (m === 0) {
+            pen.moveTo(x + r, y);
+            pen.arc(x, y, r, 0, 2 * Math.PI);
+          } else pen.rect(x - r, y - r, 2 * r, 2 * r);
+        });
+        pen.fill();
+      }
+    });
+    pen.globalAlpha = 1;
+    this.spots = spots;
+    if (labelled) this.drawLabels(pen, bright);
+  }
+
+  drawLabels(pen, bright) {
+    Object.assign(pen, { font: "13px ui-monospace, monospace", textAlign: "left", lineWidth: 3, strokeStyle: "#ffffff", fillStyle: INK });
+    for (const t of bright) {
+      const [x, y] = this.spots[0][t], word = `\u2068${this.scene.tokens[t]}\u2069`;
+      pen.strokeText(word, x + 8, y - 6); // a halo, so that paths do not cross it out
+      pen.fillText(word, x + 8, y - 6);
+    }
+  }
+
+  /** The nearest mark to a pixel: { m, t, s }, or null. */
+  nearest(x, y, reach = 14) {
+    let best = null, least = reach;
+    const consider = (m, t, s, [a, b]) => {
+      const distance = Math.hypot(a - x, b - y);
+      if (distance < least) [best, least] = [{ m, t, s }, distance];
+    };
+    this.spots.forEach((places, m) => {
+      const s = this.scene.paths[m].station(this.depth);
+      places.forEach((place, t) => consider(m, t, s, place));
+    });
+    if (!best && this.selected.size && this.selected.size <= LABELS)
+      this.scene.paths.forEach((path, m) => {
+        for (const t of this.selected) path.times.forEach((_, s) => consider(m, t, s, this.screen(path.place(this.view, s, t))));
+      });
+    return best;
+  }
+
+  listen() {
+    let from = null, moved = false;
+    const spot = (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    this.canvas.addEventListener("pointerdown", (event) => {
+      this.canvas.setPointerCapture(event.pointerId);
+      [from, moved] = [spot(event), false];
+    });
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (!this.scene) return;
+      const here = spot(event);
+      if (!from) return this.tell(this.nearest(...here), here);
+      const [dx, dy] = here.map((x, i) => x - from[i]);
+      if (!moved && Math.hypot(dx, dy) < 4) return;
+      [from, moved] = [here, true];
+      this.flat ? this.shift(dx, dy) : this.spin(dx / 120, dy / 120);
+    });
+    this.canvas.addEventListener("pointerup", (event) => {
+      const found = !moved && this.scene && this.nearest(...spot(event));
+      if (found) this.pick(found.t);
+      from = null;
+    });
+    this.canvas.addEventListener("pointerleave", () => this.tell(null));
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  key(event) {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (step) this.flat ? this.shift(30 * step[0], 30 * step[1]) : this.spin(0.15 * step[0], 0.15 * step[1]);
+    else if (event.key === "+" || event.key === "-") this.magnify(event.key === "+" ? 1.25 : 0.8);
+    else if (event.key === "0") this.reset();
+    else return;
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab has uses of its own for these keys
+  }
+
+  shift(dx, dy) {
+    this.pan = [this.pan[0] + dx, this.pan[1] + dy];
+    this.redraw();
+  }
+
+  spin(turn, tilt) {
+    this.turn -= turn;
+    this.tilt = Math.max(-1.5, Math.min(1.5, this.tilt + tilt));
+    this.redraw();
+  }
+
+  magnify(factor) {
+    this.zoom *= factor;
+    this.pan = this.pan.map((x) => x * factor);
+    this.redraw();
+  }
+
+  reset() {
+    this.home();
+    this.redraw();
+  }
+
+  redraw() {
+    this.stale = true;
+    this.draw();
+  }
+}
