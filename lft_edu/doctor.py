@@ -85,7 +85,7 @@ def _assets() -> list[Finding]:
     from .teachers import ASSETS, DamagedAssetError, verify
 
     findings = []
-    for name in ("teacher", "operators"):
+    for name in ("teacher", "operators", "atlas"):
         try:
             files = verify(ASSETS / name)["sha256"]
             findings.append(Finding(OK, f"assets/{name}", f"{len(files)} files intact"))

@@ -224,6 +224,26 @@ def operator_path(operator: Operator, x0: Tensor, context: dict, between: int = 
     return states, torch.tensor(times, dtype=torch.float64)
 
 
+@torch.no_grad()
+def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: float, moves: Tensor) -> Tensor:
+    """The velocity ``(G, D)`` that a flow gives one token at time t, moved by ``moves`` ``(G, D)`` from where its path
+    has it; the other tokens stay on theirs.
+
+    Raises:
+        ValueError: an operator that is no flow, or a trajectory of another model.
+    """
+    if not isinstance(student.operator, Flow):
+        raise ValueError(f"A {student.operator.kind!r} operator has no velocity; only a flow has.")
+    m, n = student.config.span
+    if path.span != (m, n):
+        raise ValueError(f"This trajectory has the span {path.span}, the student ({m}, {n}): capture the student.")
+    _, _, context = all_depths(student.model, path.ids[None].to(student.device))
+    x = path.at(m + t * (n - m)).expand(len(moves), -1, -1).clone()
+    x[:, token] += moves
+    x = x.to(student.device, student.dtype)
+    return student.operator.velocity(x, t, **context)[:, token].float().cpu()
+
+
 def shared_depths(*paths: Trajectory) -> Tensor:
     """Depths ``(K,)`` at which all of these have a station: where they can be compared."""
     shared = [set(path.times.tolist()) for path in paths]

@@ -1,5 +1,6 @@
 """Checks of lesson 04: catch the states, draw them, read them."""
 
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -48,10 +49,10 @@ def catch(answer):
         "All your states are the first one. Hook every layer, not one.": right[:1].expand_as(right),
     })  # fmt: skip
     yield "the model is left as it was"
-    if hooks_on(model) != before:
+    if left := hooks_on(model) - before:
         raise Wrong(
-            f"After your function {hooks_on(model) - before} hooks are still on the model: they run at every later "
-            "pass and keep what they caught in memory. Keep what register_…_hook returns, and call .remove() on it."
+            f"Your function left hooks on the model ({left}). They run at every later pass and keep what they caught "
+            "in memory. Keep what register_…_hook returns, and call .remove() on it."
         )
     yield "any depth, any length"
     for model, ids in ((small_model(2), torch.arange(9)[None]), (small_model(6), torch.tensor([[8]]))):
@@ -90,9 +91,8 @@ def cloud(n: int, width: int, seed: int) -> Tensor:
     return torch.randn(n, width, generator=generator) * spread @ turned + 3 * torch.randn(width, generator=generator)
 
 
-def axes_of(states: Tensor) -> Tensor:
-    """All right singular vectors, (D, D), as rows."""
-    return torch.linalg.svd(states, full_matrices=True).Vh
+def _axes(states: Tensor) -> Tensor:
+    return torch.linalg.svd(states).Vh  # (D, D), an axis a row
 
 
 def facing(picture, like: Tensor) -> Tensor:
@@ -123,22 +123,21 @@ def project(answer):
 
     yield "mean and axes of the fitted states, used on the others (signs are free)"
     x, y = fitted.double(), other.double()
-    mean, own = x.mean(0), y.mean(0)
-    (_, s, vh), raw, both = torch.linalg.svd(x - mean), axes_of(x)[:2], torch.cat([x, y])
-    spread = x.std(0)
+    mean, own, spread = x.mean(0), y.mean(0), x.std(0)
+    (_, s, vh), raw, both = torch.linalg.svd(x - mean), _axes(x)[:2], torch.cat([x, y])
     at = (y - mean) @ vh.T  # places along all six axes, first the one along which the fitted states vary most
     mistakes = {
         "You fitted again, on the other states. Then each picture is another map, and two of them cannot be compared. "
-        "The basis comes from the first argument alone.": (y - own) @ axes_of(y - own)[:2].T,
+        "The basis comes from the first argument alone.": (y - own) @ _axes(y - own)[:2].T,
         "You fitted on both together. The basis comes from the first argument alone.":
-            (y - both.mean(0)) @ axes_of(both - both.mean(0))[:2].T,
+            (y - both.mean(0)) @ _axes(both - both.mean(0))[:2].T,
         "The axes are right, but you subtracted the other states' own mean: every cloud would sit in the middle, and "
         "how far it has moved could not be seen. Subtract the mean of the fitted states.": (y - own) @ vh[:2].T,
         "You did not subtract the mean from what you project.": y @ vh[:2].T,
         "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
         "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
         "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
-            (y - y.mean(1, True)) @ axes_of(x - x.mean(1, True))[:2].T,
+            (y - y.mean(1, True)) @ _axes(x - x.mean(1, True))[:2].T,
         "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
         "These are the axes along which the states vary *least*. eigh sorts upwards, svd downwards.": at[:, [5, 4]],
         "These are the axes along which the states vary *least*.": at[:, [4, 5]],
@@ -147,20 +146,26 @@ def project(answer):
         "You brought both axes to the same spread: distances along them would no longer compare.":
             at[:, :2] / (s[:2] / 39**0.5),
         "You divided each dimension by its spread. This picture is of the states as they are.":
-            (y - mean) / spread @ axes_of((x - mean) / spread)[:2].T,
+            (y - mean) / spread @ _axes((x - mean) / spread)[:2].T,
     }  # fmt: skip
     close(mine, facing(at[:, :2], mine), "the picture", {m: facing(v, mine) for m, v in mistakes.items()})
 
     yield "a state falls in one place, whatever company it comes in"
-    for company in (other[:1], other.flip(0), torch.cat([other, fitted])):
+    every = list(range(25))
+    for company, rows in ((other[:1], [0]), (other.flip(0), every[::-1]), (torch.cat([other, fitted]), every)):
         again = tensor(answer(fitted, company), (len(company), 2), "the picture", "one row per other state")
-        again = again.flip(0)[:25] if company[:1].equal(other[-1:]) else again[:25]
-        close(again, mine[: len(again)], "the place of a state that came in other company")
+        again = again[: len(rows)]
+        same, mirrored = (torch.allclose(x, mine[rows], atol=1e-3) for x in (again, facing(again, mine[rows])))
+        if mirrored and not same:
+            raise Wrong(
+                "An axis changed its sign from one call to the next: the pictures are mirror images. Does the sign "
+                "depend on the other states, or on chance, as in pca_lowrank? Use torch.linalg.svd."
+            )
+        close(again, mine[rows], "the place of a state that came in other company")
     yield "fewer states than dimensions"
     few, more = cloud(12, 30, 3), cloud(20, 30, 4)
     mine = tensor(answer(few, more), (20, 2), "the picture", "one row per other state")
-    few, more = few.double(), more.double()
-    right = (more - few.mean(0)) @ axes_of(few - few.mean(0))[:2].T
+    right = (more - few.mean(0)) @ _axes(few - few.mean(0))[:2].T
     close(mine, facing(right, mine), "the picture", tolerance=1e-3)
 
 
@@ -248,12 +253,10 @@ def sink(answer):
 def lens(answer):
     generator = torch.Generator().manual_seed(5)
     norm, head = torch.nn.LayerNorm(6), torch.nn.Linear(6, 9, bias=False)
-    with torch.no_grad():
-        for p in (*norm.parameters(), *head.parameters()):
-            p.copy_(torch.randn(p.shape, generator=generator))
-        x = 2 * torch.randn(4, 6, generator=generator) + 1
-        logits = head(norm(x))
-        plain = head(torch.nn.functional.layer_norm(x, (6,)))
+    for p in (*norm.parameters(), *head.parameters()):
+        p.requires_grad_(False).copy_(torch.randn(p.shape, generator=generator))
+    x = 2 * torch.randn(4, 6, generator=generator) + 1
+    logits, plain = head(norm(x)), head(torch.nn.functional.layer_norm(x, (6,)))
     yield "one distribution over all tokens for each state"
     value = tensor(answer(x, norm, head), None, "the probabilities")
     if tuple(value.shape) == (9,):
@@ -292,23 +295,22 @@ def turns(path: Tensor) -> Tensor:
 
 @exercise("4.5", "How a path bends", difficulty=2, minutes=10)
 def turning(answer):
-    corner = torch.tensor([[1.0, 1.0], [4.0, 1.0], [4.0, 2.0], [2.0, 4.0]])
+    corner = torch.tensor([[1.0, 1.0], [4.0, 1.0], [4.0, 2.0], [0.0, 5.0]])
     path = torch.randn(7, 4, generator=torch.Generator().manual_seed(6)).cumsum(0) + 2
     yield "an angle at each inner state: S states have S − 2"
     mine = tensor(_not_nan(answer(corner)), None, "the angles")
-    if tuple(mine.shape) == (3,):
+    if mine.shape == (3,):
         raise Wrong(
             "You returned 3 angles for 4 states. Four states are three steps, and between three steps there are two "
             "turns. Take differences first: path.diff(dim=0)."
         )
     tensor(mine, (2,), "the angles", "S − 2 of them")
 
-    yield "by hand: a right angle to the left, then 45°"
-    right = turns(corner)
+    yield "by hand: steps (3, 0), (0, 1), (−4, 3) turn by 90°, then by arccos(3/5)"
     steps = corner.diff(dim=0)
     unscaled = (steps[1:] * steps[:-1]).sum(-1).clamp(-1, 1).arccos()
     lengths = {"You did not divide by the lengths of the steps: cos = a·b / (|a| |b|).": unscaled}
-    close(mine, right, "the angles", _not_angles(corner) | lengths)
+    close(mine, turns(corner), "the angles", _not_angles(corner) | lengths)
     yield "any path, in any number of dimensions"
     want = turns(path)
     close(_not_nan(answer(path)), want, "the angles", _not_angles(path), tolerance=1e-3)
@@ -324,19 +326,19 @@ def turning(answer):
 
 def _not_nan(value):
     """NaN has one cause here, and it deserves its own words."""
-    if hasattr(value, "shape") and bool((value != value).any()):
-        raise Wrong(
-            "NaN. Rounding makes the cosine of two equal directions 1.0000001, and no angle has that cosine. Clamp it "
-            "to [−1, 1] before the arccos; and divide by the lengths of the steps."
-        )
+    with suppress(TypeError, ValueError, RuntimeError):  # no numbers: whoever looks next says so
+        if torch.as_tensor(value).isnan().any():
+            raise Wrong(
+                "NaN. Rounding makes the cosine of two equal directions 1.0000001, and no angle has that cosine. Clamp "
+                "it to [−1, 1] before the arccos; and divide by the lengths of the steps."
+            )
     return value
 
 
 def _not_angles(path: Tensor) -> dict[str, Tensor]:
     """What is mistaken for the angles between steps."""
-    right, steps = turns(path), path.double().diff(dim=0)
+    right, x, steps = turns(path), path.double(), path.double().diff(dim=0)
     between = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).arccos()  # noqa: E731
-    x = path.double()
     return {
         "You returned the cosine. The angle is its arccos.": right.cos(),
         "You returned 1 − cosine. The angle is the arccos of the cosine.": 1 - right.cos(),

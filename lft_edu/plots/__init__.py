@@ -11,6 +11,7 @@ from .plane import (
     walks,
 )
 from .results import AXES, COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .trajectories import hidden_distance, lens, norms, token_field, trajectory
 
 __all__ = [
     "AXES",
@@ -22,17 +23,22 @@ __all__ = [
     "coupling",
     "crossing_points",
     "heat",
+    "hidden_distance",
     "label",
     "ladder",
+    "lens",
     "lines",
     "new_figure",
+    "norms",
     "show",
     "skip_curve",
     "skip_growth",
     "skipped_layers",
     "still",
+    "token_field",
     "token_kl",
     "training",
+    "trajectory",
     "velocity_field",
     "visible",
     "walks",

@@ -158,11 +158,12 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
 def _draw(figure: go.Figure, width: float = 9.0):
     """A figure drawn by matplotlib, as a picture of PIL's."""
     import matplotlib.figure
-    import PIL.Image
 
     layout = figure.layout
     height = width * min(0.6, (layout.height or 460) / 900)
     page = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+    if any(trace.type == "scatter3d" for trace in figure.data):
+        return _draw_space(page, figure)
     names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
     panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
     for trace in figure.data:
@@ -176,6 +177,27 @@ def _draw(figure: go.Figure, width: float = 9.0):
     handles = {label: handle for pair in named for handle, label in zip(*pair, strict=True)}
     if handles:
         page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
+    return _finished(page, layout)
+
+
+def _draw_space(page, figure: go.Figure):
+    """A figure in space, as a picture of PIL's."""
+    axes = page.subplots(subplot_kw={"projection": "3d"})
+    for trace in figure.data:
+        colour, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
+        axes.plot(
+            trace.x, trace.y, trace.z, color=colour, linewidth=0.8, alpha=trace.opacity,
+            linestyle="-" if "lines" in mode else "none", marker="o" if "markers" in mode else None, markersize=3,
+        )  # fmt: skip
+    space = figure.layout.scene
+    axes.set(xlabel=space.xaxis.title.text, ylabel=space.yaxis.title.text, zlabel=space.zaxis.title.text)
+    return _finished(page, figure.layout)
+
+
+def _finished(page, layout):
+    """Title on, and out as a picture."""
+    import PIL.Image
+
     page.suptitle(html.unescape(layout.title.text or "").replace("<br>", "\n"), fontsize=12)
     drawn = io.BytesIO()
     page.savefig(drawn, format="png", dpi=80)
