@@ -281,24 +281,31 @@ def bundled_states() -> Tensor:
     return torch.from_numpy(_atlas()["states"]).float()
 
 
-def bundled(kind: str = "PCA", dimensions: int = 2, preparation: str = "raw") -> Projection:
+def bundled(kind: str = "PCA", dimensions: int = 2, preparation: str = "raw", seed: int = 0) -> Projection:
     """A frozen projection of the bundled teacher's states. UMAPs come drawn: nobody waits for numba.
 
     Args:
         kind: ``"PCA"`` or ``"UMAP"``.
+        seed: of a UMAP: 0, or 1 for a second drawing of the raw states in the plane.
+
+    Raises:
+        ValueError: no such kind, or no such map among those that ship.
     """
     if kind not in ("PCA", "UMAP"):
         raise unknown("projection", kind, ("PCA", "UMAP"))
     if kind == "PCA":
         return PCA(dimensions, preparation).fit(bundled_states())
-    projection = UMAP(dimensions, preparation)
-    projection.places = _atlas()[atlas_key(dimensions, preparation)].astype(np.float32)
+    projection, maps = UMAP(dimensions, preparation, seed=seed), _atlas()
+    key = atlas_key(dimensions, preparation, seed)
+    if key not in maps:
+        raise ValueError(f"No map with seed={seed} ships for {dimensions} dimensions, {preparation!r}: take seed=0.")
+    projection.places = maps[key]
     return projection.fit(bundled_states())
 
 
-def atlas_key(dimensions: int, preparation: str) -> str:
+def atlas_key(dimensions: int, preparation: str, seed: int = 0) -> str:
     """The name of a UMAP in the file that ships."""
-    return f"{preparation.replace(' ', '-')}-{dimensions}"
+    return f"{preparation.replace(' ', '-')}-{dimensions}" + (f"-seed-{seed}" if seed else "")
 
 
 def _atlas() -> dict[str, np.ndarray]:

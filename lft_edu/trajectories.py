@@ -56,6 +56,18 @@ class Trajectory:
         share = ((depths - before) / (after_time - before)).float()[:, None, None]
         return torch.lerp(self.states[after - 1], self.states[after], share)
 
+    def station(self, depth: float) -> int:
+        """The index of the station at this depth.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = (self.times - depth).abs().argmin().item()
+        if abs(self.times[found].item() - depth) > 1e-6:
+            near = ", ".join(f"{t:.4g}" for t in self.times[max(0, found - 1) : found + 2].tolist())
+            raise ValueError(f"There is no station at depth {depth:g}; the nearest are {near}.")
+        return found
+
     def norms(self) -> Tensor:
         """‖state‖ at each station, ``(S, T)``."""
         return self.states.norm(dim=-1)
@@ -86,6 +98,10 @@ class Trajectory:
     def log_probabilities(self, station: int = -1) -> Tensor:
         """Log-probabilities of the next token ``(T, V)``, as the model's own last layer reads them off a station."""
         return self.readout(self.states[station]).log_softmax(-1)
+
+    def loss(self) -> Tensor:
+        """−log p(next token), nats, ``(T−1,)``: how surprised the model is by what follows each token."""
+        return -self.log_probabilities()[:-1].gather(1, self.ids[1:, None])[:, 0]
 
     def logit_lens(self, k: int = 5) -> "Lens":
         """What each state would predict if the model ended there (the logit lens, nostalgebraist 2020).
@@ -287,6 +303,10 @@ def _byte_letters() -> dict[str, int]:
 def _encode(model, tokenizer, text: str) -> list[int]:
     if not isinstance(text, str):
         raise ValueError(f"text={text!r}: give a string, or a list of strings.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("The text holds half of a character (a lone surrogate): type it anew.") from None
     ids = tokenizer(text)["input_ids"]
     if not ids:
         raise ValueError("The text is empty: type some Python, such as 'for name in names:'.")

@@ -123,6 +123,18 @@ def test_at_goes_straight_between_stations(models, tokenizer):
             path.at(outside)
 
 
+def test_a_station_is_found_by_its_depth_and_loss_by_its_token(models, tokenizer):
+    path = lft.capture(models["flow-walking-6-18"], tokenizer, TEXT)
+    assert path.times[path.station(10)] == 10
+    assert path.station(18) != 18
+    with pytest.raises(ValueError, match="no station at depth 7; the nearest are 6, 10"):
+        path.station(7)
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        mean = models["flow-walking-6-18"](input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(path.loss().mean(), mean, atol=1e-4, rtol=1e-4)
+
+
 def test_geometry_of_a_path_known_by_hand(models, tokenizer):
     path = lft.capture(models["teacher"], tokenizer, "x = 1")
     corner = torch.tensor([[0.0, 1.0], [3.0, 1.0], [3.0, 5.0], [3.0, 9.0]])[:, None].expand(4, len(path.tokens), 2)
@@ -174,7 +186,14 @@ def test_any_text_is_captured(bundled, text):
 def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     teacher = models["teacher"]
     empty, nothing, number = "type some Python", "no text", "give a string"
-    for wrong, message in (("", empty), (["x", ""], empty), ([], nothing), (["x", 3], number), (3, number)):
+    for wrong, message in (
+        ("\ud800", "half of a character"),
+        ("", empty),
+        (["x", ""], empty),
+        ([], nothing),
+        (["x", 3], number),
+        (3, number),
+    ):
         with pytest.raises(ValueError, match=message):
             lft.capture(teacher, tokenizer, wrong)
     with pytest.raises(ValueError, match=r"600 tokens; this model was made for up to 512"):

@@ -204,7 +204,7 @@ def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tol
     if float(difference.max()) <= allowed:
         return got
     for message, outcome in (mistakes or {}).items():
-        outcome = torch.as_tensor(outcome, dtype=torch.float64)
+        outcome = torch.as_tensor(outcome).detach().double()
         if outcome.shape == got.shape and float((got - outcome).abs().max()) <= allowed:
             raise Wrong(f"{message}\n{_largest(got, want, difference, what)}")
     raise Wrong(_largest(got, want, difference, what))

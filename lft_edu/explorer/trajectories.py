@@ -100,6 +100,10 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         self.scene = self._scene(self.settings, self.walks)
         self.on_msg(self._receive)
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.students)
+        return f"TrajectoryExplorer: {self.settings['text']!r} through teacher and {names}. Run this cell to open it."
+
     def show(self, **changes) -> None:
         """Change what is shown: ``text``, ``student``, ``preparation``, ``view`` (``"PCA 2-D"``, ``"UMAP 3-D"``, …),
         and for a flow ``solver`` and ``steps``. A model keeps its own solver: it is only looked at with another.

@@ -166,7 +166,7 @@ def hidden_distance(paths: dict[str, Trajectory], projections: dict[str, Project
 
 
 def lens(path: Trajectory, tokens: list[int] | None = None, every: int = 1, title: str = "Logit lens") -> go.Figure:
-    """What each state would predict, tokens across, depth downwards; the paler, the farther from the model's own end.
+    """What each state would predict, tokens across, depth downwards; the darker, the farther from the model's own end.
 
     Args:
         tokens: positions to show; the first 12 if None.

@@ -26,10 +26,11 @@ from lft_edu.teachers import ASSETS, sha256
 def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[dict, dict]:
     """Every map of states ``(N, D)`` float16: name → array, and name → trustworthiness."""
     arrays, trust = {"states": states.numpy()}, {}
-    sizes = [(preparation, dimensions) for preparation in preparations for dimensions in (2, 3)]
-    for preparation, dimensions in tqdm(sizes, desc="maps", unit="map"):
-        projection = projections.UMAP(dimensions, preparation).fit(states.float())
-        key = projections.atlas_key(dimensions, preparation)
+    sizes = [(dimensions, preparation, 0) for preparation in preparations for dimensions in (2, 3)]
+    sizes.append((2, "raw", 1))  # the same states and another seed, for lesson 04: what stays?
+    for dimensions, preparation, seed in tqdm(sizes, desc="maps", unit="map"):
+        projection = projections.UMAP(dimensions, preparation, seed=seed).fit(states.float())
+        key = projections.atlas_key(dimensions, preparation, seed)
         arrays[key] = projection.places
         trust[key] = round(projections.trustworthiness(projection, states.float()), 4)
     return arrays, trust
