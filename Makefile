@@ -1,5 +1,6 @@
 # make lab    open the course in JupyterLab (creates .venv on first use)
 # make test   lint, unit and property tests, then every notebook
+# make explore   the trajectory explorer as an application of its own (installs voila on first use)
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab test lint unit notebooks exercises install clean
+.PHONY: help lab explore test lint unit notebooks exercises install clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -33,6 +34,10 @@ install: $(READY)
 
 lab: $(READY)
 	$(BIN)/lft-edu lab -- $(LAB_FLAGS)
+
+explore: $(READY)
+	@$(BIN)/python -c 'import voila' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[voila]'
+	$(BIN)/lft-edu explore -- $(LAB_FLAGS)
 
 test: lint unit notebooks
 

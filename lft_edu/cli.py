@@ -47,19 +47,36 @@ def doctor(args) -> int:
 
 def lab(args) -> int:
     """Replace this process by JupyterLab on the first notebook."""
-    flags = [flag for flag in args.flags if flag != "--"]
+    flags = _server_flags(args.flags)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--allow-root")
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        flags.append("--no-browser")
-        print("No display: open the URL below in a browser.", file=sys.stderr)
     root = Path(__file__).resolve().parents[1]
     first = "/lab/tree/notebooks/00_start_here.ipynb"  # part of the URL that is printed, too
     places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url={first}"]
     command = [sys.executable, "-m", "jupyterlab", *places, *flags]
-    sys.stderr.flush()
     os.chdir(root)
     return os.execv(sys.executable, command)
+
+
+def explore(args) -> int:
+    """Replace this process by a server of the trajectory explorer."""
+    from .explorer.app import STUDENTS, write_app
+
+    if args.teacher != "bundled" and not args.student:
+        raise ValueError("--teacher needs --student: a folder with a student that was spliced from it.")
+    page = write_app(args.teacher, tuple(args.student or STUDENTS), args.text)
+    command = [sys.executable, "-m", "voila", str(page), *_server_flags(args.flags)]
+    return os.execv(sys.executable, command)
+
+
+def _server_flags(flags: list[str]) -> list[str]:
+    """What a server is to be told: the user's own flags, and no browser where there is no display."""
+    flags = [flag for flag in flags if flag != "--"]
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        flags.append("--no-browser")
+        print("No display: open the URL below in a browser.", file=sys.stderr)
+    sys.stderr.flush()
+    return flags
 
 
 def train(args) -> int:
@@ -189,6 +206,14 @@ def parser() -> argparse.ArgumentParser:
     sub = command(lab, "open the course in JupyterLab; further words go to it")
     sub.add_argument("flags", nargs=argparse.REMAINDER)
 
+    sub = command(
+        explore, "fly through teacher and students in a browser, without a notebook; further words go to voila"
+    )
+    sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
+    sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
+    sub.add_argument("--text", help="what is flown first")
+    sub.add_argument("flags", nargs="*", help="for voila, after --, such as -- --port 9999")
+
     sub = command(train, "replace a span of layers by one trained operator")
     text_options(sub, "500k")
     sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
@@ -248,7 +273,7 @@ def _quieten() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a user can mend are one line on stderr and exit status 2."""
     args = parser().parse_args(arguments)
-    if args.work not in (doctor, lab, export, classroom):
+    if args.work not in (doctor, lab, explore, export, classroom):
         _quieten()
     try:
         return args.work(args)

@@ -16,6 +16,7 @@ import traitlets
 
 from .. import projections
 from ..failures import Failure
+from ..families import layers_of
 from ..naming import unknown
 from ..operators import Flow
 from ..plots.base import visible
@@ -98,6 +99,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         self.settings = {"text": text, "student": self.students[0], "preparation": "raw", "view": VIEWS[0]}
         self.walks = {name: self._walk_of(model) for name, model in models.items()}
         self.scene = self._scene(self.settings, self.walks)
+        self.depth = float(len(layers_of(teacher)))
         self.on_msg(self._receive)
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ let instances = 0;
 
 class Explorer {
   constructor(model, root) {
-    Object.assign(this, { model, root, depth: 0, focus: 0, selected: new Set(), name: `lft${instances++}` });
+    Object.assign(this, { model, root, depth: model.get("depth"), focus: 0, selected: new Set(model.get("selected")), name: `lft${instances++}` });
     root.classList.add("lft-explorer");
     this.text = new TextPanel((t) => this.toggle(t));
     this.lens = new LensPanel((depth) => this.go(depth));
@@ -113,7 +113,8 @@ class Explorer {
     this.scene = scene;
     this.view = scene.settings.view;
     if (!same) {
-      this.selected = new Set();
+      if (this.opened) this.selected = new Set();
+      this.opened = true;
       this.focus = Math.min(this.nextFocus ?? scene.kl.indexOf(Math.max(...scene.kl)), scene.tokens.length - 1);
       if (this.nextFocus !== undefined) this.selected.add(this.focus);
       this.input.value = scene.text;

@@ -104,7 +104,7 @@ class Picture {
       for (const bright of [false, true]) {
         pen.beginPath();
         for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
-        Object.assign(pen, { strokeStyle: COLOURS[m], globalAlpha: bright && this.selected.size ? 0.45 : FAINT, lineWidth: 1 });
+        Object.assign(pen, { strokeStyle: COLOURS[m], globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT, lineWidth: 1 });
         pen.stroke();
       }
     });
