@@ -233,10 +233,13 @@ class Distortion:
     agreement: float
 
 
-def distortion(projection: Projection, a, b) -> Distortion:
+def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None = None) -> Distortion:
     """How well the picture shows the distance of a[i] from b[i], states ``(..., D)`` each.
 
     Both are measured in the space that the projection prepares (raw, normalised, …).
+
+    Args:
+        places: where a and b are drawn, if that is known already.
 
     Raises:
         ValueError: shapes differ.
@@ -245,7 +248,8 @@ def distortion(projection: Projection, a, b) -> Distortion:
     if a.shape != b.shape:
         raise ValueError(f"{a.shape} and {b.shape} are not pairs: their shapes must agree.")
     true = np.square(projection.prepare(a) - projection.prepare(b)).sum(-1).ravel()
-    shown = np.square(projection.transform(a) - projection.transform(b)).sum(-1).ravel()
+    drawn = [projection.transform(x) for x in (a, b)] if places is None else places
+    shown = np.square(drawn[0] - drawn[1]).sum(-1).ravel()
     hidden = None
     if isinstance(projection, PCA):
         hidden = float(np.clip(1 - shown.sum() / true.sum(), 0, 1)) if true.sum() > 0 else 0.0

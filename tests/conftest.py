@@ -4,6 +4,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+pytest_plugins = ["browsing"]
 
 
 @pytest.fixture(scope="session")

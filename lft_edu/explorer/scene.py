@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..plots.base import visible
-from ..projections import PCA, Projection, distortion
-from ..trajectories import Trajectory, divergence, shared_depths
+from ..plots.trajectories import axis_names
+from ..projections import Projection, distortion
+from ..trajectories import Lens, Trajectory, divergence, shared_depths
 
 TOP = 5  # tokens that the logit lens shows
 
@@ -29,61 +30,55 @@ def scene(
         student_name: heading of the student; ``about`` says what stands in its span.
     """
     depths = shared_depths(teacher, student)
-    pair = teacher.at(depths), student.at(depths)
-    kl = divergence(teacher, student)
-    maps = {name: projection for name, (projection, _) in views.items()}
-    models = [model_data(path, maps) for path in (teacher, student)]
-    words = sorted({word for _, found in models for word in found})
-    place = {word: i for i, word in enumerate(words)}
-    for data, found in models:
-        data["lens_words"] = packed(np.array([place[word] for word in found]).reshape(data["lens_shape"]), "int32")
+    stations = [[path.station(depth) for depth in depths.tolist()] for path in (teacher, student)]
+    pair = [path.states[rows] for path, rows in zip((teacher, student), stations, strict=True)]
+    points = {name: [view.transform(path) for path in (teacher, student)] for name, (view, _) in views.items()}
+    lenses = [path.logit_lens(TOP) for path in (teacher, student)]
+    words = {i: word for lens in lenses for i, word in lens.words.items()}
+    headings = ("teacher", f"{teacher.times[-1]:.0f} layers"), (student_name, about)
     return {
         "text": teacher.text,
         "tokens": [visible(token) for token in teacher.tokens],
-        "words": words,
+        "words": {str(i): visible(word) for i, word in sorted(words.items())},
         "models": [
-            {"name": "teacher", "about": f"{teacher.times[-1]:.0f} layers", **models[0][0]},
-            {"name": student_name, "about": about, **models[1][0]},
+            {"name": name, "about": said, **model_data(path, lens, {view: both[m] for view, both in points.items()})}
+            for m, ((name, said), path, lens) in enumerate(zip(headings, (teacher, student), lenses, strict=True))
         ],
-        "kl": packed(kl.clamp_min(0)),
+        "kl": packed(divergence(teacher, student).clamp_min(0)),
         "shared": packed(depths),
         "apart": packed((pair[0] - pair[1]).norm(dim=-1)),
-        "views": {name: view_data(*view, *pair) for name, view in views.items()},
+        "views": {
+            name: view_data(*views[name], pair, [place[rows] for place, rows in zip(both, stations, strict=True)])
+            for name, both in points.items()
+        },
     }
 
 
-def model_data(path: Trajectory, views: dict[str, Projection]) -> tuple[dict, list[str]]:
-    """One trajectory as arrays, and the words its logit lens shows, station by station."""
-    lens = path.logit_lens(TOP)
-    words = [visible(lens.words[i]) for i in lens.ids.flatten().tolist()]
-    data = {
+def model_data(path: Trajectory, lens: Lens, points: dict[str, np.ndarray]) -> dict:
+    """One trajectory as arrays, ``(S, T)`` and more; ``points`` are view → ``(S, T, d)``."""
+    return {
         "span": path.span,
         "times": packed(path.times),
         "norms": packed(path.norms()),
         "lens_shape": list(lens.ids.shape),
+        "lens_ids": packed(lens.ids, "int32"),
         "lens_shares": packed(lens.probabilities),
         "lens_kl": packed(lens.kl.clamp_min(0)),
-        "points": {name: packed(projection.transform(path)) for name, projection in views.items()},
+        "points": {view: packed(places) for view, places in points.items()},
     }
-    return data, words
 
 
-def view_data(projection: Projection, trust: float, a: Tensor, b: Tensor) -> dict:
-    """What a view hides of the pairs a[i]–b[i], ``(K, T, D)``, position 0 left out if there are others."""
-    kept = slice(1, None) if a.shape[1] > 1 else slice(None)
-    found = distortion(projection, a[:, kept], b[:, kept])
-    if isinstance(projection, PCA):
-        axes = [f"PC {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(projection.explained)]
-        unit = {"raw": "", "drop outliers": ""}.get(projection.preparation, f", {projection.preparation}")
-        axes = [axis + unit for axis in axes]
-    else:
-        axes = [f"UMAP {i + 1} (no unit)" for i in range(projection.dimensions)]
+def view_data(projection: Projection, trust: float, pair: list[Tensor], places: list[np.ndarray]) -> dict:
+    """What a view hides of pairs of states ``(K, T, D)``, drawn at ``places`` ``(K, T, d)``; position 0 is left out if
+    there are others."""
+    kept = slice(1, None) if pair[0].shape[1] > 1 else slice(None)
+    states, drawn = ([x[:, kept] for x in both] for both in (pair, places))
+    found = distortion(projection, *states, places=drawn)
     return {
-        "axes": axes,
+        "axes": axis_names(projection),
         "hidden": found.hidden,
         "agreement": None if np.isnan(found.agreement) else found.agreement,
         "trust": trust,
-        "fingerprint": projection.fingerprint,
         "kind": projection.kind,
     }
 

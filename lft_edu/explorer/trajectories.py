@@ -260,7 +260,9 @@ def caption(student: str, failure: Failure) -> str:
 def standalone(scenes: dict[str, dict], depth: float, selected: list[int]) -> str:
     """An HTML page with these scenes, student → scene, that no request ever leaves."""
     script, style = page_source()
-    data = {"scenes": scenes, "depth": depth, "selected": selected}
+    teacher, *_ = next(iter(scenes.values()))["models"]  # the same in all of them: written once
+    scenes = {name: {**one, "models": [None, one["models"][1]]} for name, one in scenes.items()}
+    data = {"scenes": scenes, "teacher": teacher, "depth": depth, "selected": selected}
     text = json.dumps(data, default=lambda raw: base64.b64encode(raw).decode(), allow_nan=False)
     for character in "<>&\u2028\u2029":  # no text ends its script
         text = text.replace(character, f"\\u{ord(character):04x}")

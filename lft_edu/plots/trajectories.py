@@ -1,6 +1,7 @@
 """Figures of hidden states: paths through depth, the logit lens, norms, a flow's velocity where a token stands."""
 
 import html
+import re
 
 import numpy as np
 import plotly.graph_objects as go
@@ -132,12 +133,17 @@ def _scatter(points: np.ndarray, **looks):
     return go.Scatter3d(**columns, **looks) if points.shape[-1] == 3 else go.Scatter(**columns, **looks)
 
 
+def axis_names(projection: Projection) -> list[str]:
+    """What the axes of a picture show."""
+    if not isinstance(projection, PCA):
+        return [f"{projection.kind} {i + 1} (no unit)" for i in range(projection.dimensions)]
+    prepared = f", {projection.preparation}" if projection.preparation in ("layernorm", "unit") else ""
+    return [f"PC {i + 1} ({share:.0%} of the variance{prepared})" for i, share in enumerate(projection.explained)]
+
+
 def _axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> None:
     """Axis names, and limits that hold all that will be seen, so that nothing jumps while frames play."""
-    if isinstance(projection, PCA):
-        names = [f"PC {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(projection.explained)]
-    else:
-        names = [f"{projection.kind} {i + 1} (no unit)" for i in range(projection.dimensions)]
+    names = axis_names(projection)
     low, high = points.min(0), points.max(0)
     margin = 0.06 * (high - low).max()
     axes = [
@@ -194,7 +200,7 @@ def lens(path: Trajectory, tokens: list[int] | None = None, every: int = 1, titl
 
 
 def _short(word: str, most: int = 9) -> str:
-    shown = visible(word)
+    shown = re.sub("·{5,}", lambda run: f"·×{len(run[0])}", visible(word))
     return label(shown if len(shown) <= most else shown[: most - 1] + "…")
 
 

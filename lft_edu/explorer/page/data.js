@@ -18,7 +18,7 @@ class Path {
     this.norms = unpack(model.norms);
     this.lensKl = unpack(model.lens_kl);
     this.top = model.lens_shape[2];
-    this.lensWords = unpack(model.lens_words);
+    this.lensIds = unpack(model.lens_ids);
     this.lensShares = unpack(model.lens_shares);
     this.points = Object.fromEntries(
       Object.entries(model.points).map(([view, packed]) => [view, { d: packed.shape[2], xyz: unpack(packed) }]),
@@ -53,7 +53,7 @@ class Path {
   lens(s, t) {
     const start = (s * this.tokens + t) * this.top;
     return Array.from({ length: this.top }, (_, i) => [
-      this.words[this.lensWords[start + i]], this.lensShares[start + i],
+      this.words[this.lensIds[start + i]], this.lensShares[start + i],
     ]);
   }
 
@@ -88,5 +88,10 @@ class Scene {
 }
 
 const number = (x, digits = 3) => (x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(0) : `${Number(x.toPrecision(digits))}`);
-const shorten = (word, most = 12) => ([...word].length > most ? `${[...word].slice(0, most - 1).join("")}…` : word);
+
+/** A word in little room: long runs of spaces as their number, long words cut. */
+function brief(word, most = 12) {
+  const letters = [...word.replace(/·{5,}/g, (run) => `·×${run.length}`)];
+  return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("");
+}
 const percent = (x) => (x < 0.005 ? "<1 %" : `${Math.round(100 * x)} %`);

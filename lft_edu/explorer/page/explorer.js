@@ -109,13 +109,14 @@ class Explorer {
   newScene() {
     const raw = this.model.get("scene");
     if (!raw.text) return;
-    const scene = new Scene(raw), same = this.scene?.text === scene.text;
+    const scene = new Scene(raw), before = this.scene, same = before?.text === scene.text;
     this.scene = scene;
-    this.view = scene.settings.view;
+    if (before?.settings.view !== scene.settings.view || !scene.views[this.view]) this.view = scene.settings.view;
     if (!same) {
       if (this.opened) this.selected = new Set();
       this.opened = true;
-      this.focus = Math.min(this.nextFocus ?? scene.kl.indexOf(Math.max(...scene.kl)), scene.tokens.length - 1);
+      const worst = scene.kl.indexOf(Math.max(...scene.kl));
+      this.focus = Math.min(this.nextFocus ?? [...this.selected].at(-1) ?? worst, scene.tokens.length - 1);
       if (this.nextFocus !== undefined) this.selected.add(this.focus);
       this.input.value = scene.text;
     }
@@ -183,8 +184,8 @@ class Explorer {
 
   say() {
     const best = this.scene.paths.map((path) => path.lens(path.station(this.depth), this.focus)[0]);
-    const word = this.scene.tokens[this.focus];
-    const heard = this.scene.paths.map((path, m) => `${path.name} “${best[m][0]}” ${percent(best[m][1])}`);
+    const word = brief(this.scene.tokens[this.focus]);
+    const heard = this.scene.paths.map((path, m) => `${path.name} “${brief(best[m][0])}” ${percent(best[m][1])}`);
     this.said.textContent = `After “${word}”, KL ${number(this.scene.kl[this.focus])} nats. At depth ${this.depth.toFixed(1)}: ${heard.join(", ")}.`;
     this.picture.canvas.setAttribute("aria-label", `Paths of ${this.picture.tokensShown().length} tokens, ${this.view}. ${this.said.textContent}`);
   }
@@ -222,8 +223,8 @@ class Explorer {
     this.tip.hidden = !mark;
     if (!mark) return;
     const { m, t, s } = mark, path = this.scene.paths[m];
-    const depth = path.times[s], lens = path.lens(s, t).map(([word, share]) => make("div", {}, make("bdi", {}, word), ` ${percent(share)}`));
-    const head = make("b", {}, make("bdi", {}, this.scene.tokens[t]));
+    const depth = path.times[s], lens = path.lens(s, t).map(([word, share]) => make("div", {}, make("bdi", {}, brief(word, 40)), ` ${percent(share)}`));
+    const head = make("b", {}, make("bdi", {}, brief(this.scene.tokens[t], 40)));
     this.tip.replaceChildren(head, ` token ${t} · ${path.name} · depth ${Number.isInteger(depth) ? depth : depth.toFixed(1)} · norm ${number(path.value(path.norms, s, t))}`, ...lens);
     const right = place[0] > this.picture.canvas.clientWidth - 230;
     Object.assign(this.tip.style, { left: `${place[0] + (right ? -225 : 14)}px`, top: `${Math.min(place[1] + 12, this.picture.canvas.clientHeight - 130)}px` });

@@ -31,7 +31,7 @@ class TextPanel {
     const worst = Math.max(...scene.kl, 1e-9);
     this.buttons = scene.tokens.map((token, t) => {
       const kl = scene.kl[t];
-      const button = make("button", { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) }, token);
+      const button = make("button", { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) }, brief(token, 40));
       button.style.backgroundColor = `rgba(213, 94, 0, ${(0.6 * kl) / worst})`;
       return button;
     });
@@ -58,7 +58,7 @@ class LensPanel {
   }
 
   show(scene, t) {
-    this.caption.textContent = `Next token after “${scene.tokens[t]}” (token ${t}), read off at each depth`;
+    this.caption.textContent = `Next token after “${brief(scene.tokens[t])}” (token ${t}), read off at each depth`;
     this.head.replaceChildren(make("th", { scope: "col" }, "depth"), ...scene.paths.map((path) => make("th", { scope: "col" }, path.name)));
     const depths = [...new Set(scene.paths.flatMap((path) => path.times.map((x) => x.toFixed(2))))].map(Number).sort((a, b) => a - b);
     this.rows = depths.map((depth) => {
@@ -77,7 +77,7 @@ class LensPanel {
     const words = path.lens(s, t);
     const cell = make("td", { title: words.map(([word, share]) => `${word}  ${percent(share)}`).join("\n"), class: path.carried(s) ? "carried" : "" });
     words.slice(0, 3).forEach(([word, share], i) => {
-      const shown = make("span", { class: i ? "also" : "best" }, make("bdi", {}, shorten(word)), make("small", {}, ` ${percent(share)}`));
+      const shown = make("span", { class: i ? "also" : "best" }, make("bdi", {}, brief(word)), make("small", {}, ` ${percent(share)}`));
       cell.append(shown, " ");
     });
     cell.style.setProperty("--share", `${Math.round(100 * words[0][1])}%`);
@@ -134,7 +134,7 @@ class CurvesPanel {
     series.forEach((one, i) => {
       const d = one.x.map((value, k) => `${k ? "L" : "M"}${x(value).toFixed(1)},${y(one.y[k]).toFixed(1)}`).join("");
       figure.append(draw("path", { d, fill: "none", stroke: one.colour, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }));
-      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.colour }, shorten(one.name, 28)));
+      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.colour }, brief(one.name, 28)));
     });
     const line = draw("line", { y1: top, y2: h - bottom, stroke: "#333333", "stroke-dasharray": "2 2" });
     figure.append(line);

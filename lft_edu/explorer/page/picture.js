@@ -206,7 +206,7 @@ class Picture {
   drawLabels(pen, bright) {
     Object.assign(pen, { font: "13px ui-monospace, monospace", textAlign: "left", lineWidth: 3, strokeStyle: "#ffffff", fillStyle: INK });
     for (const t of bright) {
-      const [x, y] = this.spots[0][t], word = `\u2068${this.scene.tokens[t]}\u2069`;
+      const [x, y] = this.spots[0][t], word = `\u2068${brief(this.scene.tokens[t], 24)}\u2069`;
       pen.strokeText(word, x + 8, y - 6); // a halo, so that paths do not cross it out
       pen.fillText(word, x + 8, y - 6);
     }

@@ -1,0 +1,100 @@
+"""JupyterLab and a headless browser for tests, and what is done with them again and again."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+EXPLORER = """import lft_edu as lft
+teacher, tokenizer = lft.load_teacher("bundled")
+students = {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in ("flow-walking", "ridge")}
+lft.TrajectoryExplorer(teacher, students, tokenizer, text="for name in names:")"""
+
+
+@contextmanager
+def serve(root: Path):
+    """JupyterLab on loopback, over a copy of the notebooks in ``root``; its address."""
+    shutil.copytree(NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EXPLORER)])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(book, root / "notebooks" / "explorer.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "JUPYTERLAB_SETTINGS_DIR": root / "s",
+        "JUPYTERLAB_WORKSPACES_DIR": root / "w",
+        "IPYTHONDIR": root / "i",
+    }
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
+        *(f"--ServerApp.port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}"),
+    ]
+    log = (root / "log").open("w")
+    server = subprocess.Popen(
+        command, stdout=log, stderr=log, env={**os.environ, **{k: str(v) for k, v in settings.items()}}
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api?token=t", timeout=2).read()
+                break
+            except OSError:
+                assert server.poll() is None, (root / "log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("lab")) as address:
+        yield address
+
+
+@pytest.fixture
+def page():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def open_notebook(page, lab, name):
+    page.goto(f"{lab}/lab/tree/notebooks/{name}?reset&token=t")
+    page.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true")
+
+
+def run_all(page, until):
+    """Run → Run All Cells, until a text appears. A kernel that has just connected may miss the first call."""
+    from playwright.sync_api import TimeoutError
+
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle'] >> visible=true")
+    for _ in range(5):
+        page.click("text=Run >> nth=0")
+        page.click("li[data-command='runmenu:run-all'] >> visible=true")
+        try:
+            page.wait_for_selector(f"text={until}", state="attached", timeout=30_000)
+            return
+        except TimeoutError:
+            continue
+    raise AssertionError(f"Run All Cells, five times, and no {until!r}")

@@ -1,0 +1,203 @@
+"""The trajectory explorer where it will be used: an exported file without a network, and JupyterLab."""
+
+import os
+import re
+
+import pytest
+from browsing import CHROMIUM, open_notebook, run_all
+
+import lft_edu as lft
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")]
+HOSTILE = (
+    "x = '<b>bold</b>'\n</script><script>alert(1)</script> <img src=x onerror=alert(2)> 🙂 שלום \u202e &amp; \\ ${1} `"
+)
+EXPLORER = "document.querySelector('.lft-explorer').explorer"
+
+
+@pytest.fixture(scope="module")
+def exported(bundled, tmp_path_factory):
+    """A page about hostile text, and the explorer that wrote it."""
+    teacher, tokenizer = bundled
+    names = ("flow-walking", "ridge")
+    students = {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in names}
+    explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=HOSTILE)
+    explorer.depth, explorer.selected = 6.0, [3]
+    return explorer, explorer.export_html(tmp_path_factory.mktemp("export") / "page.html")
+
+
+@pytest.fixture
+def events(page):
+    """What a page should never do: ask for anything elsewhere, complain, open a dialog."""
+    seen = []
+    page.on(
+        "request", lambda r: None if re.match(r"(file|data|blob|https?://127\.0\.0\.1)", r.url) else seen.append(r.url)
+    )
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda m: seen.append(m.text) if m.type == "error" else None)
+    return seen
+
+
+def open_page(page, path):
+    page.context.set_offline(True)
+    page.goto(path.as_uri())
+    page.wait_for_selector("[data-scene='1']")
+
+
+def colour_at(page, x, y):
+    """The picture's colour at a CSS pixel."""
+    return page.evaluate(
+        "([x, y]) => { const c = document.querySelector('canvas'), r = c.width / c.clientWidth;"
+        "return [...c.getContext('2d').getImageData(x * r, y * r, 1, 1).data].slice(0, 3); }",
+        [x, y],
+    )
+
+
+def test_a_hostile_text_is_shown_as_it_stands_without_a_network(page, events, exported):
+    explorer, path = exported
+    assert path.stat().st_size < 6e6
+    open_page(page, path)
+    tokens = page.locator(".tokens button")
+    assert tokens.count() == len(explorer.scene["tokens"])
+    shown = "".join(tokens.all_text_contents())
+    assert "'<b>bold</b>'⏎</script><script>alert(1)</script>·<img·src=x·onerror=alert(2)>" in shown
+    assert r"\xe2\x80\xae" in shown  # the character itself, a right-to-left override, would turn the text after it
+    assert "\u202e" not in page.locator(".lft-explorer").inner_text()
+    assert page.locator(".lft-explorer b, .lft-explorer img, .lft-explorer script").count() == 0
+    assert page.locator("textarea").input_value() == HOSTILE.replace("\r\n", "\n")
+    assert not events
+
+
+def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, exported):
+    explorer, path = exported
+    open_page(page, path)
+    # as it was exported
+    assert page.locator(".where").text_content() == "depth 6.0 of 24"
+    assert page.locator(".tokens button[aria-pressed=true]").count() == 1
+    badge = page.locator(".badge").text_content()
+    view = explorer.scene["views"]["PCA 2-D"]
+    assert f"{round(100 * view['hidden'])} % of the squared distance teacher–student lies outside" in badge
+    assert f"rank correlation {view['agreement']:.2f}" in badge
+
+    # a token is selected: text, picture, lens and curves follow
+    page.click("[data-token='2']")
+    assert "token 2" in page.locator(".lens caption").text_content()
+    assert page.locator(".tokens button.focus").get_attribute("data-token") == "2"
+    (tx, ty), (sx, sy) = (page.evaluate(f"{EXPLORER}.picture.spots[{m}][2]") for m in (0, 1))
+    assert colour_at(page, sx, sy) == [213, 94, 0]  # at depth 6 the student's square lies on the teacher's circle
+
+    # scrub by keyboard, layer by layer: the marks part
+    page.focus("input[type=range]")
+    for _ in range(9):
+        page.keyboard.press("ArrowRight")
+    assert page.locator(".where").text_content() == "depth 15.0 of 24"
+    assert page.locator("tr.now").get_attribute("data-depth") == "15"
+    (tx, ty), (sx, sy) = (page.evaluate(f"{EXPLORER}.picture.spots[{m}][2]") for m in (0, 1))
+    assert (tx - sx) ** 2 + (ty - sy) ** 2 > 25
+    assert colour_at(page, tx, ty) == [0, 114, 178]
+    assert colour_at(page, sx, sy) == [213, 94, 0]
+
+    # hover: token, depth, norm, five words
+    box = page.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + tx, box["y"] + ty)
+    tip = page.locator(".tip")
+    assert re.search(r"token \d+ · (teacher|flow-walking) · depth 1[45][.\d]* · norm \d", tip.text_content())
+    assert tip.locator("div").count() == 5
+
+    # another map, another number of dimensions: the badge says so, the picture changes
+    before = page.evaluate(f"{EXPLORER}.picture.spots[0][2]")
+    page.check("input[value=UMAP]")
+    assert "no unit" in page.locator(".badge").text_content()
+    assert page.evaluate(f"{EXPLORER}.picture.spots[0][2]") != before
+    page.check("input[value='3-D']")
+    assert page.get_attribute(".lft-explorer", "data-view") == "UMAP 3-D"
+    flat = page.evaluate(f"{EXPLORER}.picture.spots[0][2]")
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 240, steps=4)
+    page.mouse.up()
+    assert page.evaluate(f"{EXPLORER}.picture.spots[0][2]") != flat  # it turned
+
+    # the other student is in the file, too; what takes a kernel says so
+    page.select_option("[data-control=student]", "ridge")
+    page.wait_for_selector("[data-scene='2']")
+    assert page.get_attribute(".lft-explorer", "data-view") == "UMAP 3-D"  # a new scene on the map one looks at
+    assert "ridge: layers 6–18 → ridge" in page.locator(".legend").text_content()
+    assert page.locator("[data-control=solver]").is_disabled()
+    assert page.locator("textarea").is_disabled()
+
+    # play runs to the end and stops
+    page.evaluate(f"{EXPLORER}.go(22)")
+    page.click("text=▶ play")
+    page.wait_for_selector("text=depth 24.0 of 24")
+    page.wait_for_selector("text=▶ play")
+    assert not events
+    if where := os.environ.get("LFT_EDU_SCREENSHOTS"):
+        page.screenshot(path=f"{where}/explorer.png", full_page=True)
+
+
+def test_controls_are_reached_and_worked_by_keyboard(page, exported):
+    open_page(page, exported[1])
+    reached = set()
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName + (document.activeElement.type ?? '')"))
+    assert {"BUTTONbutton", "SELECTselect-one", "CANVAS", "INPUTrange", "INPUTradio", "DIV"} <= reached
+    page.focus("canvas")
+    before = page.evaluate(f"{EXPLORER}.picture.spots[0][1]")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(f"{EXPLORER}.picture.spots[0][1]") != before
+    page.keyboard.press("0")
+    assert page.evaluate(f"{EXPLORER}.picture.spots[0][1]") == pytest.approx(before)
+    page.focus("[data-token='1']")
+    page.keyboard.press("Space")
+    assert page.locator("[data-token='1']").get_attribute("aria-pressed") == "true"
+
+
+def test_in_jupyterlab_text_steps_solver_and_mistakes_go_through_the_kernel(page, events, lab):
+    open_notebook(page, lab, "explorer.ipynb")
+    before = len(events)
+    run_all(page, until="Next token after")
+    scene = lambda n: page.wait_for_selector(f"[data-scene='{n}']")  # noqa: E731
+    scene(1)
+    assert page.locator(".tokens button").count() == 5
+
+    page.fill(".lft-explorer textarea", "<b>if</b> x == 1:")
+    page.press(".lft-explorer textarea", "Enter")
+    scene(2)
+    assert "".join(page.locator(".tokens button").all_text_contents()) == "<b>if</b>·x·==·1:"
+    assert page.locator(".lft-explorer b").count() == 0
+
+    end = page.evaluate(f"{EXPLORER}.scene.kl[3]")
+    page.fill(".lft-explorer input[type=number]", "1")
+    page.press(".lft-explorer input[type=number]", "Tab")
+    scene(3)
+    assert "midpoint × 1" in page.locator(".legend").text_content()
+    page.select_option("[data-control=solver]", "euler")
+    scene(4)
+    assert "euler × 1" in page.locator(".legend").text_content()
+    assert page.evaluate(f"{EXPLORER}.scene.kl[3]") != end  # another walk of the same weights ends elsewhere
+
+    page.select_option("[data-control=states]", "layernorm")
+    scene(5)
+    assert "layernorm" in page.evaluate(f"{EXPLORER}.scene.views['PCA 2-D'].axes[0]")
+    page.check("input[value=UMAP]")
+    page.check("input[value='3-D']")
+    assert page.get_attribute(".lft-explorer", "data-view") == "UMAP 3-D"
+    page.click("[data-token='2']")
+    page.focus(".lft-explorer input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".where").text_content() == "depth 23.0 of 24"
+
+    # a mistake is said in the app, and the picture stays
+    page.fill(".lft-explorer textarea", "")
+    page.press(".lft-explorer textarea", "Enter")
+    page.wait_for_selector("[role=alert]:has-text('type some Python')")
+    assert "".join(page.locator(".tokens button").all_text_contents()) == "<b>if</b>·x·==·1:"
+    page.fill(".lft-explorer input[type=number]", "65")
+    page.press(".lft-explorer input[type=number]", "Tab")
+    page.wait_for_selector("[role=alert]:has-text('from 1 to 64')")
+    assert page.input_value(".lft-explorer input[type=number]") == "1"
+    assert not events[before:]

@@ -1,0 +1,223 @@
+"""The trajectory explorer's data, its refusals and its files; what it draws is tested in a browser."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import lft_edu as lft
+from lft_edu.cli import main
+from lft_edu.explorer import app, trajectories
+from lft_edu.explorer.scene import packed, unpacked
+from lft_edu.plots import visible
+from lft_edu.projections import PREPARATIONS
+
+TEXT = "if x:\n    return"
+
+
+@pytest.fixture(scope="module")
+def models(bundled):
+    teacher, tokenizer = bundled
+    names = ("flow-walking", "ridge")
+    return teacher, {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in names}, tokenizer
+
+
+@pytest.fixture
+def explorer(models):
+    return lft.TrajectoryExplorer(*models, text=TEXT)
+
+
+def test_a_scene_holds_what_was_captured_and_projected(explorer, models):
+    teacher, students, tokenizer = models
+    paths = [lft.capture(teacher, tokenizer, TEXT), lft.capture(students["flow-walking"], tokenizer, TEXT, between=3)]
+    scene = explorer.scene
+    assert scene["tokens"] == [visible(token) for token in paths[0].tokens]
+    for data, path in zip(scene["models"], paths, strict=True):
+        np.testing.assert_allclose(unpacked(data["times"]), path.times, rtol=1e-6)
+        np.testing.assert_allclose(unpacked(data["norms"]), path.norms(), rtol=1e-5)
+        lens = path.logit_lens(5)
+        assert (unpacked(data["lens_ids"]) == lens.ids.numpy()).all()
+        assert {scene["words"][str(i)] for i in lens.ids.unique().tolist()} == {visible(w) for w in lens.words.values()}
+        for view, points in data["points"].items():
+            kind, dimensions = view.split()[0], int(view.split()[1][0])
+            expected = lft.projections.bundled(kind, dimensions).transform(path)
+            np.testing.assert_allclose(unpacked(points), expected, rtol=1e-4, atol=1e-4)
+    kl = lft.trajectories.divergence(*paths)
+    np.testing.assert_allclose(unpacked(scene["kl"]), kl.clamp_min(0), atol=1e-5)
+    depths = lft.trajectories.shared_depths(*paths)
+    np.testing.assert_allclose(unpacked(scene["shared"]), depths)
+    pair = paths[0].at(depths), paths[1].at(depths)
+    np.testing.assert_allclose(unpacked(scene["apart"]), (pair[0] - pair[1]).norm(dim=-1), atol=1e-4)
+    found = lft.projections.distortion(lft.projections.bundled("PCA"), *(x[:, 1:] for x in pair))
+    assert scene["views"]["PCA 2-D"]["hidden"] == pytest.approx(found.hidden, abs=1e-6)
+    assert scene["views"]["PCA 2-D"]["agreement"] == pytest.approx(found.agreement, abs=1e-6)
+    assert scene["views"]["UMAP 2-D"]["hidden"] is None
+
+
+def test_packed_arrays_come_back(generator):
+    for array in (torch.randn(2, 3, generator=generator), np.arange(6).reshape(3, 2)):
+        kind = "float32" if isinstance(array, torch.Tensor) else "int32"
+        np.testing.assert_array_equal(unpacked(packed(array, kind)), np.asarray(array))
+
+
+def test_settings_change_the_scene_and_leave_the_models_alone(explorer, models):
+    student = models[1]["flow-walking"]
+    before = unpacked(explorer.scene["kl"]).copy()
+    explorer.show(solver="euler", steps=1)
+    assert explorer.scene["models"][1]["about"] == "layers 6–18 → flow, euler × 1"
+    student_alone = lft.load_student("bundled/flow-walking-6-18", models[0]).set_solver("euler", 1)
+    paths = [lft.capture(model, models[2], TEXT) for model in (models[0], student_alone)]
+    np.testing.assert_allclose(unpacked(explorer.scene["kl"]), lft.trajectories.divergence(*paths), atol=1e-4)
+    assert not np.allclose(before, unpacked(explorer.scene["kl"]), atol=1e-3)
+    assert student.operator.settings == {"solver": "midpoint", "steps": 3}  # only looked at otherwise
+    explorer.show(student="ridge")
+    assert explorer.scene["settings"]["steps"] is None
+    explorer.show(student="flow-walking")
+    assert explorer.scene["settings"]["steps"] == 1  # each student keeps the walk it was given
+    for preparation in PREPARATIONS:
+        explorer.show(preparation=preparation, view="UMAP 3-D")
+        assert unpacked(explorer.scene["models"][0]["points"]["UMAP 3-D"]).shape[-1] == 3
+
+
+def test_nothing_is_computed_twice(explorer, monkeypatch):
+    ran = []
+    capture = trajectories.capture
+    monkeypatch.setattr(trajectories, "capture", lambda *a: (ran.append(a[2]), capture(*a))[1])
+    explorer.show(view="UMAP 2-D")
+    explorer.show(preparation="unit")
+    assert not ran  # other maps of the same states
+    explorer.show(text="y = 2")
+    assert ran == ["y = 2"] * 2
+    explorer.show(student="ridge")
+    explorer.show(text=TEXT)
+    assert len(ran) == 4  # the teacher's are known
+    for i in range(2 * trajectories.KEPT):
+        explorer.show(text=f"x{i}")
+    assert len(explorer._paths) <= trajectories.KEPT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": ""}, "type some Python"),
+        ({"text": 3}, "give a string"),
+        ({"student": "flow-walkin"}, "Did you mean 'flow-walking'"),
+        ({"view": "PCA"}, "Unknown view"),
+        ({"preparation": "layer-norm"}, "Did you mean 'layernorm'"),
+        ({"steps": 0}, "from 1 to 64"),
+        ({"steps": 2.5}, "from 1 to 64"),
+        ({"solver": "rk4"}, "choose one of euler, midpoint"),
+        ({"depht": 3}, "Unknown setting"),
+        ({"student": "ridge", "steps": 2}, "no solver and no steps"),
+    ],
+)
+def test_a_mistake_is_said_and_changes_nothing(explorer, changes, message):
+    shown, settings = explorer.scene, dict(explorer.settings)
+    with pytest.raises(ValueError, match=message):
+        explorer.show(**changes)
+    assert explorer.scene is shown
+    assert explorer.settings == settings
+    explorer._receive(None, {"ask": changes}, [])
+    assert re.search(message, explorer.error)
+    assert explorer.busy == ""
+    explorer._receive(None, {"ask": {"text": "z"}}, [])
+    assert explorer.error == ""
+    assert explorer.scene["text"] == "z"
+
+
+@pytest.mark.parametrize("message", [None, "x", {}, {"ask": 3}, {"ask": {}}, {"ask": {"steps": [1]}}])
+def test_garbage_from_the_page_breaks_nothing(explorer, message):
+    explorer._receive(None, message, [])
+    assert explorer.scene["text"] == TEXT
+
+
+def test_students_must_fit_the_teacher(models, teacher, tmp_path):
+    bundled, students, tokenizer = models
+    with pytest.raises(ValueError, match="no student"):
+        lft.TrajectoryExplorer(bundled, {}, tokenizer)
+    with pytest.raises(ValueError, match="fits another teacher"):
+        lft.TrajectoryExplorer(teacher, students, tokenizer)
+    with pytest.raises(ValueError, match="no spliced model"):
+        lft.TrajectoryExplorer(bundled, bundled, tokenizer)
+
+
+def test_another_teacher_is_drawn_on_the_map_of_its_first_text(bundled):
+    _, tokenizer = bundled
+    from lft_edu.recipes.teacher import build_model
+
+    other = build_model(64, 2048, layers=4, seed=3).eval()
+    explorer = lft.TrajectoryExplorer(
+        other, lft.splice(other, (1, 3), lft.Skip()), tokenizer, text="for x in y: print(x)"
+    )
+    assert set(explorer.scene["views"]) == {"PCA 2-D", "PCA 3-D"}  # a UMAP is drawn when it is asked for
+    first = lft.capture(other, tokenizer, "for x in y: print(x)")
+    explorer.show(text="import os")
+    path = lft.capture(other, tokenizer, "import os")
+    expected = lft.PCA(2).fit(first).transform(path)
+    np.testing.assert_allclose(unpacked(explorer.scene["models"][0]["points"]["PCA 2-D"]), expected, atol=1e-4)
+
+
+def test_an_exported_file_is_whole_and_holds_every_student(explorer, tmp_path):
+    page = explorer.export_html(tmp_path / "page.html")
+    text = page.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [page]
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    data = json.loads(re.search(r"const given = (\{.*\});\n", text)[1])
+    assert list(data["scenes"]) == ["flow-walking", "ridge"]
+    assert data["depth"] == 24
+    for wrong, message in (("page.txt", "ending in .html"), ("nowhere/page.html", "is no folder")):
+        with pytest.raises(ValueError, match=message):
+            explorer.export_html(tmp_path / wrong)
+
+
+def test_png_needs_a_browser_and_says_so(explorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="export_html works without"):
+        explorer.export_png(tmp_path / "page.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failures_are_the_largest_divergences(models):
+    teacher, students, tokenizer = models
+    texts = ["def f(x):\n    return x + 1", "import os\nimport sys\nprint(os)", "z"]
+    found = lft.worst_tokens(students["ridge"], teacher, tokenizer, texts, n=5)
+    assert len(found) == 2  # at most one a text; a text of one token has none
+    for failure in found:
+        paths = [lft.capture(model, tokenizer, failure.text) for model in (teacher, students["ridge"])]
+        kl = lft.trajectories.divergence(*paths)[:-1]
+        assert kl.argmax() == failure.token
+        assert kl.max().item() == pytest.approx(failure.kl, rel=1e-3)
+        assert failure.word == paths[0].tokens[failure.token]
+        assert failure.followed == paths[0].tokens[failure.token + 1]
+        assert failure.expected == paths[0].logit_lens(1).top(-1, failure.token)[0][0]
+        assert failure.given == paths[1].logit_lens(1).top(-1, failure.token)[0][0]
+    assert found[0].kl >= found[1].kl
+    with pytest.raises(ValueError, match="two tokens or more"):
+        lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
+    explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
+    assert explorer.gallery[0]["text"] == found[0].text
+    assert explorer.gallery[0]["label"].startswith("ridge: after “")
+
+
+def test_the_application_is_a_notebook_that_opens_the_explorer(tmp_path, monkeypatch, capsys):
+    import nbformat
+
+    ran = []
+    monkeypatch.setattr("os.execv", lambda *a: ran.append(a) or 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(app.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    assert main(["explore", "--text", "x = '''", "--", "--port", "9999"]) == 0
+    command = ran[0][1]
+    assert command[1:3] == ["-m", "voila"]
+    assert command[4:6] == ["--port", "9999"]
+    (cell,) = nbformat.read(tmp_path / "explorer.ipynb", as_version=4).cells
+    compile(cell.source, "cell", "exec")
+    assert """text="x = '''")""" in cell.source
+    assert main(["explore", "--teacher", "elsewhere"]) == 2
+    assert "--teacher needs --student" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["explore"]) == 2
+    assert "make explore" in capsys.readouterr().err
