@@ -38,7 +38,7 @@ def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:
     """An empty figure with title and axis names; every figure of the course starts here. The title is escaped."""
     figure = go.Figure()
     figure.update_layout(
-        title=html.escape(title), template="plotly_white", xaxis_title=x, yaxis_title=y, height=460,
+        title=html.escape(title, quote=False), template="plotly_white", xaxis_title=x, yaxis_title=y, height=460,
         margin={"l": 70, "r": 20, "t": 60, "b": 60}, legend={"itemsizing": "constant"},
     )  # fmt: skip
     return figure.update_layout(**layout)

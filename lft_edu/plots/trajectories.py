@@ -83,7 +83,8 @@ def _ways(name: str, path: Trajectory, projection: Projection, tokens: list[int]
         said = [_hover(path, lens, s, tokens[i]) if s is not None else "" for s, i in rows]
         traces.append(
             _scatter(
-                np.array(points), mode="lines", name=html.escape(title), opacity=0.55, hovertext=said, hoverinfo="text",
+                np.array(points), mode="lines", name=html.escape(title, quote=False), opacity=0.55,
+                hovertext=said, hoverinfo="text",
                 line={"color": colour, "width": 1.2, "dash": "dash" if title != name else "solid"},
             )
         )  # fmt: skip
