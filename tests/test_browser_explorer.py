@@ -156,6 +156,17 @@ def test_controls_are_reached_and_worked_by_keyboard(page, exported):
     assert page.locator("[data-token='1']").get_attribute("aria-pressed") == "true"
 
 
+def test_a_picture_of_the_page_is_written(exported, tmp_path):
+    import PIL.Image
+
+    explorer, _ = exported
+    picture = PIL.Image.open(explorer.export_png(tmp_path / "page.png", width=900, height=800)).convert("RGB")
+    assert picture.size == (1800, 1600)
+    colours = {colour for _, colour in picture.getcolors(2**22)}
+    assert {(0, 114, 178), (213, 94, 0)} <= colours  # teacher and student are in it
+    assert list(tmp_path.iterdir()) == [tmp_path / "page.png"]
+
+
 def test_in_jupyterlab_text_steps_solver_and_mistakes_go_through_the_kernel(page, events, lab):
     open_notebook(page, lab, "explorer.ipynb")
     before = len(events)

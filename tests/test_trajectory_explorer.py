@@ -127,6 +127,14 @@ def test_a_mistake_is_said_and_changes_nothing(explorer, changes, message):
     assert explorer.scene["text"] == "z"
 
 
+def test_the_page_is_told_while_something_is_computed(explorer):
+    told = []
+    explorer.observe(lambda change: told.append(change["new"]), "busy")
+    explorer._receive(None, {"ask": {"text": "y = 3"}}, [])
+    explorer._receive(None, {"ask": {"text": ""}}, [])
+    assert told == ["computing", "", "computing", ""]
+
+
 @pytest.mark.parametrize("message", [None, "x", {}, {"ask": 3}, {"ask": {}}, {"ask": {"steps": [1]}}])
 def test_garbage_from_the_page_breaks_nothing(explorer, message):
     explorer._receive(None, message, [])
