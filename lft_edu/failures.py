@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .objectives import token_kl
 from .splicing import check_pair
-from .trajectories import literal
+from .trajectories import encode, literal
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ def worst_tokens(
         n: how many to find.
 
     Raises:
-        ValueError: no text of at least two tokens.
+        ValueError: no text of at least two tokens, or one longer than the models were made for.
     """
     from tqdm.auto import tqdm
 
     check_pair(student, teacher)
-    rows = [(text, ids) for text in texts if len(ids := tokenizer(text)["input_ids"]) > 1]
+    if isinstance(texts, str):
+        raise ValueError("texts is one string: give a list of texts.")
+    rows = [(text, ids) for text in texts if len(ids := encode(teacher, tokenizer, text)) > 1]
     if not rows:
         raise ValueError("There is no text of two tokens or more to look for failures in.")
     found = []

@@ -49,7 +49,7 @@ class Trajectory:
             ValueError: a depth below 0 or above L.
         """
         depths = torch.as_tensor(depths, dtype=torch.float64).reshape(-1)
-        if bool(((depths < self.times[0]) | (depths > self.times[-1])).any()):
+        if not bool(((depths >= self.times[0]) & (depths <= self.times[-1])).all()):  # NaN is not, either
             raise ValueError(f"Depths run from 0 to {self.times[-1]:g} layers; you asked for {depths.tolist()}.")
         after = torch.searchsorted(self.times, depths).clamp(min=1)
         before, after_time = self.times[after - 1], self.times[after]
@@ -64,7 +64,7 @@ class Trajectory:
         """
         found = (self.times - depth).abs().argmin().item()
         if abs(self.times[found].item() - depth) > 1e-6:
-            near = ", ".join(f"{t:.4g}" for t in self.times[max(0, found - 1) : found + 2].tolist())
+            near = ", ".join(f"{t:.4g}" for t in sorted(self.times[(self.times - depth).abs().argsort()[:2]].tolist()))
             raise ValueError(f"There is no station at depth {depth:g}; the nearest are {near}.")
         return found
 
@@ -187,11 +187,13 @@ def capture(
     from tqdm.auto import tqdm
 
     texts = list(text) if isinstance(text, list | tuple) else [text]
-    rows = [_encode(model, tokenizer, one) for one in texts]
+    rows = [encode(model, tokenizer, one) for one in texts]
     if not rows:
         raise ValueError("There is no text: give a string, or a list of them.")
     if isinstance(between, bool) or not isinstance(between, int) or between < 0:
         raise ValueError(f"between={between!r}: give the number of pictures inside each step, 0 or more.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: give the number of texts a pass, 1 or more.")
     _require_room(model, rows, between, batch_size)
     body, span = (model.model, tuple(model.config.span)) if isinstance(model, SplicedForCausalLM) else (model, None)
     norm, head = body.get_submodule(family_of(body.config).final_norm), body.get_output_embeddings()
@@ -220,7 +222,8 @@ def path_of_ids(model, input_ids: Tensor, between: int = 0) -> tuple[Tensor, Ten
     states, _, context = all_depths(model.model, input_ids)
     inside, t = operator_path(model.operator, states[m], context, between)
     head, tail = states[: m + 1], states[m + 2 :]
-    times = torch.cat([torch.arange(m + 1), m + t * (n - m), torch.arange(n + 1, n + 1 + len(tail))])
+    inner = (m + t * (n - m)).round(decimals=9)  # what is 15 layers deep shall be 15 exactly, as in the teacher
+    times = torch.cat([torch.arange(m + 1), inner, torch.arange(n + 1, n + 1 + len(tail))])
     return torch.stack([x.float().cpu() for x in (*head, *inside, *tail)]), times
 
 
@@ -300,7 +303,12 @@ def _byte_letters() -> dict[str, int]:
     return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
-def _encode(model, tokenizer, text: str) -> list[int]:
+def encode(model, tokenizer, text: str) -> list[int]:
+    """Token ids of a text that the model can take.
+
+    Raises:
+        ValueError: no text, an empty one, or one longer than the model was made for.
+    """
     if not isinstance(text, str):
         raise ValueError(f"text={text!r}: give a string, or a list of strings.")
     try:

@@ -82,7 +82,7 @@ def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, export
 
     # a token is selected: text, picture, lens and curves follow
     page.click("[data-token='2']")
-    assert "token 2" in page.locator(".lens caption").text_content()
+    assert "token 2" in page.locator(".lens .caption").text_content()
     assert page.locator(".tokens button.focus").get_attribute("data-token") == "2"
     (tx, ty), (sx, sy) = (page.evaluate(f"{EXPLORER}.picture.spots[{m}][2]") for m in (0, 1))
     assert colour_at(page, sx, sy) == [213, 94, 0]  # at depth 6 the student's square lies on the teacher's circle
@@ -143,6 +143,11 @@ def test_controls_are_reached_and_worked_by_keyboard(page, exported):
     for _ in range(120):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName + (document.activeElement.type ?? '')"))
+    assert page.locator(".tokens button[tabindex='0']").count() == 1  # the tokens are one stop
+    page.locator(".tokens button[tabindex='0']").focus()
+    start = int(page.evaluate("document.activeElement.dataset.token"))
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.token") == str(start - 1)
     assert {"BUTTONbutton", "SELECTselect-one", "CANVAS", "INPUTrange", "INPUTradio", "DIV"} <= reached
     page.focus("canvas")
     before = page.evaluate(f"{EXPLORER}.picture.spots[0][1]")
@@ -201,6 +206,17 @@ def test_in_jupyterlab_text_steps_solver_and_mistakes_go_through_the_kernel(page
     page.focus(".lft-explorer input[type=range]")
     page.keyboard.press("ArrowLeft")
     assert page.locator(".where").text_content() == "depth 23.0 of 24"
+
+    # a selection belongs to its text; Python can make one, too
+    assert page.locator(".tokens button[aria-pressed=true]").count() == 1
+    page.fill(".lft-explorer textarea", "import os")
+    page.press(".lft-explorer textarea", "Enter")
+    scene(6)
+    assert page.locator(".tokens button[aria-pressed=true]").count() == 0
+    assert page.get_attribute(".lft-explorer", "data-view") == "UMAP 3-D"
+    page.fill(".lft-explorer textarea", "<b>if</b> x == 1:")
+    page.press(".lft-explorer textarea", "Enter")
+    scene(7)
 
     # a mistake is said in the app, and the picture stays
     page.fill(".lft-explorer textarea", "")

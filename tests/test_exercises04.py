@@ -194,7 +194,7 @@ WRONG = [
     ("4.6", lambda: b"def mean(values): return sum(values) / len(values)", "return a string"),
     ("4.6", lambda: "\ud800" * 20, "no valid text"),
     ("4.6", lambda: "<|endoftext|>" * 20, "special token"),
-    ("4.6", lambda: "!" * 58, "the teacher is lost itself"),  # KL 0.87
+    ("4.6", lambda: "!" * 58, "the teacher is lost here itself"),  # KL 0.87
     ("4.6", lambda: "x = [" + "0, " * 20 + "0]", "follows too well"),
     ("4.6", lambda: "# Unless required by applicable law or agreed to in writing, software\n", "follows too well"),
 ]

@@ -8,6 +8,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import plots
+from lft_edu.plots import base
 from lft_edu.trajectories import velocity_at
 
 TEXT = "x = '<b>'\nfor\tname in é: "
@@ -129,7 +130,12 @@ def test_velocity_of_a_token_is_the_flow_s_and_moves_only_that_token(models, pat
     with torch.no_grad():
         expected = student.operator.velocity(there[None], t, **context)[0, token]
     torch.testing.assert_close(here, expected.expand(2, -1), atol=1e-4, rtol=1e-4)
-    moved = velocity_at(student, path, token, t, torch.randn(1, 64, generator=torch.Generator().manual_seed(0)))
+    move = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    there[token] += move[0]
+    with torch.no_grad():
+        expected = student.operator.velocity(there[None], t, **context)[0, token]
+    moved = velocity_at(student, path, token, t, move)
+    torch.testing.assert_close(moved[0], expected, atol=1e-4, rtol=1e-4)
     assert (moved - here[:1]).norm() > 0.1
     with pytest.raises(ValueError, match="capture the student"):
         velocity_at(student, paths["teacher"], token, t, torch.zeros(1, 64))
@@ -159,6 +165,13 @@ def test_refusals(paths, models):
     plane = lft.PCA().fit(paths["teacher"])
     with pytest.raises(ValueError, match="positions from 0 to"):
         plots.trajectory(paths, plane, tokens=[99])
+    for one_token in (True, False):
+        first = lft.capture(models[0], models[2], "y") if one_token else paths["teacher"]
+        with pytest.raises(ValueError, match="teacher first"):
+            plots.hidden_distance({"a": first, "b": first}, {"plane": plane})
+    for path, projection in ((paths["teacher"], plane), (paths["<i>student</i>"], lft.projections.bundled("UMAP"))):
+        with pytest.raises(ValueError, match="PCA of 2 dimensions"):
+            plots.token_field(models[1], path, projection, 1, lft.projections.bundled_states())
     with pytest.raises(ValueError, match="up to 4"):
         plots.trajectory({str(i): paths["teacher"] for i in range(5)}, plane)
     with pytest.raises(ValueError, match="different texts"):
@@ -172,6 +185,16 @@ def test_still_pictures_of_paths(paths, dimensions):
     empty = plots.still(plots.new_figure("t", "x", "y", height=640), "alt").data
     assert picture[:4] == b"\x89PNG"
     assert len(picture) > 2 * len(empty)
+
+
+def test_a_still_heat_map_keeps_its_own_axes(paths):
+    figure = plots.lens(paths["teacher"], tokens=[0, 1], every=6)
+    page = base.matplotlib_page(figure)
+    (axes, _) = page.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "6", "12", "18", "24"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "·="]
+    inks = {text.get_color() for text in axes.texts}
+    assert inks == {"black", "white"}  # dark on pale, pale on dark
 
 
 def test_visible_shows_what_cannot_be_seen():

@@ -114,11 +114,18 @@ def test_a_list_of_texts_gives_what_each_gives_alone(models, tokenizer):
             torch.testing.assert_close(path.states, alone.states, atol=2e-3, rtol=1e-4)
 
 
+def test_a_flow_s_stations_meet_the_teacher_s_layers_exactly(teacher, ids):
+    """(i/k)(n − m) in floating point need not be whole where it should be."""
+    student = lft.splice(teacher, (0, 7), lft.Flow("euler", 7))
+    _, times = path_of_ids(student, ids[:1])
+    assert times.tolist() == list(range(9))
+
+
 def test_at_goes_straight_between_stations(models, tokenizer):
     path = lft.capture(models["teacher"], tokenizer, TEXT)
     torch.testing.assert_close(path.at(path.times), path.states)
     torch.testing.assert_close(path.at(3.25)[0], 0.75 * path.states[3] + 0.25 * path.states[4])
-    for outside in (-0.1, 24.5):
+    for outside in (-0.1, 24.5, math.nan):
         with pytest.raises(ValueError, match="from 0 to 24"):
             path.at(outside)
 
@@ -198,6 +205,9 @@ def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
             lft.capture(teacher, tokenizer, wrong)
     with pytest.raises(ValueError, match=r"600 tokens; this model was made for up to 512"):
         lft.capture(teacher, tokenizer, "a" * 600)
+    for batch_size in (0, -1, True):
+        with pytest.raises(ValueError, match="texts a pass"):
+            lft.capture(teacher, tokenizer, "x", batch_size=batch_size)
     for between in (-1, 1.5, True):
         with pytest.raises(ValueError, match="pictures inside each step"):
             lft.capture(teacher, tokenizer, "x", between=between)

@@ -103,6 +103,7 @@ def test_nothing_is_computed_twice(explorer, monkeypatch):
     [
         ({"text": ""}, "type some Python"),
         ({"text": 3}, "give a string"),
+        ({"text": ["x"]}, "give a string"),
         ({"student": "flow-walkin"}, "Did you mean 'flow-walking'"),
         ({"view": "PCA"}, "Unknown view"),
         ({"preparation": "layer-norm"}, "Did you mean 'layernorm'"),
@@ -125,6 +126,37 @@ def test_a_mistake_is_said_and_changes_nothing(explorer, changes, message):
     explorer._receive(None, {"ask": {"text": "z"}}, [])
     assert explorer.error == ""
     assert explorer.scene["text"] == "z"
+
+
+def test_a_selection_belongs_to_its_text(explorer, tmp_path):
+    explorer.selected = [2, 3]
+    explorer.show(student="ridge")
+    assert explorer.selected == [2, 3]
+    explorer.show(text="y = 1")
+    assert explorer.selected == []
+    explorer.selected = [1, 99]
+    page = explorer.export_html(tmp_path / "page.html").read_text("utf-8")
+    assert json.loads(re.search(r"const given = (\{.*\});\n", page)[1])["selected"] == [1]
+
+
+def test_the_view_chosen_on_the_page_is_what_is_exported(explorer, tmp_path):
+    explorer.view = "UMAP 3-D"  # as the page does
+    explorer.show(student="ridge")
+    assert explorer.view == explorer.scene["settings"]["view"] == "UMAP 3-D"
+    explorer.show(view="PCA 3-D")
+    assert explorer.view == "PCA 3-D"
+
+
+def test_a_student_trained_further_is_captured_anew(bundled):
+    teacher, tokenizer = bundled
+    student = lft.load_student("bundled/flow-walking-6-18", teacher)
+    explorer = lft.TrajectoryExplorer(teacher, {"": student}, tokenizer, text=TEXT)
+    before = unpacked(explorer.scene["kl"]).mean()
+    with torch.no_grad():
+        for p in student.operator.parameters():
+            p.zero_()
+    explorer.show(text=TEXT)
+    assert unpacked(explorer.scene["kl"]).mean() > 2 * before  # and a student without a name is no teacher
 
 
 def test_the_page_is_told_while_something_is_computed(explorer):
@@ -205,6 +237,10 @@ def test_failures_are_the_largest_divergences(models):
     assert found[0].kl >= found[1].kl
     with pytest.raises(ValueError, match="two tokens or more"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
+    with pytest.raises(ValueError, match="give a list of texts"):
+        lft.worst_tokens(students["ridge"], teacher, tokenizer, "z = 1")
+    with pytest.raises(ValueError, match="made for up to 512"):
+        lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z" * 600])
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
     assert explorer.gallery[0]["text"] == found[0].text
     assert explorer.gallery[0]["label"].startswith("ridge: after “")

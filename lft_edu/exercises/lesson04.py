@@ -136,6 +136,8 @@ def project(answer):
         "You did not subtract the mean from what you project.": y @ vh[:2].T,
         "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
         "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
+        "You subtracted one number, the mean of all entries. Each dimension has a mean of its own: .mean(0).":
+            (y - x.mean()) @ _axes(x - x.mean())[:2].T,
         "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
             (y - y.mean(1, True)) @ _axes(x - x.mean(1, True))[:2].T,
         "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
@@ -384,8 +386,7 @@ def text(answer):
         many = f"{tokens} tokens" if tokens < 2000 else f"{len(value):,} characters"
         raise Wrong(f"You returned a text of {many}: give 10 to 64 tokens, or one rare place decides everything.")
     there, here = (capture(model, tokenizer, value) for model in (teacher, student))
-    kl, ahead = divergence(there, here), there.log_probabilities()[:-1]
-    loss = -float(ahead.gather(-1, there.ids[1:, None]).mean())
+    kl, loss = divergence(there, here), float(there.loss().mean())
     worst = ", ".join(f"{there.tokens[i]!r} {kl[i]:.1f}" for i in kl.argsort(descending=True)[:4].tolist())
     found = (
         f"Yours, {tokens} tokens: KL {kl.mean():.2f} nats a token (wanted: at least {KL}; held-out code: 0.24), the "
@@ -394,7 +395,10 @@ def text(answer):
     )
     yield f"the teacher knows its way: at most {LOSS} nats a token, less than half of its usual loss"
     if loss > LOSS:
-        raise Wrong(f"Here the teacher is lost itself. There is nothing that the student could have missed.\n{found}")
+        raise Wrong(
+            "On average the teacher is lost here itself: what it does not know, the student cannot miss. A text with "
+            f"one bad place needs others that the teacher knows well.\n{found}"
+        )
     yield f"the student does not: a KL of at least {KL}, more than twice the usual"
     if kl.mean() < KL:
         raise Wrong(f"The student follows too well.\n{found}")

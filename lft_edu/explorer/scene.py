@@ -21,19 +21,23 @@ def describe(model, walk: dict | None) -> str:
 
 
 def scene(
-    teacher: Trajectory, student: Trajectory, views: dict[str, tuple[Projection, float]], student_name: str, about: str
+    captured: tuple[tuple[Trajectory, Lens], tuple[Trajectory, Lens]],
+    views: dict[str, tuple[Projection, float]],
+    student_name: str,
+    about: str,
 ) -> dict:
     """Everything the page needs to draw one text in these views.
 
     Args:
+        captured: trajectory and logit lens of the teacher, and of the student.
         views: name → frozen projection and its trustworthiness; the picture's axes are the projection's.
         student_name: heading of the student; ``about`` says what stands in its span.
     """
+    (teacher, student), lenses = zip(*captured, strict=True)
     depths = shared_depths(teacher, student)
     stations = [[path.station(depth) for depth in depths.tolist()] for path in (teacher, student)]
     pair = [path.states[rows] for path, rows in zip((teacher, student), stations, strict=True)]
     points = {name: [view.transform(path) for path in (teacher, student)] for name, (view, _) in views.items()}
-    lenses = [path.logit_lens(TOP) for path in (teacher, student)]
     words = {i: word for lens in lenses for i, word in lens.words.items()}
     headings = ("teacher", f"{teacher.times[-1]:.0f} layers"), (student_name, about)
     return {

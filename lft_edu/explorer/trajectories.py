@@ -23,8 +23,8 @@ from ..plots.base import visible
 from ..projections import PCA, PREPARATIONS, UMAP, Projection, trustworthiness
 from ..splicing import SplicedForCausalLM, check_pair
 from ..teachers import ASSETS
-from ..trajectories import Trajectory, capture
-from .scene import describe, scene
+from ..trajectories import Lens, Trajectory, capture
+from .scene import TOP, describe, scene
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("data.js", "picture.js", "panels.js", "explorer.js")
@@ -55,6 +55,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
     Attributes:
         depth: where the slider stands, in layers.
         selected: positions of the selected tokens; none means all.
+        view: ``"PCA 2-D"`` and so on.
 
     Raises:
         ValueError: students that do not fit the teacher, or a text that cannot be captured.
@@ -68,6 +69,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
     error = traitlets.Unicode("").tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)
     depth = traitlets.Float(0.0).tag(sync=True)
+    view = traitlets.Enum(VIEWS, VIEWS[0]).tag(sync=True)
     selected = traitlets.List(traitlets.Int()).tag(sync=True)
 
     def __init__(
@@ -88,7 +90,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         super().__init__()
         self.teacher, self.models, self.tokenizer, self.between = teacher, dict(models), tokenizer, between
         self.background = background
-        self._paths: dict[tuple, Trajectory] = {}
+        self._paths: dict[tuple, tuple[Trajectory, Lens]] = {}
         self._projections: dict[tuple, tuple[Projection, float]] = {}
         self.students = list(models)
         self.gallery = [
@@ -101,6 +103,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         self.scene = self._scene(self.settings, self.walks)
         self.depth = float(len(layers_of(teacher)))
         self.on_msg(self._receive)
+        self.observe(lambda change: self.settings.update(view=change["new"]), "view")
 
     def __repr__(self) -> str:
         names = ", ".join(self.students)
@@ -119,6 +122,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         for key, value in changes.items():
             if key not in settings:
                 raise unknown("setting", key, (*settings, "solver", "steps"))
+            if not isinstance(value, str):
+                raise ValueError(f"{key}={value!r}: give a string.")
             settings[key] = value
         for key, allowed in (("student", self.students), ("preparation", PREPARATIONS), ("view", VIEWS)):
             if settings[key] not in allowed:
@@ -132,7 +137,9 @@ class TrajectoryExplorer(anywidget.AnyWidget):
                 raise ValueError(f"steps={now['steps']!r}: give a whole number from 1 to 64.")
             walks[settings["student"]] = Flow(**now).settings  # Flow checks the solver's name
         shown = self._scene(settings, walks)
-        self.settings, self.walks, self.scene = settings, walks, shown
+        if settings["text"] != self.settings["text"]:
+            self.selected = []  # positions in the text before
+        self.settings, self.walks, self.scene, self.view = settings, walks, shown, settings["view"]
 
     def _receive(self, _, message: dict, buffers) -> None:
         """The page asks; whatever goes wrong is said on the page."""
@@ -156,19 +163,20 @@ class TrajectoryExplorer(anywidget.AnyWidget):
     def _scene(self, settings: dict, walks: dict, views: Sequence[str] | None = None) -> dict:
         name = settings["student"]
         model, walk = self.models[name], walks[name]
-        teacher = self._path("", settings["text"], None)
-        student = self._path(name, settings["text"], walk)
+        teacher, student = self._path(None, settings["text"], None), self._path(name, settings["text"], walk)
         ready = [view for view in VIEWS if view.startswith("PCA") or view == settings["view"] or self._has_atlas()]
-        chosen = {view: self._projection(view, settings["preparation"], teacher) for view in views or ready}
-        shown = scene(teacher, student, chosen, name, describe(model, walk))
+        chosen = {view: self._projection(view, settings["preparation"], teacher[0]) for view in views or ready}
+        shown = scene((teacher, student), chosen, name, describe(model, walk))
         return shown | {"settings": {**settings, "solver": None, "steps": None, **(walk or {})}}
 
-    def _path(self, name: str, text: str, walk: dict | None) -> Trajectory:
-        """A captured text, computed once for each model and solver."""
-        key = (name, text, *(walk or {}).values())
+    def _path(self, name: str | None, text: str, walk: dict | None) -> tuple[Trajectory, Lens]:
+        """A text captured by a student, or by the teacher (None), and read by the logit lens: computed once for each
+        solver, and again after training."""
+        model = self.teacher if name is None else self.models[name]
+        trained = sum(p._version for p in model.parameters())  # counts changes in place
+        key = (name, text, trained, *(walk or {}).values())
         if key not in self._paths:
-            model = self.models[name] if name else self.teacher
-            own = self._walk_of(model) if name else None
+            own = None if name is None else self._walk_of(model)
             try:
                 if walk:
                     model.set_solver(**walk)
@@ -178,7 +186,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
                     model.set_solver(**own)
             while len(self._paths) >= KEPT:
                 self._paths.pop(next(iter(self._paths)))
-            self._paths[key] = path
+            self._paths[key] = path, path.logit_lens(TOP)
         return self._paths[key]
 
     def _projection(self, view: str, preparation: str, teacher: Trajectory) -> tuple[Projection, float]:
@@ -218,7 +226,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         order = [shown, *(name for name in self.students if name != shown)]
         views = [view for view in VIEWS if view in self.scene["views"]]
         scenes = {name: self._scene({**self.settings, "student": name}, self.walks, views) for name in order}
-        _write_whole(path, standalone(scenes, self.depth, self.selected))
+        known = [t for t in self.selected if 0 <= t < len(self.scene["tokens"])]
+        _write_whole(path, standalone(scenes, self.depth, known))
         return path
 
     def export_png(self, path: str | Path, width: int = 1200, height: int = 1150) -> Path:

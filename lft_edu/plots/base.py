@@ -155,15 +155,37 @@ def still(figure: go.Figure, alt: str, width: float = 9.0):
     return Image(small.getvalue(), alt=alt)
 
 
+def _plain(text: str) -> str:
+    """Text of a figure as matplotlib should draw it."""
+    return html.unescape(text).replace("\u2068", "").replace("\u2069", "").replace("<br>", "\n")
+
+
 def _draw(figure: go.Figure, width: float = 9.0):
     """A figure drawn by matplotlib, as a picture of PIL's."""
+    import PIL.Image
+
+    drawn = io.BytesIO()
+    matplotlib_page(figure, width).savefig(drawn, format="png", dpi=80)
+    return PIL.Image.open(drawn).convert("RGB")
+
+
+def matplotlib_page(figure: go.Figure, width: float = 9.0):
+    """A figure as a ``matplotlib.figure.Figure``, ``width`` inches wide."""
     import matplotlib.figure
 
     layout = figure.layout
     height = width * min(0.6, (layout.height or 460) / 900)
     page = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+    page.suptitle(_plain(layout.title.text or ""), fontsize=12)
     if any(trace.type == "scatter3d" for trace in figure.data):
-        return _draw_space(page, figure)
+        _draw_space(page.subplots(subplot_kw={"projection": "3d"}), figure)
+    else:
+        _draw_plane(page, figure)
+    return page
+
+
+def _draw_plane(page, figure: go.Figure) -> None:
+    layout = figure.layout
     names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
     panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
     for trace in figure.data:
@@ -172,17 +194,14 @@ def _draw(figure: go.Figure, width: float = 9.0):
     for name, axes in panels.items():
         _finish(axes, layout["xaxis" + name[1:]], layout["yaxis" + name[1:]])
     for note, axes in zip(layout.annotations, panels.values(), strict=False):
-        axes.set_title(html.unescape(note.text), fontsize=10)
+        axes.set_title(_plain(note.text), fontsize=10)
     named = [axes.get_legend_handles_labels() for axes in panels.values()]
     handles = {label: handle for pair in named for handle, label in zip(*pair, strict=True)}
     if handles:
         page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
-    return _finished(page, layout)
 
 
-def _draw_space(page, figure: go.Figure):
-    """A figure in space, as a picture of PIL's."""
-    axes = page.subplots(subplot_kw={"projection": "3d"})
+def _draw_space(axes, figure: go.Figure) -> None:
     for trace in figure.data:
         colour, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
         axes.plot(
@@ -191,30 +210,20 @@ def _draw_space(page, figure: go.Figure):
         )  # fmt: skip
     space = figure.layout.scene
     axes.set(xlabel=space.xaxis.title.text, ylabel=space.yaxis.title.text, zlabel=space.zaxis.title.text)
-    return _finished(page, figure.layout)
-
-
-def _finished(page, layout):
-    """Title on, and out as a picture."""
-    import PIL.Image
-
-    page.suptitle(html.unescape(layout.title.text or "").replace("<br>", "\n"), fontsize=12)
-    drawn = io.BytesIO()
-    page.savefig(drawn, format="png", dpi=80)
-    return PIL.Image.open(drawn).convert("RGB")
 
 
 def _draw_heat(page, axes, trace) -> None:
     shown = axes.imshow(
         trace.z, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
     )
-    page.colorbar(shown, ax=axes, label=trace.colorbar.title.text or "")
+    page.colorbar(shown, ax=axes, label=_plain(trace.colorbar.title.text or ""))
     if trace.text is None:
         return
-    middle = sum(shown.get_clim()) / 2
     for i, row in enumerate(trace.text):
         for j, word in enumerate(row):
-            axes.text(j, i, word, ha="center", va="center", color="black" if trace.z[i][j] > middle else "white")
+            red, green, blue, _ = shown.cmap(shown.norm(trace.z[i][j]))
+            ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+            axes.text(j, i, _plain(word), ha="center", va="center", color=ink, fontsize=8, parse_math=False)
     axes.set_xticks(range(len(trace.x)), trace.x)
     axes.set_yticks(range(len(trace.y)), trace.y)
 
@@ -234,13 +243,13 @@ def _draw_scatter(axes, trace) -> None:
         linewidth=(trace.line.width or 2) * 0.75,
         marker=marker if "markers" in mode else None, markersize=size * 0.6,
         markerfacecolor="none" if open_mark else colour,
-        label=html.unescape(trace.name) if trace.name and trace.showlegend is not False else None,
+        label=_plain(trace.name) if trace.name and trace.showlegend is not False else None,
     )  # fmt: skip
 
 
 def _finish(axes, x, y) -> None:
     """Axis names, scales, ranges and ticks as in the plotly figure."""
-    axes.set(xlabel=x.title.text or "", ylabel=html.unescape(y.title.text or ""))
+    axes.set(xlabel=x.title.text or "", ylabel=_plain(y.title.text or ""))
     for name, axis in (("x", x), ("y", y)):
         if axis.type == "log":
             getattr(axes, f"set_{name}scale")("log")
@@ -249,10 +258,12 @@ def _finish(axes, x, y) -> None:
     if y.scaleanchor:
         axes.set_aspect("equal", adjustable="box")
     if x.ticktext:
-        labels = [html.unescape(text).replace("$", r"\$") for text in x.ticktext]
+        labels = [_plain(text).replace("$", r"\$") for text in x.ticktext]
         slanted = {"rotation": 60, "ha": "right", "fontsize": 7} if x.tickangle else {}
         axes.set_xticks(x.tickvals, labels, **slanted)
         axes.minorticks_off()
+    if y.ticktext and y.visible is not False:
+        axes.set_yticks(y.tickvals, [_plain(text) for text in y.ticktext])
     if y.visible is False:
         axes.set_yticks([])
     elif not axes.images:

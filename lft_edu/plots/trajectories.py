@@ -157,8 +157,18 @@ def _axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> None
 
 
 def hidden_distance(paths: dict[str, Trajectory], projections: dict[str, Projection]) -> go.Figure:
-    """Share of the squared distance from the first model to each other that each picture hides, depth by depth."""
+    """Share of the squared distance from the first model to each other that each picture hides, depth by depth.
+
+    Args:
+        paths: name → trajectory, the teacher's first.
+        projections: name → PCA; a UMAP's distances have no unit to compare.
+
+    Raises:
+        ValueError: no student's trajectories, or a text of one token.
+    """
     (_, first), *others = paths.items()
+    if len(first.tokens) < 2 or any(path.span is None for _, path in others):
+        raise ValueError("Give the teacher first, then students' trajectories, of a text of at least two tokens.")
     figure = new_figure("What the picture does not show", "depth, layers", "share of the squared distance hidden")
     for (name, path), (colour, symbol) in zip(others, MODELS[1:], strict=False):
         depths = [d for d in shared_depths(first, path).tolist() if d > path.span[0]]
@@ -237,6 +247,8 @@ def token_field(
         seen: ``(N, D)``, states of the teacher inside the span.
         moments: times from 0 to 1, on a slider.
     """
+    if path.span is None or not isinstance(projection, PCA) or projection.dimensions != 2:
+        raise ValueError("The field takes a student's trajectory and a PCA of 2 dimensions, raw or without outliers.")
     m, n = path.span
     times = torch.linspace(0, 1, moments).tolist()
     here = [projection.transform(path.at(m + t * (n - m))[0, token][None])[0] for t in times]
@@ -266,7 +278,7 @@ def token_field(
 
     figure = new_figure(f"Where would the flow push “{visible(path.tokens[token])}”?", "", "", height=520)
     way = _scatter(
-        np.array(here), mode="lines", name="its path", line={"color": VERMILLION, "width": 1}, hoverinfo="skip"
+        np.array(here), mode="lines", name="its path", line={"color": VERMILLION, "width": 3}, hoverinfo="skip"
     )
     states = _scatter(
         cloud, mode="markers", name="states of the teacher", hoverinfo="skip", marker={"color": GREY, "size": 2}

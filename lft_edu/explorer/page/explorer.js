@@ -5,7 +5,7 @@ let instances = 0;
 
 class Explorer {
   constructor(model, root) {
-    Object.assign(this, { model, root, depth: model.get("depth"), focus: 0, selected: new Set(model.get("selected")), name: `lft${instances++}` });
+    Object.assign(this, { model, root, depth: model.get("depth"), focus: 0, selected: new Set(), name: `lft${instances++}` });
     root.classList.add("lft-explorer");
     this.text = new TextPanel((t) => this.toggle(t));
     this.lens = new LensPanel((depth) => this.go(depth));
@@ -14,9 +14,10 @@ class Explorer {
     this.tip = make("div", { class: "tip", hidden: true });
     this.picture = new Picture(canvas, { pick: (t) => this.toggle(t), tell: (mark, place) => this.hover(mark, place) });
     this.layout(canvas);
-    this.handlers = { scene: () => this.newScene(), busy: () => this.showState(), error: () => this.showState(), depth: () => this.go(model.get("depth"), false) };
+    this.handlers = { scene: () => this.newScene(), view: () => this.changeView(model.get("view")), selected: () => this.chosenInPython(), busy: () => this.showState(), error: () => this.showState(), depth: () => this.go(model.get("depth"), false) };
     for (const [name, handler] of Object.entries(this.handlers)) model.on(`change:${name}`, handler);
     this.newScene();
+    this.chosenInPython();
     this.showState();
   }
 
@@ -76,7 +77,7 @@ class Explorer {
   radio(name, options) {
     const group = make("fieldset", {}, make("legend", {}, name));
     for (const option of options) {
-      const input = make("input", { type: "radio", name: `${this.name}-${name}`, value: option, onchange: () => this.changeView() });
+      const input = make("input", { type: "radio", name: `${this.name}-${name}`, value: option, onchange: () => this.changeView(this.wantedView()) });
       group.append(make("label", {}, input, option));
     }
     return group;
@@ -98,12 +99,31 @@ class Explorer {
     this.model.send({ ask: changes });
   }
 
-  changeView() {
-    const wanted = [this.kind, this.dims].map((group) => group.querySelector("input:checked").value).join(" ");
+  wantedView() {
+    return [this.kind, this.dims].map((group) => group.querySelector("input:checked").value).join(" ");
+  }
+
+  changeView(wanted) {
+    if (!wanted || wanted === this.view) return;
     if (this.scene.views[wanted]) {
       this.view = wanted;
+      this.tellKernel("view", wanted);
       this.refresh();
     } else this.ask({ view: wanted });
+  }
+
+  tellKernel(name, value) {
+    this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  /** A selection made from Python; positions that this text does not have are left out. */
+  chosenInPython() {
+    const wanted = this.model.get("selected").filter((t) => t < this.scene.tokens.length);
+    if (wanted.length === this.selected.size && wanted.every((t) => this.selected.has(t))) return;
+    this.selected = new Set(wanted);
+    this.focus = wanted.at(-1) ?? this.focus;
+    this.refresh();
   }
 
   newScene() {
@@ -113,20 +133,19 @@ class Explorer {
     this.scene = scene;
     if (before?.settings.view !== scene.settings.view || !scene.views[this.view]) this.view = scene.settings.view;
     if (!same) {
-      if (this.opened) this.selected = new Set();
-      this.opened = true;
-      const worst = scene.kl.indexOf(Math.max(...scene.kl));
-      this.focus = Math.min(this.nextFocus ?? [...this.selected].at(-1) ?? worst, scene.tokens.length - 1);
-      if (this.nextFocus !== undefined) this.selected.add(this.focus);
+      this.selected = new Set();
+      this.focus = scene.kl.indexOf(Math.max(...scene.kl));
       this.input.value = scene.text;
     }
+    if (this.nextFocus < scene.tokens.length) [this.focus, this.selected] = [this.nextFocus, new Set([this.nextFocus])];
     this.nextFocus = undefined;
+    if (before) this.tellKernel("selected", [...this.selected]);
     this.slider.max = scene.depth;
     this.depth = Math.min(this.depth, scene.depth);
     this.text.show(scene);
     this.legend.replaceChildren(
       ...scene.paths.flatMap((path, m) => [make("span", { class: `key${m}` }, m ? "■ " : "● "), `${path.name}: ${path.about}   `]),
-      "┄ what lies between them. Redder tokens: farther apart.",
+      "┄ what lies between them. Tokens: the redder, the farther apart, up to 2 nats.",
     );
     this.refresh();
     if (this.askedAt) this.root.dataset.waited = Math.round(performance.now() - this.askedAt);
@@ -140,7 +159,9 @@ class Explorer {
     Object.assign(this.solver, { value: settings.solver ?? "euler", disabled: !flow || !this.model.get("live") });
     Object.assign(this.steps, { value: settings.steps ?? 1, disabled: !flow || !this.model.get("live") });
     this.preparation.value = settings.preparation;
-    const [kind, dims] = this.view.split(" ");
+    const [kind, dims] = this.view.split(" "), live = this.model.get("live");
+    for (const input of this.root.querySelectorAll("input[type=radio]")) // a file has only the views it was given
+      input.disabled = !live && !Object.keys(this.scene.views).some((view) => view.split(" ").includes(input.value));
     this.kind.querySelector(`[value=${kind}]`).checked = true;
     this.dims.querySelector(`[value="${dims}"]`).checked = true;
     this.badge.textContent = badge(this.scene, this.view);
@@ -160,8 +181,7 @@ class Explorer {
 
   choose(selected) {
     this.selected = selected;
-    this.model.set("selected", [...selected].sort((a, b) => a - b));
-    this.model.save_changes();
+    this.tellKernel("selected", [...selected].sort((a, b) => a - b));
     this.refresh();
   }
 
@@ -174,12 +194,10 @@ class Explorer {
     this.picture.show(this.scene, this.view, this.depth, this.selected);
     this.lens.mark(this.depth);
     this.curves.mark(this.depth);
-    if (this.playing) return;
+    if (this.playing && Math.floor(this.depth) === this.spoken) return;
+    this.spoken = Math.floor(this.depth);
     this.say();
-    if (save) {
-      this.model.set("depth", this.depth);
-      this.model.save_changes();
-    }
+    if (save && !this.playing) this.tellKernel("depth", this.depth);
   }
 
   say() {
@@ -225,7 +243,7 @@ class Explorer {
     const { m, t, s } = mark, path = this.scene.paths[m];
     const depth = path.times[s], lens = path.lens(s, t).map(([word, share]) => make("div", {}, make("bdi", {}, brief(word, 40)), ` ${percent(share)}`));
     const head = make("b", {}, make("bdi", {}, brief(this.scene.tokens[t], 40)));
-    this.tip.replaceChildren(head, ` token ${t} · ${path.name} · depth ${Number.isInteger(depth) ? depth : depth.toFixed(1)} · norm ${number(path.value(path.norms, s, t))}`, ...lens);
+    this.tip.replaceChildren(head, ` token ${t} · ${path.name} · depth ${number(depth, 4)} · norm ${number(path.value(path.norms, s, t))}`, ...lens);
     const right = place[0] > this.picture.canvas.clientWidth - 230;
     Object.assign(this.tip.style, { left: `${place[0] + (right ? -225 : 14)}px`, top: `${Math.min(place[1] + 12, this.picture.canvas.clientHeight - 130)}px` });
   }

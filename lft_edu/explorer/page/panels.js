@@ -20,19 +20,32 @@ function draw(tag, attributes, text) {
   return element;
 }
 
-/** The text as buttons; the redder, the farther apart what teacher and student expect next. */
+const REDDEST = 2; // nats: one scale for all texts and students
+
+/** The text as buttons; the redder, the farther apart what teacher and student expect next. One of them is a Tab stop;
+ * arrow keys go from token to token. */
 class TextPanel {
   constructor(pick) {
     this.element = make("div", { class: "tokens", role: "group", "aria-label": "Tokens of the text; press to select" });
     this.pick = pick;
+    this.element.addEventListener("keydown", (event) => this.step(event));
+  }
+
+  step(event) {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const next = by && this.buttons[this.buttons.indexOf(document.activeElement) + by];
+    if (!next) return;
+    event.preventDefault();
+    event.stopPropagation();
+    for (const button of this.buttons) button.tabIndex = button === next ? 0 : -1;
+    next.focus();
   }
 
   show(scene) {
-    const worst = Math.max(...scene.kl, 1e-9);
     this.buttons = scene.tokens.map((token, t) => {
       const kl = scene.kl[t];
       const button = make("button", { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) }, brief(token, 40));
-      button.style.backgroundColor = `rgba(213, 94, 0, ${(0.6 * kl) / worst})`;
+      button.style.backgroundColor = `rgba(213, 94, 0, ${0.6 * Math.min(1, kl / REDDEST)})`;
       return button;
     });
     this.element.replaceChildren(...this.buttons);
@@ -42,6 +55,7 @@ class TextPanel {
     this.buttons.forEach((button, t) => {
       button.setAttribute("aria-pressed", selected.has(t));
       button.classList.toggle("focus", t === focus);
+      button.tabIndex = t === focus ? 0 : -1;
     });
   }
 }
@@ -50,11 +64,11 @@ class TextPanel {
 class LensPanel {
   constructor(go) {
     this.go = go;
-    this.caption = make("caption");
+    this.caption = make("p", { class: "caption" });
     this.body = make("tbody");
     this.head = make("tr");
-    this.table = make("table", {}, this.caption, make("thead", {}, this.head), this.body);
-    this.element = make("div", { class: "lens", tabindex: 0, role: "region", "aria-label": "Logit lens" }, this.table);
+    this.table = make("table", {}, make("thead", {}, this.head), this.body);
+    this.element = make("div", { class: "lens", tabindex: 0, role: "region", "aria-label": "Logit lens" }, this.caption, this.table);
   }
 
   show(scene, t) {
@@ -66,8 +80,7 @@ class LensPanel {
         const s = path.station(depth + 0.005);
         return Math.abs(path.times[s] - depth) < 0.006 ? this.cell(path, s, t) : make("td", { class: "none" }, "");
       });
-      const shown = Number.isInteger(depth) ? depth : depth.toFixed(1);
-      return make("tr", { "data-depth": depth, onclick: () => this.go(depth) }, make("th", { scope: "row" }, `${shown}`), ...cells);
+      return make("tr", { "data-depth": depth, onclick: () => this.go(depth) }, make("th", { scope: "row" }, number(depth, 4)), ...cells);
     });
     this.body.replaceChildren(...this.rows);
     this.now = null;

@@ -99,6 +99,8 @@ class Picture {
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, this.still.width, this.still.height);
     this.drawAxes(pen);
+    pen.save();
+    this.clip(pen);
     const shown = new Set(this.tokensShown());
     this.scene.paths.forEach((path, m) => {
       for (const bright of [false, true]) {
@@ -108,8 +110,16 @@ class Picture {
         pen.stroke();
       }
     });
-    pen.globalAlpha = 1;
+    pen.restore();
     this.stale = false;
+  }
+
+  /** Nothing is drawn across the frame of a plane. */
+  clip(pen) {
+    if (!this.flat) return;
+    pen.beginPath();
+    pen.rect(29, 9, this.canvas.clientWidth - 38, this.canvas.clientHeight - 38);
+    pen.clip();
   }
 
   trace(pen, path, t, until) {
@@ -166,6 +176,8 @@ class Picture {
   drawMoving(pen) {
     const [teacher, student] = this.scene.paths, bright = new Set(this.tokensShown());
     const labelled = bright.size <= LABELS, many = bright.size > LABELS;
+    pen.save();
+    this.clip(pen);
     if (this.selected.size)
       this.scene.paths.forEach((path, m) => {
         pen.beginPath();
@@ -198,15 +210,19 @@ class Picture {
         pen.fill();
       }
     });
-    pen.globalAlpha = 1;
+    pen.restore();
     this.spots = spots;
     if (labelled) this.drawLabels(pen, bright);
   }
 
   drawLabels(pen, bright) {
     Object.assign(pen, { font: "13px ui-monospace, monospace", textAlign: "left", lineWidth: 3, strokeStyle: "#ffffff", fillStyle: INK });
+    const taken = []; // a word that would lie on another is left out: hovering shows it
     for (const t of bright) {
-      const [x, y] = this.spots[0][t], word = `\u2068${brief(this.scene.tokens[t], 24)}\u2069`;
+      const [x, y] = this.spots[0][t];
+      if (taken.some(([a, b]) => Math.abs(a - x) < 44 && Math.abs(b - y) < 13)) continue;
+      taken.push([x, y]);
+      const word = `\u2068${brief(this.scene.tokens[t], 24)}\u2069`;
       pen.strokeText(word, x + 8, y - 6); // a halo, so that paths do not cross it out
       pen.fillText(word, x + 8, y - 6);
     }
@@ -237,6 +253,7 @@ class Picture {
       return [event.clientX - box.left, event.clientY - box.top];
     };
     this.canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
       this.canvas.setPointerCapture(event.pointerId);
       [from, moved] = [spot(event), false];
     });

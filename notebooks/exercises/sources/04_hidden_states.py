@@ -4,6 +4,7 @@
 # Six exercises to the lesson [04 · Hidden states as trajectories](../../04_hidden_states_as_trajectories.ipynb). For
 # each: write down what you expect, fill in the function, run the check. States are `(S, T, D)`: S places along the
 # model, T tokens, width D. A model of L layers has L + 1 places: before layer 0, between the layers, behind the last.
+# The lesson has shown some of this; try it from memory before you look back.
 
 # %%
 import torch
@@ -235,7 +236,7 @@ def my_turns(path):
 check("4.5", my_turns)
 
 # %% [markdown]
-# **And the prediction?** 76° on held-out code, between 64° and 88° at all places but the last. Directions that know nothing of each other would be at 90°, so that is little smoother than chance. A flow need not follow the bends; it has to arrive.
+# **And the prediction?** 76° on held-out code, some 60° to 90° at all places but the last. Directions that know nothing of each other would be at 90°, so that is little smoother than chance. A flow need not follow the bends; it has to arrive.
 
 # %% [markdown]
 # ## 4.6 · Where the flow fails ●●● 20 minutes
