@@ -64,8 +64,9 @@ class Trajectory:
         """
         found = (self.times - depth).abs().argmin().item()
         if abs(self.times[found].item() - depth) > 1e-6:
-            near = ", ".join(f"{t:.4g}" for t in sorted(self.times[(self.times - depth).abs().argsort()[:2]].tolist()))
-            raise ValueError(f"There is no station at depth {depth:g}; the nearest are {near}.")
+            after = int(torch.searchsorted(self.times, float(depth)))
+            near = " and ".join(f"{t:.4g}" for t in self.times[max(0, after - 1) : after + 1].tolist())
+            raise ValueError(f"There is no station at depth {depth:g}; beside it there are {near}.")
         return found
 
     def norms(self) -> Tensor:

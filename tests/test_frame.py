@@ -131,7 +131,7 @@ def test_lab_opens_the_first_notebook(monkeypatch, capsys):
     assert cli.main(["lab", "--", "--port", "9999"]) == 0
     root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
     assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
-    assert seen["command"][5:] == ["--port", "9999", "--allow-root", "--no-browser"]
+    assert seen["command"][5:] == ["--port", "9999", "--no-browser", "--allow-root"]
     assert "open the URL" in capsys.readouterr().err
 
 

@@ -134,7 +134,7 @@ def test_a_station_is_found_by_its_depth_and_loss_by_its_token(models, tokenizer
     path = lft.capture(models["flow-walking-6-18"], tokenizer, TEXT)
     assert path.times[path.station(10)] == 10
     assert path.station(18) != 18
-    with pytest.raises(ValueError, match="no station at depth 7; the nearest are 6, 10"):
+    with pytest.raises(ValueError, match="no station at depth 7; beside it there are 6 and 10"):
         path.station(7)
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     with torch.no_grad():

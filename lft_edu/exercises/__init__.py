@@ -1,6 +1,16 @@
 """Exercises with instant checks: ``check("3.2", my_walk)``. One file a lesson; :mod:`.books` makes the notebooks."""
 
-from . import lesson01, lesson02, lesson03, lesson04
+from . import lesson01, lesson02, lesson03, lesson04, lesson04_failures
 from .checking import EXERCISES, Exercise, Report, check
 
-__all__ = ["EXERCISES", "Exercise", "Report", "check", "lesson01", "lesson02", "lesson03", "lesson04"]
+__all__ = [
+    "EXERCISES",
+    "Exercise",
+    "Report",
+    "check",
+    "lesson01",
+    "lesson02",
+    "lesson03",
+    "lesson04",
+    "lesson04_failures",
+]

@@ -1,7 +1,6 @@
 """Checks of lesson 04: catch the states, draw them, read them."""
 
 from contextlib import suppress
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -136,8 +135,7 @@ def project(answer):
         "You did not subtract the mean from what you project.": y @ vh[:2].T,
         "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
         "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
-        "You subtracted one number, the mean of all entries. Each dimension has a mean of its own: .mean(0).":
-            (y - x.mean()) @ _axes(x - x.mean())[:2].T,
+        "One number is no mean: each dimension has its own, .mean(0).": (y - x.mean()) @ _axes(x - x.mean())[:2].T,
         "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
             (y - y.mean(1, True)) @ _axes(x - x.mean(1, True))[:2].T,
         "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
@@ -352,53 +350,3 @@ def _not_angles(path: Tensor) -> dict[str, Tensor]:
         "That is the angle between *states*. Take the angle between steps, path.diff(dim=0).": between(x[:-2], x[1:-1]),
         "You compared every step with the first one. Compare it with the one before.": between(steps[1:], steps[:1]),
     }  # fmt: skip
-
-
-# On held-out code: KL 0.24 nats a token, the teacher's own loss 2.7 (assets/results/ladder.json).
-KL, LOSS = 0.5, 1.3
-
-
-@cache
-def bundled():
-    """The bundled teacher, its Flow-Walking student over layers 6–18, and the tokenizer."""
-    from .. import teachers
-
-    teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
-    return teacher, teachers.load_student("bundled/flow-walking-6-18", teacher), tokenizer
-
-
-@exercise("4.6", "Where the flow fails", difficulty=3, minutes=20)
-def text(answer):
-    from ..trajectories import capture, divergence
-
-    yield "a text of 10 to 64 tokens"
-    value = answer()
-    if not isinstance(value, str):
-        raise Wrong(f"You returned {describe(value)}: return a string.")
-    teacher, student, tokenizer = bundled()
-    try:
-        tokens = len(tokenizer(value)["input_ids"]) if len(value) < 2000 else 2000
-    except (TypeError, UnicodeError):
-        raise Wrong("You returned a string that is no valid text: it cannot be written as UTF-8.") from None
-    if any(mark in value for mark in tokenizer.all_special_tokens):
-        raise Wrong("You returned a text with a special token in it: write ordinary text.")
-    if not 10 <= tokens <= 64:
-        many = f"{tokens} tokens" if tokens < 2000 else f"{len(value):,} characters"
-        raise Wrong(f"You returned a text of {many}: give 10 to 64 tokens, or one rare place decides everything.")
-    there, here = (capture(model, tokenizer, value) for model in (teacher, student))
-    kl, loss = divergence(there, here), float(there.loss().mean())
-    worst = ", ".join(f"{there.tokens[i]!r} {kl[i]:.1f}" for i in kl.argsort(descending=True)[:4].tolist())
-    found = (
-        f"Yours, {tokens} tokens: KL {kl.mean():.2f} nats a token (wanted: at least {KL}; held-out code: 0.24), the "
-        f"teacher's loss {loss:.2f} (wanted: at most {LOSS}; held-out code: 2.7).\n"
-        f"The student differs most after: {worst}."
-    )
-    yield f"the teacher knows its way: at most {LOSS} nats a token, less than half of its usual loss"
-    if loss > LOSS:
-        raise Wrong(
-            "On average the teacher is lost here itself: what it does not know, the student cannot miss. A text with "
-            f"one bad place needs others that the teacher knows well.\n{found}"
-        )
-    yield f"the student does not: a KL of at least {KL}, more than twice the usual"
-    if kl.mean() < KL:
-        raise Wrong(f"The student follows too well.\n{found}")
