@@ -80,8 +80,15 @@ def page():
 
 
 def open_notebook(page, lab, name):
+    """Open a notebook; a dialog that JupyterLab puts before it (a slow kernel) is answered as it suggests."""
     page.goto(f"{lab}/lab/tree/notebooks/{name}?reset&token=t")
     page.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true")
+    page.add_locator_handler(page.locator(".jp-Dialog"), answer)
+
+
+def answer(dialog):
+    print("JupyterLab asks:", dialog.inner_text())  # pytest shows it where a test fails
+    dialog.locator("button.jp-mod-accept").click()
 
 
 def run_all(page, until):

@@ -180,9 +180,15 @@ def test_in_jupyterlab_text_steps_solver_and_mistakes_go_through_the_kernel(page
     scene(1)
     assert page.locator(".tokens button").count() == 5
 
+    page.evaluate(  # remember whether the page said that it was computing
+        "() => { const root = document.querySelector('.lft-explorer'); window.busy = [];"
+        "new MutationObserver(() => busy.push(root.getAttribute('aria-busy')))"
+        ".observe(root, { attributes: true, attributeFilter: ['aria-busy'] }); }"
+    )
     page.fill(".lft-explorer textarea", "<b>if</b> x == 1:")
     page.press(".lft-explorer textarea", "Enter")
     scene(2)
+    page.wait_for_function("() => window.busy.join() === 'true,false'")
     assert "".join(page.locator(".tokens button").all_text_contents()) == "<b>if</b>·x·==·1:"
     assert page.locator(".lft-explorer b").count() == 0
 

@@ -27,7 +27,7 @@ from ..trajectories import Lens, Trajectory, capture
 from .scene import TOP, describe, scene
 
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("data.js", "picture.js", "panels.js", "explorer.js")
+SCRIPTS = ("data.js", "picture.js", "panels.js", "controls.js", "explorer.js")
 VIEWS = tuple(f"{kind} {dimensions}-D" for kind in ("PCA", "UMAP") for dimensions in (2, 3))
 KEPT = 24  # captured texts
 

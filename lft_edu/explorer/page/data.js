@@ -4,9 +4,10 @@ const ARRAYS = { float32: Float32Array, int32: Int32Array };
 
 /** A packed array's values: bytes as the kernel sends them, or base64 as an exported page holds them. */
 function unpack({ dtype, data }) {
-  const bytes = typeof data === "string"
-    ? Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
-    : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const bytes =
+    typeof data === "string"
+      ? Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
+      : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return new ARRAYS[dtype](bytes.slice().buffer); // a copy: numbers must begin at a multiple of four
 }
 
@@ -53,7 +54,8 @@ class Path {
   lens(s, t) {
     const start = (s * this.tokens + t) * this.top;
     return Array.from({ length: this.top }, (_, i) => [
-      this.words[this.lensIds[start + i]], this.lensShares[start + i],
+      this.words[this.lensIds[start + i]],
+      this.lensShares[start + i],
     ]);
   }
 
@@ -87,7 +89,8 @@ class Scene {
   }
 }
 
-const number = (x, digits = 3) => (x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(0) : `${Number(x.toPrecision(digits))}`);
+const number = (x, digits = 3) =>
+  x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(0) : `${Number(x.toPrecision(digits))}`;
 
 /** A word in little room: long runs of spaces as their number, long words cut. */
 function brief(word, most = 12) {

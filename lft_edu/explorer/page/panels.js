@@ -44,7 +44,11 @@ class TextPanel {
   show(scene) {
     this.buttons = scene.tokens.map((token, t) => {
       const kl = scene.kl[t];
-      const button = make("button", { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) }, brief(token, 40));
+      const button = make(
+        "button",
+        { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) },
+        brief(token, 40),
+      );
       button.style.backgroundColor = `rgba(213, 94, 0, ${0.6 * Math.min(1, kl / REDDEST)})`;
       return button;
     });
@@ -68,19 +72,34 @@ class LensPanel {
     this.body = make("tbody");
     this.head = make("tr");
     this.table = make("table", {}, make("thead", {}, this.head), this.body);
-    this.element = make("div", { class: "lens", tabindex: 0, role: "region", "aria-label": "Logit lens" }, this.caption, this.table);
+    this.element = make(
+      "div",
+      { class: "lens", tabindex: 0, role: "region", "aria-label": "Logit lens" },
+      this.caption,
+      this.table,
+    );
   }
 
   show(scene, t) {
     this.caption.textContent = `Next token after “${brief(scene.tokens[t])}” (token ${t}), read off at each depth`;
-    this.head.replaceChildren(make("th", { scope: "col" }, "depth"), ...scene.paths.map((path) => make("th", { scope: "col" }, path.name)));
-    const depths = [...new Set(scene.paths.flatMap((path) => path.times.map((x) => x.toFixed(2))))].map(Number).sort((a, b) => a - b);
+    this.head.replaceChildren(
+      make("th", { scope: "col" }, "depth"),
+      ...scene.paths.map((path) => make("th", { scope: "col" }, path.name)),
+    );
+    const depths = [...new Set(scene.paths.flatMap((path) => path.times.map((x) => x.toFixed(2))))]
+      .map(Number)
+      .sort((a, b) => a - b);
     this.rows = depths.map((depth) => {
       const cells = scene.paths.map((path) => {
         const s = path.station(depth + 0.005);
         return Math.abs(path.times[s] - depth) < 0.006 ? this.cell(path, s, t) : make("td", { class: "none" }, "");
       });
-      return make("tr", { "data-depth": depth, onclick: () => this.go(depth) }, make("th", { scope: "row" }, number(depth, 4)), ...cells);
+      return make(
+        "tr",
+        { "data-depth": depth, onclick: () => this.go(depth) },
+        make("th", { scope: "row" }, number(depth, 4)),
+        ...cells,
+      );
     });
     this.body.replaceChildren(...this.rows);
     this.now = null;
@@ -88,9 +107,17 @@ class LensPanel {
 
   cell(path, s, t) {
     const words = path.lens(s, t);
-    const cell = make("td", { title: words.map(([word, share]) => `${word}  ${percent(share)}`).join("\n"), class: path.carried(s) ? "carried" : "" });
+    const cell = make("td", {
+      title: words.map(([word, share]) => `${word}  ${percent(share)}`).join("\n"),
+      class: path.carried(s) ? "carried" : "",
+    });
     words.slice(0, 3).forEach(([word, share], i) => {
-      const shown = make("span", { class: i ? "also" : "best" }, make("bdi", {}, brief(word)), make("small", {}, ` ${percent(share)}`));
+      const shown = make(
+        "span",
+        { class: i ? "also" : "best" },
+        make("bdi", {}, brief(word)),
+        make("small", {}, ` ${percent(share)}`),
+      );
       cell.append(shown, " ");
     });
     cell.style.setProperty("--share", `${Math.round(100 * words[0][1])}%`);
@@ -103,8 +130,10 @@ class LensPanel {
     this.now?.classList.remove("now");
     row.classList.add("now");
     this.now = row;
-    const { offsetTop: top, offsetHeight: height } = row, { scrollTop, clientHeight } = this.element;
-    if (top < scrollTop + 60 || top + height > scrollTop + clientHeight) this.element.scrollTop = top - clientHeight / 2;
+    const { offsetTop: top, offsetHeight: height } = row,
+      { scrollTop, clientHeight } = this.element;
+    if (top < scrollTop + 60 || top + height > scrollTop + clientHeight)
+      this.element.scrollTop = top - clientHeight / 2;
   }
 }
 
@@ -115,16 +144,26 @@ class CurvesPanel {
   }
 
   show(scene, view, t) {
-    const stations = (table) => scene.paths.map((path, m) => ({
-      name: path.name, colour: COLOURS[m], x: path.times, y: path.times.map((_, s) => path.value(path[table], s, t)),
-    }));
+    const stations = (table) =>
+      scene.paths.map((path, m) => ({
+        name: path.name,
+        colour: COLOURS[m],
+        x: path.times,
+        y: path.times.map((_, s) => path.value(path[table], s, t)),
+      }));
     const apart = scene.shared.map((_, k) => scene.apart[k * scene.tokens.length + t]);
     let shown = scene.shownDistance(view, t);
     const raw = scene.views[view].kind === "PCA" && scene.settings.preparation === "raw";
     if (!raw) shown = shown.map((x) => (x * Math.max(...apart)) / Math.max(...shown, 1e-12));
     const distances = [
       { name: "true", colour: INK, x: scene.shared, y: apart },
-      { name: raw ? "in the picture" : "in the picture, scaled", colour: "#767676", dash: "4 3", x: scene.shared, y: shown },
+      {
+        name: raw ? "in the picture" : "in the picture, scaled",
+        colour: "#767676",
+        dash: "4 3",
+        x: scene.shared,
+        y: shown,
+      },
     ];
     this.charts = [
       this.chart("norm of the state", scene.depth, stations("norms")),
@@ -137,16 +176,28 @@ class CurvesPanel {
   chart(title, depth, series) {
     const [w, h, left, bottom, top] = [300, 160, 38, 22, 36];
     const high = Math.max(...series.flatMap(({ y }) => y), 1e-9);
-    const x = (value) => left + (value / depth) * (w - left - 10), y = (value) => h - bottom - (value / high) * (h - bottom - top);
-    const words = series.map((one) => `${one.name}: ${number(one.y[0])} at the start, at most ${number(Math.max(...one.y))}, ${number(one.y.at(-1))} at the end`);
-    const figure = draw("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": `${title} by depth. ${words.join("; ")}` });
+    const x = (value) => left + (value / depth) * (w - left - 10),
+      y = (value) => h - bottom - (value / high) * (h - bottom - top);
+    const words = series.map(
+      (one) =>
+        `${one.name}: ${number(one.y[0])} at the start, at most ${number(Math.max(...one.y))}, ${number(one.y.at(-1))} at the end`,
+    );
+    const figure = draw("svg", {
+      viewBox: `0 0 ${w} ${h}`,
+      role: "img",
+      "aria-label": `${title} by depth. ${words.join("; ")}`,
+    });
     figure.append(draw("text", { x: left, y: 12, class: "title" }, title));
     figure.append(draw("path", { d: `M${left},${top}V${h - bottom}H${w - 10}`, fill: "none", stroke: "#999999" }));
-    for (const value of [0, high]) figure.append(draw("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, number(value, 2)));
-    for (const value of [0, depth / 2, depth]) figure.append(draw("text", { x: x(value), y: h - 8, "text-anchor": "middle" }, value));
+    for (const value of [0, high])
+      figure.append(draw("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, number(value, 2)));
+    for (const value of [0, depth / 2, depth])
+      figure.append(draw("text", { x: x(value), y: h - 8, "text-anchor": "middle" }, value));
     series.forEach((one, i) => {
       const d = one.x.map((value, k) => `${k ? "L" : "M"}${x(value).toFixed(1)},${y(one.y[k]).toFixed(1)}`).join("");
-      figure.append(draw("path", { d, fill: "none", stroke: one.colour, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }));
+      figure.append(
+        draw("path", { d, fill: "none", stroke: one.colour, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
+      );
       figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.colour }, brief(one.name, 28)));
     });
     const line = draw("line", { y1: top, y2: h - bottom, stroke: "#333333", "stroke-dasharray": "2 2" });
@@ -166,7 +217,8 @@ class CurvesPanel {
 function badge(scene, view) {
   const { kind, hidden, agreement, trust } = scene.views[view];
   const parts = [];
-  if (hidden !== null) parts.push(`${percent(hidden)} of the squared distance teacher–student lies outside this picture`);
+  if (hidden !== null)
+    parts.push(`${percent(hidden)} of the squared distance teacher–student lies outside this picture`);
   else parts.push("distances in a UMAP have no unit");
   if (agreement !== null) parts.push(`near and far agree with the truth by rank correlation ${agreement.toFixed(2)}`);
   parts.push(`neighbours can be trusted ${trust.toFixed(2)} of 1`);

@@ -1,11 +1,19 @@
 // The picture: paths on a canvas, in the plane or in space. What never moves is drawn once and kept.
 
 const COLOURS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
-const INK = "#222222", FAINT = 0.16, LABELS = 14;
+const INK = "#222222",
+  FAINT = 0.16,
+  LABELS = 14;
 
 class Picture {
   constructor(canvas, { pick, tell }) {
-    Object.assign(this, { canvas, pick, tell, context: canvas.getContext("2d"), still: document.createElement("canvas") });
+    Object.assign(this, {
+      canvas,
+      pick,
+      tell,
+      context: canvas.getContext("2d"),
+      still: document.createElement("canvas"),
+    });
     this.scene = null;
     this.selected = new Set();
     this.home();
@@ -31,7 +39,8 @@ class Picture {
 
   /** Centre and size of what is to be seen; a first token that flies far out does not shrink the rest. */
   frame() {
-    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+    const low = [Infinity, Infinity, Infinity],
+      high = [-Infinity, -Infinity, -Infinity];
     const first = this.scene.tokens.length > 1 ? 1 : 0;
     for (const path of this.scene.paths)
       for (let s = 0; s < path.times.length; s++)
@@ -59,7 +68,9 @@ class Picture {
   /** Pixels per unit. */
   get scale() {
     const [w, h] = [this.canvas.clientWidth, this.canvas.clientHeight];
-    const whole = this.flat ? Math.max(this.size[0] / (w - 110), this.size[1] / (h - 70)) : Math.hypot(...this.size) / (Math.min(w, h) - 40);
+    const whole = this.flat
+      ? Math.max(this.size[0] / (w - 110), this.size[1] / (h - 70))
+      : Math.hypot(...this.size) / (Math.min(w, h) - 40);
     return this.zoom / Math.max(whole, 1e-12);
   }
 
@@ -67,7 +78,10 @@ class Picture {
   screen([x, y, z]) {
     let [a, b, c] = [x - this.centre[0], y - this.centre[1], z - this.centre[2]];
     if (!this.flat) [a, b] = this.rotate(a, b, c);
-    return [this.canvas.clientWidth / 2 + this.pan[0] + a * this.scale, this.canvas.clientHeight / 2 + this.pan[1] - b * this.scale];
+    return [
+      this.canvas.clientWidth / 2 + this.pan[0] + a * this.scale,
+      this.canvas.clientHeight / 2 + this.pan[1] - b * this.scale,
+    ];
   }
 
   rotate(a, b, c) {
@@ -79,7 +93,8 @@ class Picture {
   draw() {
     const started = performance.now();
     if (this.stale) this.drawStill();
-    const pen = this.context, ratio = window.devicePixelRatio || 1;
+    const pen = this.context,
+      ratio = window.devicePixelRatio || 1;
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     pen.drawImage(this.still, 0, 0);
@@ -94,7 +109,8 @@ class Picture {
 
   /** Axes and whole paths: faint for tokens that are not selected. */
   drawStill() {
-    const pen = this.still.getContext("2d"), ratio = window.devicePixelRatio || 1;
+    const pen = this.still.getContext("2d"),
+      ratio = window.devicePixelRatio || 1;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, this.still.width, this.still.height);
@@ -106,7 +122,11 @@ class Picture {
       for (const bright of [false, true]) {
         pen.beginPath();
         for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
-        Object.assign(pen, { strokeStyle: COLOURS[m], globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT, lineWidth: 1 });
+        Object.assign(pen, {
+          strokeStyle: COLOURS[m],
+          globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT,
+          lineWidth: 1,
+        });
         pen.stroke();
       }
     });
@@ -124,14 +144,20 @@ class Picture {
 
   trace(pen, path, t, until) {
     pen.moveTo(...this.screen(path.place(this.view, 0, t)));
-    for (let s = 1; s < path.times.length && path.times[s] <= until + 1e-4; s++) pen.lineTo(...this.screen(path.place(this.view, s, t)));
+    for (let s = 1; s < path.times.length && path.times[s] <= until + 1e-4; s++)
+      pen.lineTo(...this.screen(path.place(this.view, s, t)));
     if (until < path.times.at(-1)) pen.lineTo(...this.screen(path.at(this.view, until, t)));
   }
 
   drawAxes(pen) {
     const [w, h] = [this.canvas.clientWidth, this.canvas.clientHeight];
     const names = this.scene.views[this.view].axes;
-    Object.assign(pen, { font: "12px system-ui, sans-serif", fillStyle: "#444444", strokeStyle: "#bbbbbb", lineWidth: 1 });
+    Object.assign(pen, {
+      font: "12px system-ui, sans-serif",
+      fillStyle: "#444444",
+      strokeStyle: "#bbbbbb",
+      lineWidth: 1,
+    });
     if (this.flat) {
       pen.strokeRect(28.5, 8.5, w - 37, h - 37);
       pen.textAlign = "center";
@@ -143,7 +169,11 @@ class Picture {
       pen.restore();
     } else {
       const corner = [70, h - 70];
-      [[1, 0, 0], [0, 1, 0], [0, 0, 1]].forEach((axis, i) => {
+      [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+      ].forEach((axis, i) => {
         const [a, b] = this.rotate(...axis);
         const tip = [corner[0] + 44 * a, corner[1] - 44 * b];
         pen.beginPath();
@@ -174,8 +204,10 @@ class Picture {
 
   /** Where everyone is at this depth, how they came there, and what lies between teacher and student. */
   drawMoving(pen) {
-    const [teacher, student] = this.scene.paths, bright = new Set(this.tokensShown());
-    const labelled = bright.size <= LABELS, many = bright.size > LABELS;
+    const [teacher, student] = this.scene.paths,
+      bright = new Set(this.tokensShown());
+    const labelled = bright.size <= LABELS,
+      many = bright.size > LABELS;
     pen.save();
     this.clip(pen);
     if (this.selected.size)
@@ -185,7 +217,9 @@ class Picture {
         Object.assign(pen, { strokeStyle: COLOURS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
         pen.stroke();
       });
-    const spots = [teacher, student].map((path) => this.scene.tokens.map((_, t) => this.screen(path.at(this.view, this.depth, t))));
+    const spots = [teacher, student].map((path) =>
+      this.scene.tokens.map((_, t) => this.screen(path.at(this.view, this.depth, t))),
+    );
     Object.assign(pen, { globalAlpha: many ? 0.5 : 1, strokeStyle: INK, lineWidth: 1 });
     pen.setLineDash([2, 2]);
     pen.beginPath();
@@ -216,7 +250,13 @@ class Picture {
   }
 
   drawLabels(pen, bright) {
-    Object.assign(pen, { font: "13px ui-monospace, monospace", textAlign: "left", lineWidth: 3, strokeStyle: "#ffffff", fillStyle: INK });
+    Object.assign(pen, {
+      font: "13px ui-monospace, monospace",
+      textAlign: "left",
+      lineWidth: 3,
+      strokeStyle: "#ffffff",
+      fillStyle: INK,
+    });
     const taken = []; // a word that would lie on another is left out: hovering shows it
     for (const t of bright) {
       const [x, y] = this.spots[0][t];
@@ -230,7 +270,8 @@ class Picture {
 
   /** The nearest mark to a pixel: { m, t, s }, or null. */
   nearest(x, y, reach = 14) {
-    let best = null, least = reach;
+    let best = null,
+      least = reach;
     const consider = (m, t, s, [a, b]) => {
       const distance = Math.hypot(a - x, b - y);
       if (distance < least) [best, least] = [{ m, t, s }, distance];
@@ -241,13 +282,15 @@ class Picture {
     });
     if (!best && this.selected.size && this.selected.size <= LABELS)
       this.scene.paths.forEach((path, m) => {
-        for (const t of this.selected) path.times.forEach((_, s) => consider(m, t, s, this.screen(path.place(this.view, s, t))));
+        for (const t of this.selected)
+          path.times.forEach((_, s) => consider(m, t, s, this.screen(path.place(this.view, s, t))));
       });
     return best;
   }
 
   listen() {
-    let from = null, moved = false;
+    let from = null,
+      moved = false;
     const spot = (event) => {
       const box = this.canvas.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
