@@ -7,7 +7,6 @@ to the last drawing command, and as the interval between frames while every fram
 text is timed in JupyterLab on loopback, from Enter to the new scene on the page.
 """
 
-import json
 import platform
 import statistics
 import sys
@@ -126,6 +125,8 @@ def main() -> None:
 
     import lft_edu as lft
     from lft_edu.explorer.app import STUDENTS
+    from lft_edu.files import whole
+    from lft_edu.recipes.teacher import write_json
 
     rows = first_picture()
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
@@ -138,8 +139,9 @@ def main() -> None:
         browser.close()
     about = f"Chromium {version}, drawing without a GPU, {platform.machine()}, 2 slow cores"
     results = {"about": about, "rows": rows}
-    (RESULTS / "explorer.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "explorer.md").write_text(render(results))
+    write_json(RESULTS / "explorer.json", results)
+    with whole(RESULTS / "explorer.md") as partial:
+        partial.write_text(render(results))
     print(render(results))
 
 

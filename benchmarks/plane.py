@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from lft_edu import plane, shapes
 from lft_edu.couplings import optimal_assignment
+from lft_edu.files import whole
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
 from lft_edu.recipes.teacher import write_json
 
@@ -298,13 +299,6 @@ Times with the cost matrix, medians over new clouds each time. `sample_plan` kno
 """
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500, help="training steps of each contender (default 1500)")
@@ -323,7 +317,8 @@ def main() -> int:
     result["assignment"] = compare_assignments(a.rounds)
     print(assignment_table(result["assignment"]), flush=True)
     write_json(RESULTS / "plane.json", result)
-    write_text(RESULTS / "plane.md", markdown(result))
+    with whole(RESULTS / "plane.md") as partial:
+        partial.write_text(markdown(result))
     return 0
 
 

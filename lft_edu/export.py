@@ -4,7 +4,6 @@ nbconvert's own page shows still pictures and loads require.js, MathJax, mermaid
 """
 
 import html
-import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +13,8 @@ from jinja2 import DictLoader, pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
+
+from .files import whole
 
 # The policy lets no request leave the page, whatever a notebook's cells hold. tojson writes < as \u003c, so that no
 # text of a figure ends its script.
@@ -151,10 +152,6 @@ def export_html(notebook: Path, out: Path | None = None) -> Path:
     )  # fmt: skip
     place = {"name": notebook.stem, "path": str(notebook.parent)}
     page, _ = exporter.from_notebook_node(book, {"metadata": place, "plotlyjs": get_plotlyjs()})
-    partial = out.with_name(out.name + ".partial")
-    try:
+    with whole(out) as partial:
         partial.write_text(page, encoding="utf-8")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return out

@@ -7,7 +7,6 @@ is replaced in one motion: kill the process anywhere, the last checkpoint is who
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from .files import whole
 
 
 @dataclass
@@ -82,9 +83,8 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, step: int, 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     notes = {"step": step, "history": asdict(history), "settings": settings}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
-    os.replace(partial, path)
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizers: list, settings: dict) -> tuple[int, History]:

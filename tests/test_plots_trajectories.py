@@ -197,6 +197,12 @@ def test_a_still_heat_map_keeps_its_own_axes(paths):
     assert inks == {"black", "white"}  # dark on pale, pale on dark
 
 
+def test_a_still_picture_names_its_marks(paths):
+    figure = plots.trajectory(paths["teacher"], lft.PCA().fit(paths["teacher"]), tokens=[2, 3])
+    (axes,) = base.matplotlib_page(figure).axes
+    assert [note.get_text() for note in axes.texts] == ["·'", "<"]
+
+
 def test_visible_shows_what_cannot_be_seen():
     assert plots.visible("a\n\t b") == "a⏎⇥·b"
     assert plots.visible("\u202e\x00\u200b\ud800") == r"\u202e\x00\u200b\ud800"

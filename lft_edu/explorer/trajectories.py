@@ -6,7 +6,6 @@ kernel, so they work in an exported file, too.
 
 import base64
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import traitlets
 from .. import projections
 from ..failures import Failure
 from ..families import layers_of
+from ..files import whole
 from ..naming import unknown
 from ..operators import Flow
 from ..plots.base import visible
@@ -227,7 +227,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         views = [view for view in VIEWS if view in self.scene["views"]]
         scenes = {name: self._scene({**self.settings, "student": name}, self.walks, views) for name in order}
         known = [t for t in self.selected if 0 <= t < len(self.scene["tokens"])]
-        _write_whole(path, standalone(scenes, self.depth, known))
+        with whole(path) as partial:
+            partial.write_text(standalone(scenes, self.depth, known), "utf-8", "replace")
         return path
 
     def export_png(self, path: str | Path, width: int = 1200, height: int = 1150) -> Path:
@@ -256,8 +257,10 @@ class TrajectoryExplorer(anywidget.AnyWidget):
             page.wait_for_selector("[data-scene]")
             picture = page.screenshot()
             chrome.close()
-        _write_whole(Path(path).expanduser(), picture)
-        return Path(path)
+        path = Path(path).expanduser()
+        with whole(path) as partial:
+            partial.write_bytes(picture)
+        return path
 
 
 def caption(student: str, failure: Failure) -> str:
@@ -279,13 +282,3 @@ def standalone(scenes: dict[str, dict], depth: float, selected: list[int]) -> st
     for mark, part in (("/*style*/", style), ("/*script*/", script), ("/*data*/", text)):
         page = page.replace(mark, part)
     return page
-
-
-def _write_whole(path: Path, content: str | bytes) -> None:
-    """Write beside, then replace: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -245,6 +245,15 @@ def _draw_scatter(axes, trace) -> None:
         markerfacecolor="none" if open_mark else colour,
         label=_plain(trace.name) if trace.name and trace.showlegend is not False else None,
     )  # fmt: skip
+    if "text" in mode:
+        _draw_words(axes, trace)
+
+
+def _draw_words(axes, trace) -> None:
+    for x, y, word in zip(trace.x, trace.y, trace.text, strict=True):
+        axes.annotate(
+            _plain(word), (x, y), (5, 3), textcoords="offset points", fontsize=8, annotation_clip=True, parse_math=False
+        )
 
 
 def _finish(axes, x, y) -> None:

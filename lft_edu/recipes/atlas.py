@@ -1,6 +1,7 @@
 """Draw the maps that ship: UMAPs of the bundled teacher's states, so that nobody has to wait for one.
 
-    python -m lft_edu.recipes.atlas       # a few minutes on a CPU; takes umap-learn
+    python -m lft_edu.recipes.atlas             # a few minutes on a CPU; takes umap-learn
+    python -m lft_edu.recipes.atlas --picture   # only README's picture of the explorer; takes Chromium and playwright
 
 The states are those of random tokens, never a text's first, each at every depth. The maps are fitted on them as they
 are stored, in half precision, so that what ships can be checked against itself.
@@ -8,7 +9,6 @@ are stored, in half precision, so that what ships can be checked against itself.
 
 import argparse
 import importlib.metadata
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 import lft_edu as lft
 from lft_edu import corpora, projections
+from lft_edu.files import whole
 from lft_edu.latents import depth_states
 from lft_edu.recipes.operators import weights_of
 from lft_edu.recipes.teacher import write_json
@@ -36,20 +37,37 @@ def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[d
     return arrays, trust
 
 
+def picture(teacher, tokenizer, out: Path) -> None:
+    """The explorer at depth 13, three tokens selected, as a picture of few colours."""
+    import PIL.Image
+
+    students = {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in ("flow-walking", "ridge")}
+    explorer = lft.TrajectoryExplorer(teacher, students, tokenizer)
+    explorer.selected, explorer.depth = [3, 8, 10], 13.0
+    explorer.export_png(out, width=1150, height=870)
+    shown = PIL.Image.open(out).convert("RGB")
+    shown = shown.resize((shown.width * 3 // 4, shown.height * 3 // 4)).quantize(96)
+    with whole(out) as partial:
+        shown.save(partial, format="png", optimize=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=120, help="tokens, each at every depth")
     parser.add_argument("--out", type=Path, default=ASSETS / "atlas")
+    parser.add_argument("--picture", action="store_true", help="only draw README's picture of the explorer")
     a = parser.parse_args(arguments)
     teacher, tokenizer = lft.load_teacher("bundled")
+    if a.picture:
+        picture(teacher, tokenizer, ASSETS / "figures" / "explorer.png")
+        return
     blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
     states = depth_states(teacher, blocks, a.tokens, torch.Generator().manual_seed(0)).flatten(0, 1).half().cpu()
     arrays, trust = draw(states)
     a.out.mkdir(parents=True, exist_ok=True)
     path = a.out / "atlas.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file(arrays, partial)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        save_file(arrays, partial)
     provenance = {
         "recipe": "python -m lft_edu.recipes.atlas",
         "corpus": "python-stdlib, test split by path hash",

@@ -10,7 +10,6 @@ the same number of steps; only the objective differs.
 
 import argparse
 import json
-import os
 import platform
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 import lft_edu as lft
 from lft_edu import corpora
 from lft_edu.cli import count, span
+from lft_edu.files import whole
 from lft_edu.latents import LatentSource
 from lft_edu.recipes.teacher import hardware, write_json
 from lft_edu.teachers import ASSETS, operator_notes, sha256
@@ -51,9 +51,8 @@ def save_operator(student, path: Path, notes: dict) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in student.operator.state_dict().items()}
     notes = {"span": student.config.span, "operator": student.operator.to_dict(), **notes}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
-    os.replace(partial, path)
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
 
 
 def weights_of(teacher: str) -> str | None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lft_edu import corpora, training
+from lft_edu.files import whole
 from lft_edu.optimizers import muon_and_adamw
 from lft_edu.teachers import ASSETS, sha256
 
@@ -93,9 +94,8 @@ def prepare(work: Path, vocabulary: int, block: int):
         tokenizer = build_tokenizer(vocabulary)
         tokenizer.save_pretrained(work / f"tokenizer-{vocabulary}")
         train = corpora.token_blocks("python-packages", tokenizer, "train", block)
-        partial = tokens.with_suffix(".partial")
-        save_file({"train": train.to(torch.int16)}, partial)
-        os.replace(partial, tokens)
+        with whole(tokens) as partial:
+            save_file({"train": train.to(torch.int16)}, partial)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / f"tokenizer-{vocabulary}")
     held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
     return tokenizer, load_file(tokens)["train"], held
@@ -104,9 +104,8 @@ def prepare(work: Path, vocabulary: int, block: int):
 def write_json(path: Path, content) -> None:
     """Write JSON, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def export(model, tokenizer, out: Path, provenance: dict) -> None:

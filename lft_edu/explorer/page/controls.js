@@ -42,13 +42,9 @@ class Controls {
       fly();
     });
     this.progress = make("progress", { "aria-label": "computing", hidden: true });
-    return make(
-      "div",
-      { class: "row" },
-      this.input,
-      this.button("Fly", fly, { class: "primary", ...this.asking }),
-      this.progress,
-    );
+    this.waiting = make("span");
+    const button = this.button("Fly", fly, { class: "primary", ...this.asking });
+    return make("div", { class: "row" }, this.input, button, this.progress, this.waiting);
   }
 
   /** Which student, how walked, drawn how. */

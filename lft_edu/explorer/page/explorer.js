@@ -216,7 +216,7 @@ class Explorer extends Controls {
       error = this.model.get("error");
     this.root.setAttribute("aria-busy", busy !== "");
     this.progress.hidden = busy === "";
-    this.progress.title = busy;
+    this.waiting.textContent = busy;
     this.alert.hidden = error === "";
     this.alert.textContent = error;
     if (error && this.scene) this.refresh(); // controls go back to what is shown

@@ -1,0 +1,23 @@
+"""Files are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` once the block has ended well.
+
+    A reader never sees half a file; after an error, or an interruption, the old one is still there. ::
+
+        with whole(path) as partial:
+            partial.write_text(text)
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
