@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .families import layers_of
+from .families import Family, by_name, family_of, layers_of
 
 
 class _Enough(Exception):
@@ -27,11 +27,14 @@ class Latents:
     context: dict
 
 
-def state_entering(args: tuple, kwargs: dict) -> tuple[Tensor, dict]:
-    """From a layer's arguments: the hidden states, and the rest without the cache (the context an operator needs)."""
+def state_entering(args: tuple, kwargs: dict, family: Family | None = None) -> tuple[Tensor, dict]:
+    """From a layer's arguments: the hidden states, and the rest without the cache (the context an operator needs).
+
+    ``family`` says what is given by position, where a family gives more than the states that way.
+    """
     state = args[0] if args else kwargs["hidden_states"]
     left_out = ("hidden_states", "use_cache", "layer_past", "past_key_values")
-    return state, {k: v for k, v in kwargs.items() if k not in left_out}
+    return state, {k: v for k, v in (by_name(family, args, kwargs) if family else kwargs).items() if k not in left_out}
 
 
 def state_leaving(output) -> Tensor:
@@ -43,10 +46,10 @@ def state_leaving(output) -> Tensor:
 def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_mask: Tensor | None = None) -> Latents:
     """Run the teacher up to layer n−1: what entered layer m, and what left layer n−1 (before any final norm)."""
     m, n = span
-    seen = {}
+    family, seen = family_of(teacher.config), {}
 
     def enter(module, args, kwargs):
-        seen["x0"], seen["context"] = state_entering(args, kwargs)
+        seen["x0"], seen["context"] = state_entering(args, kwargs, family)
 
     def leave(module, args, output):
         seen["x1"] = state_leaving(output)
@@ -165,28 +168,29 @@ def require_memory(needed: int, what: str, advice: str) -> None:
 
 
 @torch.no_grad()
-def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, dict]:
+def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, list[dict]]:
     """The L+1 states ``(B, T, D)`` entering layer 0, 1, … and leaving the last (before the final norm), the logits
-    ``(B, T, V)``, and the context that layers are given."""
-    layers = layers_of(teacher)
+    ``(B, T, V)``, and the L contexts that the layers are given (some look through another mask than others)."""
+    layers, family = layers_of(teacher), family_of(teacher.config)
     states, contexts = [], []
 
     def enter(module, args, kwargs):
-        state, context = state_entering(args, kwargs)
-        states.append(state)
+        state, context = state_entering(args, kwargs, family)
         contexts.append(context)
+        if len(contexts) == 1:
+            states.append(state)
 
     def leave(module, args, output):
         states.append(state_leaving(output))
 
-    hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(leave) for layer in layers]
     try:
         logits = teacher(input_ids=input_ids, use_cache=False).logits
     finally:
         for hook in hooks:
             hook.remove()
-    return states, logits, contexts[0]
+    return states, logits, contexts
 
 
 def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -188,10 +188,10 @@ def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = T
     ) as bar:
         for b, ids in enumerate(batches):
             columns = slice(b * batch_size, b * batch_size + len(ids))
-            states, expected, context = all_depths(teacher, ids.to(teacher.device))
+            states, expected, contexts = all_depths(teacher, ids.to(teacher.device))
             for row, (m, n) in enumerate(spans):
                 x = states[m]
-                for layer in layers[n:]:
+                for layer, context in zip(layers[n:], contexts[n:], strict=True):
                     x = layer(x, **context)
                 table[row, columns] = token_kl(head(final_norm(x)), expected).double().mean(1).cpu()
                 bar.update()

@@ -11,9 +11,16 @@ from operator import index
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from .families import family_of, layers_of, renumber
+from .families import by_name, family_of, keep_layers, layers_of, renumber, with_layers
 from .operators import Flow, Operator, operator_from_dict
 
 
@@ -21,7 +28,8 @@ class SplicedConfig(PreTrainedConfig):
     """Config of a spliced model.
 
     Attributes:
-        text_config: the teacher's config; its ``num_hidden_layers`` is the number of *cache slots* of this model.
+        text_config: the teacher's config; its ``num_hidden_layers`` is the number of *cache slots* of this model, and
+            what it says layer by layer it says slot by slot. (``model.config``, inside, goes by places in the list.)
         span: ``[m, n]``, the teacher's layers that are gone.
         depth: layers of the teacher.
         operator: what stands there, as JSON.
@@ -68,16 +76,21 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         m, n = config.span
         if model is None:  # from_pretrained: allocate; weights follow
-            blank = copy.deepcopy(config.text_config)
-            blank.num_hidden_layers = config.depth - (n - m) + 1  # one more: the layer an operator may be made of
+            bare = operator_from_dict(config.operator)
+            first = m + bare.slots  # the tail's first slot; one layer stands for the operator, which may be made of it
+            tail = range(first, first + config.depth - n)
+            blank = with_layers(config.text_config, [*range(m), m, *tail])
             model = AutoModelForCausalLM.from_config(blank)
-            operator = operator_from_dict(config.operator).build(layers_of(model)[m], blank)
-            layers_of(model)[m] = operator
-            model.config.num_hidden_layers = config.text_config.num_hidden_layers
+            layers_of(model)[m] = bare.build(layers_of(model)[m], blank)
         else:  # from splice: every weight has its value, and post_init must not draw it anew
             for module in model.modules():
                 module._is_hf_initialized = True
         self.model = model
+        family = family_of(model.config)
+        if family.positional:
+            self.operator.register_forward_pre_hook(
+                lambda operator, args, kwargs: (args[:1], by_name(family, args, kwargs)), with_kwargs=True
+            )
         self.wire()
         self.post_init()
 
@@ -94,11 +107,10 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         for i, layer in enumerate(layers):
             if i != m:
                 renumber(layer, family, i if i < m else i - 1 + operator.slots)
-        slots = len(layers) - 1 + operator.slots
-        for config in (self.config.text_config, self.model.config):
-            config.num_hidden_layers = slots
+        slots = [*range(m), *[m] * operator.slots, *range(m + 1, len(layers))]
+        self.config.text_config = with_layers(self.model.config, slots)
         self.config.operator = operator.to_dict()
-        if slots == 0:
+        if not slots:
             self.generation_config.use_cache = False  # no attention left: nothing to cache, nothing to count by
 
     def set_solver(self, solver: str | None = None, steps: int | None = None) -> "SplicedForCausalLM":
@@ -132,6 +144,13 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache."""
         if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             raise ValueError("An operator is no layer that transformers could record: use lft.latents.all_depths.")
+        slots = self.config.text_config
+        if (
+            past_key_values is None
+            and slots.num_hidden_layers
+            and (slots.use_cache if use_cache is None else use_cache)
+        ):
+            past_key_values = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
         return self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -208,11 +227,7 @@ def splice(
         raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().")
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("This model is spliced already: splice the teacher it came from.")
-    if not family_of(teacher.config).splices:
-        raise ValueError(
-            f"Operators can't be spliced into {teacher.config.model_type!r} models yet, only captured states looked "
-            "at (lft.capture). Take a gpt_neox model, such as Pythia."
-        )
+    family_of(teacher.config)
     layers = layers_of(teacher)
     m, n = check_span(span, len(layers))
     chosen = operator.layer_to_copy(m, n)
@@ -227,6 +242,7 @@ def splice(
     new = [*kept[:m], owned, *kept[n:]]
     del kept[:]
     kept.extend(new)
+    keep_layers(model.config, [*range(m), chosen, *range(n, len(layers))])
     config = SplicedConfig(
         text_config=copy.deepcopy(model.config), span=[m, n], depth=len(layers), operator=owned.to_dict()
     )

@@ -220,8 +220,8 @@ def path_of_ids(model, input_ids: Tensor, between: int = 0) -> tuple[Tensor, Ten
         states, _, _ = all_depths(model, input_ids)
         return torch.stack([x.float().cpu() for x in states]), torch.arange(len(states), dtype=torch.float64)
     m, n = model.config.span
-    states, _, context = all_depths(model.model, input_ids)
-    inside, t = operator_path(model.operator, states[m], context, between)
+    states, _, contexts = all_depths(model.model, input_ids)
+    inside, t = operator_path(model.operator, states[m], contexts[m], between)
     head, tail = states[: m + 1], states[m + 2 :]
     inner = (m + t * (n - m)).round(decimals=9)  # what is 15 layers deep shall be 15 exactly, as in the teacher
     times = torch.cat([torch.arange(m + 1), inner, torch.arange(n + 1, n + 1 + len(tail))])
@@ -257,7 +257,7 @@ def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: fl
     m, n = student.config.span
     if path.span != (m, n):
         raise ValueError(f"This trajectory has the span {path.span}, the student ({m}, {n}): capture the student.")
-    _, _, context = all_depths(student.model, path.ids[None].to(student.device))
+    context = all_depths(student.model, path.ids[None].to(student.device))[2][m]
     x = path.at(m + t * (n - m)).expand(len(moves), -1, -1).clone()
     x[:, token] += moves
     x = x.to(student.device, student.dtype)

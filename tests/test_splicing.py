@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, pipeline
+from transformers import AutoModelForCausalLM, DynamicCache, OPTConfig, OPTForCausalLM, pipeline
 
 import lft_edu as lft
-from lft_edu.families import layers_of
+from lft_edu.families import family_of, keep_layers, layers_of
 from lft_edu.operators import OPERATORS, Operator, operator_from_dict
 
 SPAN = (2, 5)
@@ -79,6 +79,7 @@ def test_skip_is_the_teacher_without_those_layers(teacher, ids):
     by_hand = copy.deepcopy(teacher)
     layers = layers_of(by_hand)
     del layers[SPAN[0] : SPAN[1]]
+    keep_layers(by_hand.config, [i for i in range(8) if not SPAN[0] <= i < SPAN[1]])
     assert torch.equal(logits(lft.splice(teacher, SPAN, lft.Skip()), ids), logits(by_hand, ids))
 
 
@@ -143,7 +144,8 @@ def test_save_and_load_is_the_same_function(student, ids, tmp_path):
     assert {p.suffix for p in tmp_path.iterdir()} <= {".safetensors", ".json"}
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded) is lft.SplicedForCausalLM
-    assert torch.equal(logits(loaded, ids), logits(student, ids))
+    gap = (logits(loaded, ids) - logits(student, ids)).abs().max()
+    assert gap < 1e-6  # weights are equal; where they lie in memory may change the last bit of a product
     assert loaded.operator.to_dict() == student.operator.to_dict()
     greedy = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
     assert torch.equal(loaded.generate(ids, **greedy), student.generate(ids, **greedy))
@@ -155,8 +157,9 @@ def test_replaced_layers_are_not_in_the_model(teacher):
     assert size(lft.splice(teacher, SPAN, lft.Skip())) == size(teacher) - 3 * layer
     assert size(lft.splice(teacher, SPAN, lft.Regression())) == size(teacher) - 2 * layer
     names = "".join(lft.splice(teacher, SPAN, lft.Flow()).state_dict())
-    assert ".layers.5." in names
-    assert ".layers.6." not in names
+    inside = family_of(teacher.config).layers
+    assert f"{inside}.5." in names
+    assert f"{inside}.6." not in names
 
 
 def test_sampling_and_beams(student, ids):
@@ -287,15 +290,9 @@ def test_bad_operators_and_teachers_are_refused(teacher):
     for bad in [lambda: lft.Flow("heun"), lambda: lft.Flow(steps=0), lambda: lft.Loop(0), lambda: lft.Ridge(-1)]:
         with pytest.raises(ValueError, match=r"choose one|at least"):
             bad()
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "vocab_size": 50,
-    }
-    with pytest.raises(ValueError, match="can't be spliced into 'llama'"):
-        lft.splice(LlamaForCausalLM(LlamaConfig(**small)), (0, 1), lft.Skip())
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+    with pytest.raises(ValueError, match="'opt' are not supported yet"):
+        lft.splice(OPTForCausalLM(OPTConfig(ffn_dim=32, word_embed_proj_dim=32, **small)), (0, 1), lft.Skip())
 
 
 def test_a_student_of_another_teacher_is_refused(teacher, blocks):
@@ -346,7 +343,7 @@ def test_only_the_operator_is_trainable_after_loading_too(teacher, tmp_path):
     loaded = lft.load_student(tmp_path, device="cpu")
     trainable = {name for name, p in loaded.named_parameters() if p.requires_grad}
     assert trainable
-    assert all(".layers.2." in name for name in trainable)
+    assert all(f"{family_of(teacher.config).layers}.2." in name for name in trainable)
 
 
 def test_time_keeps_its_precision_in_bfloat16(teacher):

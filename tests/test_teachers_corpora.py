@@ -144,19 +144,28 @@ def test_an_operator_without_a_checksum_is_refused(monkeypatch, tmp_path, bundle
         lft.load_student("bundled/extra-6-12", bundled[0])
 
 
-def test_another_family_is_refused_by_name_and_a_llama_is_loaded_to_be_looked_at(tmp_path, bundled):
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+def test_another_family_is_refused_by_name_and_a_llama_is_loaded(tmp_path, bundled):
+    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     models = {
-        "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=2048, n_embd=32, n_layer=2, n_head=2)),
+        "opt": OPTForCausalLM(
+            OPTConfig(
+                vocab_size=2048,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                ffn_dim=32,
+                word_embed_proj_dim=32,
+            )
+        ),
         "llama": LlamaForCausalLM(LlamaConfig(vocab_size=2048, **shape)),
     }
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         bundled[1].save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match="'gpt2' are not supported yet"):
-        lft.load_teacher(tmp_path / "gpt2")
+    with pytest.raises(ValueError, match="'opt' are not supported yet"):
+        lft.load_teacher(tmp_path / "opt")
     teacher, tokenizer = lft.load_teacher(tmp_path / "llama", device="cpu")
     assert lft.capture(teacher, tokenizer, "x = 1").states.shape[::2] == (3, 32)
 

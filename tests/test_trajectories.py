@@ -51,11 +51,6 @@ def test_states_are_the_model_s_own_and_end_before_the_final_norm(config, bundle
     torch.testing.assert_close(path.log_probabilities(), out.logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
-def test_llama_can_be_looked_at_but_not_spliced_yet():
-    with pytest.raises(ValueError, match=r"can't be spliced into 'llama' models yet"):
-        lft.splice(llama_like(LlamaConfig), (0, 1), lft.Skip())
-
-
 @pytest.mark.parametrize("name", ["flow-walking-6-18", "flow-matching-6-12", "regression-6-18", "ridge-6-12"])
 @pytest.mark.parametrize("between", [0, 3])
 def test_teacher_and_student_share_the_axis_and_the_student_ends_in_its_logits(models, tokenizer, name, between):

@@ -1,0 +1,134 @@
+"""What must hold of a spliced GPT-NeoX must hold in every declared family: the tests are test_splicing's own."""
+
+import pytest
+import torch
+from test_splicing import (  # noqa: F401  (collected here with this file's teachers)
+    CASES,
+    SPAN,
+    TheOriginalLayers,
+    logits,
+    test_a_fresh_flow_is_the_teachers_layer,
+    test_cached_generation_is_uncached_generation,
+    test_edges_of_the_model_can_be_replaced,
+    test_half_precision_runs,
+    test_left_padding_changes_nothing,
+    test_logits_agree_with_eager_attention,
+    test_nothing_sees_the_future,
+    test_only_the_operator_is_trainable_after_loading_too,
+    test_replaced_layers_are_not_in_the_model,
+    test_sampling_and_beams,
+    test_save_and_load_is_the_same_function,
+    test_set_solver_rewires_the_cache,
+    test_skip_is_the_teacher_without_those_layers,
+    test_the_original_layers_give_the_teachers_logits,
+)
+from transformers import AutoModelForCausalLM
+from transformers.models.gpt2 import GPT2Config
+from transformers.models.llama import LlamaConfig
+from transformers.models.mistral import MistralConfig
+from transformers.models.qwen2 import Qwen2Config
+from transformers.models.qwen3 import Qwen3Config
+from transformers.models.smollm3 import SmolLM3Config
+
+import lft_edu as lft
+from lft_edu.families import FAMILIES
+from lft_edu.latents import all_depths, span_latents
+from lft_edu.trajectories import Readout, path_of_ids
+
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+LOCAL = ["sliding_attention" if i in (0, 2, 3, 4, 6) else "full_attention" for i in range(8)]
+TEACHERS = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=5),
+    "qwen2": lambda: Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=5, layer_types=LOCAL),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True),
+    "smollm3": lambda: SmolLM3Config(**SHAPE, no_rope_layers=[1, 0, 1, 1, 1, 0, 1, 0]),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=300, n_embd=64, n_layer=8, n_head=4, n_positions=64, bos_token_id=None, eos_token_id=None,
+        pad_token_id=0,
+    ),
+}  # fmt: skip
+OPERATORS = ("skip", "ridge", "loop", "regression", "euler-1", "midpoint-2")
+
+
+@pytest.fixture(scope="module", params=TEACHERS)
+def teacher(request):
+    """Eight random layers, every weight large enough to matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(TEACHERS[request.param]()).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module", params=OPERATORS)
+def student(request, teacher):
+    model = lft.splice(teacher, SPAN, CASES[request.param])
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for p in model.operator.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+def test_every_declared_family_is_tested():
+    assert set(FAMILIES) == {*TEACHERS, "gpt_neox"}
+
+
+def test_slots_are_one_per_evaluation(student, ids):
+    with torch.no_grad():
+        cache = student(input_ids=ids, use_cache=True).past_key_values
+    assert len(cache) == 8 - 3 + student.operator.slots == student.config.get_text_config().num_hidden_layers
+
+
+def test_velocity_is_its_formula(teacher, ids):
+    """Sequential residual: a = α1 ⊙ Attn((1+γ1) ⊙ N1(x) + β1), u = a + α2 ⊙ MLP((1+γ2) ⊙ N2(x + a) + β2)."""
+    model = lft.splice(teacher, SPAN, lft.Flow())
+    velocity, family = model.operator.velocity, FAMILIES[teacher.config.model_type]
+    with torch.no_grad():
+        velocity.modulation.outer.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+        latents = span_latents(teacher, SPAN, ids)
+        x, layer = latents.x0, velocity.layer
+        part = lambda name: getattr(layer, name)  # noqa: E731
+        g1, b1, a1, g2, b2, a2 = velocity.modulation(torch.tensor(0.4))
+        seen = part(family.attention_norm)(x) * (1 + g1) + b1
+        attended = a1 * part(family.attention)(seen, **latents.context)[0]
+        expected = attended + a2 * part(family.mlp)(part(family.mlp_norm)(x + attended) * (1 + g2) + b2)
+        found = velocity(x, 0.4, **latents.context)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_run_by_hand_are_the_model(teacher, ids):
+    """Each depth's state through the layer that follows, in its own context: masks of some layers differ."""
+    with torch.no_grad():
+        states, said, contexts = all_depths(teacher, ids)
+        for layer, context, before, after in zip(
+            teacher.get_submodule(FAMILIES[teacher.config.model_type].layers),
+            contexts,
+            states,
+            states[1:],
+            strict=False,
+        ):
+            torch.testing.assert_close(layer(before, **context), after, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(said, logits(teacher, ids))
+    norm = teacher.get_submodule(FAMILIES[teacher.config.model_type].final_norm)
+    readout = Readout(norm, teacher.get_output_embeddings(), tokenizer=None)
+    torch.testing.assert_close(readout(path_of_ids(teacher, ids)[0][-1]), said, atol=1e-4, rtol=1e-4)
+
+
+def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
+    student = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
+    before = lft.evaluate(student, teacher, blocks)
+    history = lft.fit(student, teacher, blocks, objective="flow_walking", k=2, steps=30, batch_size=8, progress=False)
+    after = lft.evaluate(student, teacher, blocks)
+    assert history.losses[-1] < history.losses[0]
+    assert after.nmse < before.nmse
+    skip = lft.evaluate(lft.splice(teacher, SPAN, lft.Skip()), teacher, blocks)
+    damage = lft.metrics.skip_damage(teacher, blocks, [SPAN], progress=False)[SPAN]
+    assert damage.mean().item() == pytest.approx(skip.kl, rel=1e-3)
