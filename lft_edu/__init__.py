@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "couplings": ("Coupling",),
-    "recoupling": ("recoupling_ratio", "scan_spans"),
+    "recoupling": ("recoupling_ratio",),
+    "spans": ("scan_spans", "SpanScan"),
     "operators": ("Skip", "MeanShift", "Procrustes", "Ridge", "Loop", "Regression", "Flow"),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
     "teachers": ("load_teacher", "load_student", "random_teacher"),
@@ -23,7 +24,7 @@ _HOMES = {
     "explorer": ("TrajectoryExplorer",),
 }
 _MODULES = (
-    *("flow", "objectives", "shapes", "plane", "families", "latents", "plots", "exercises", "export"),
+    *("flow", "objectives", "shapes", "plane", "families", "latents", "criteria", "plots", "exercises", "export"),
     *("cli", "doctor", *_HOMES),
 )
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -119,15 +119,15 @@ def scan(args) -> int:
     teacher, tokenizer = lft.load_teacher(args.teacher)
     corpus = lft.load_corpus(args.corpus, tokenizer, "validation", args.block, max_tokens=2 * args.n * args.block)
     states = depth_states(teacher, corpus, args.n, torch.Generator().manual_seed(args.seed))
-    found = lft.scan_spans(states, metric=args.metric, lengths=args.lengths)
-    print(
-        f"Recoupling ratio R of {args.n} tokens ({args.metric}): the share optimal transport would pair otherwise.\n"
-        "R = 0: straight paths need not cross. R grows with --n. The first best span of each length (95 % interval):"
-    )
-    for length in args.lengths or range(1, len(states)):
-        m, n = found.best(length)
-        low, ratio, high = (table[m, n] for table in (found.low, found.ratios, found.high))
-        print(f"  length {length:>2}: layers {m:>2}–{n:<2}  R = {ratio:.3f}  ({low:.3f} to {high:.3f})")
+    found = lft.scan_spans(states, args.criterion, lengths=args.lengths, path=args.out)
+    print(f"{args.n} tokens, each of another text. Small promises little harm; `recoupling` grows with --n.")
+    for name in args.criterion:
+        print(f"{name}: the first best span of each length (95 % interval)")
+        for length in args.lengths or range(1, len(states)):
+            m, n = found.best(length, name)
+            low, high = (table[m, n] for table in found.intervals(name))
+            interval = f"  ({low:.3f} to {high:.3f})" if low == low else ""
+            print(f"  length {length:>2}: layers {m:>2}–{n:<2}  {found[name][m, n]:.3f}{interval}")
     return 0
 
 
@@ -233,10 +233,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     sub.add_argument("--out", default="runs/student", help="folder for checkpoint and student")
 
-    sub = command(scan, "the recoupling ratio of every span of layers")
+    sub = command(scan, "what might tell where to cut: criteria of every span of layers")
     text_options(sub, "100k")
     sub.add_argument("--n", type=positive, default=256, help="tokens to pair (R grows with it)")
-    sub.add_argument("--metric", default="euclidean", help="euclidean, sqeuclidean or cosine")
+    sub.add_argument("--criterion", nargs="+", default=["recoupling"], help="recoupling, ridge, cka, angular …")
+    sub.add_argument("--out", help="a JSON file for the tables; an interrupted scan goes on from it")
     sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
 
     sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")

@@ -47,10 +47,15 @@ def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Ten
     Returns:
         ``(N,)`` long tensor, on the CPU, a permutation of 0 … N−1.
     """
+    check_pairs(x0, x1)
+    return assign(cost_matrix(x0, x1, metric).cpu())
+
+
+def assign(cost: Tensor) -> Tensor:
+    """The permutation of least total ``cost`` ``(N, N)``: :func:`optimal_assignment` from a cost matrix."""
     from scipy.optimize import linear_sum_assignment
 
-    check_pairs(x0, x1)
-    cost = cost_matrix(x0, x1, metric).cpu()
+    cost = cost.clone()
     tie_break = 1e-12 * float(cost.mean()) + 1e-300  # far below any real difference, above rounding in ties
     cost.diagonal().sub_(tie_break)
     cost -= cost.amin(1, keepdim=True)  # a constant a row or column changes no optimum and halves the solver's work

@@ -193,16 +193,29 @@ def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, list[d
     return states, logits, contexts
 
 
-def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None) -> Tensor:
+def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = None, token: int | None = None) -> Tensor:
     """States of ``n`` random tokens at every depth, ``(L+1, n, D)``. Position 0 is never among them; each block of the
-    corpus gives at most one token, so no two share a prefix."""
-    if len(corpus) < n:
-        raise ValueError(f"{n} tokens from blocks of their own need {n} blocks; the corpus has {len(corpus)}. Lower n.")
+    corpus gives at most one token, so no two share a prefix.
+
+    Args:
+        token: only occurrences of this token id.
+
+    Raises:
+        ValueError: fewer than ``n`` blocks, or fewer that hold the token.
+    """
     blocks = corpus if isinstance(corpus, Tensor) else torch.tensor(corpus[: len(corpus)]["input_ids"])
-    rows = torch.randperm(len(blocks), generator=generator)[:n]
-    places = torch.randint(1, blocks.shape[1], (n,), generator=generator)
+    allowed = torch.ones_like(blocks, dtype=torch.bool) if token is None else blocks == token
+    allowed[:, 0] = False
+    rows = allowed.any(1).nonzero()[:, 0]
+    if len(rows) < n:
+        what = "" if token is None else f" with token {token}"
+        raise ValueError(
+            f"{n} tokens from blocks of their own need {n} blocks{what}; the corpus has {len(rows)}. Lower n."
+        )
+    rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
+    places = torch.multinomial(allowed[rows].float(), 1, generator=generator)[:, 0]
     parts = []
     for part, place in zip(rows.split(16), places.split(16), strict=True):
-        states, _, _ = all_depths(teacher, blocks[part].to(teacher.device))
+        states, _, _ = all_depths(teacher, blocks[part].long().to(teacher.device))
         parts.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in states]))
     return torch.cat(parts, 1)

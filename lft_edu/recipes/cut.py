@@ -1,0 +1,121 @@
+"""Does anything tell where to cut, before training? Train short runs on many spans, and measure.
+
+    python -m lft_edu.recipes.cut            # → assets/results/cut.json; run it again to go on
+
+Each span gets the same tokens, steps and seed; only the place differs. Criteria are computed on the validation split,
+KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import lft_edu as lft
+from lft_edu import corpora
+from lft_edu.cli import count, span
+from lft_edu.latents import LatentSource, all_depths, require_memory
+from lft_edu.recipes.operators import ladder, weights_of
+from lft_edu.recipes.teacher import hardware, write_json
+from lft_edu.teachers import ASSETS
+
+LENGTHS = (6, 12)  # the paper's
+RUNS = ("ridge", "regression", "flow-matching", "flow-walking")
+AS_MIDPOINT = ("flow-matching", "midpoint", 3)  # flow matching walked as Flow Walking is, for equal evaluations
+
+
+def spans_of(depth: int, lengths=LENGTHS) -> list[tuple[int, int]]:
+    """Every span of these lengths, those in the middle of the model first."""
+    spans = [(m, m + length) for length in lengths for m in range(depth - length + 1)]
+    return sorted(spans, key=lambda s: (abs(s[0] + s[1] - depth), s))
+
+
+class Depths:
+    """The states of all blocks at every depth, computed once: pairs of any span without running the teacher again."""
+
+    def __init__(self, teacher, blocks: Tensor, batch_size: int):
+        self.teacher, self.blocks, self.batch_size = teacher, blocks, batch_size
+        shape = (teacher.config.num_hidden_layers + 1, *blocks.shape, teacher.config.hidden_size)
+        require_memory(4 * torch.Size(shape).numel(), "The states at every depth", "Give fewer --tokens.")
+        self.states = torch.empty(shape)
+        for rows in tqdm(torch.arange(len(blocks)).split(batch_size), desc="states", unit="batch", mininterval=5.0):
+            states, _, contexts = all_depths(teacher, blocks[rows].long().to(teacher.device))
+            for depth, state in enumerate(states):
+                self.states[depth, rows] = state.float().cpu()
+        self.contexts = [{k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()} for context in contexts]
+
+    def source(self, span: tuple[int, int]) -> LatentSource:
+        """What :func:`lft_edu.fit` trains on, for one span."""
+        m, n = span
+        source = LatentSource(self.teacher, span, self.blocks, self.batch_size)
+        source.stored, source.context = (self.states[m], self.states[n]), self.contexts[m]
+        return source
+
+
+def measured(student, teacher, held: Tensor) -> dict:
+    """What is recorded of one trained student."""
+    found = lft.evaluate(student, teacher, held)
+    return {key: getattr(found, key) for key in ("kl", "kl_interval", "nmse", "nfe")}
+
+
+def run(name: str, span: tuple[int, int], depths: Depths, held: Tensor, options: dict, checkpoint: Path) -> list[dict]:
+    """Train one operator on one span: a row, or two for flow matching, which is also walked by midpoint steps."""
+    operator, objective, _ = ladder(options["steps"])[name]
+    student = lft.splice(depths.teacher, span, operator)
+    lft.fit(student, depths.teacher, depths.source(span), **options | objective, checkpoint=checkpoint, resume=True)
+    about = {"span": list(span), "seed": options["seed"]}
+    rows = [{"name": name, **about, **measured(student, depths.teacher, held)}]
+    if name == AS_MIDPOINT[0]:
+        student.set_solver(*AS_MIDPOINT[1:])
+        rows.append({"name": "-".join(AS_MIDPOINT[:2]), **about, **measured(student, depths.teacher, held)})
+    return rows
+
+
+def collect(work: Path, about: dict) -> dict:
+    """Everything in ``cut.json``: what each run wrote, in order."""
+    rows = [row for path in sorted(work.glob("*.json")) for row in json.loads(path.read_text())]
+    return about | {"rows": sorted(rows, key=lambda r: (r["seed"], r["span"][1] - r["span"][0], r["span"], r["name"]))}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="bundled")
+    parser.add_argument("--span", type=span, action="append", help="m:n; may be repeated (default: all of 6 and 12)")
+    parser.add_argument("--only", nargs="+", default=RUNS, choices=RUNS)
+    parser.add_argument("--tokens", type=count, default=count("400k"), help="training tokens, kept in memory")
+    parser.add_argument("--held", type=count, default=count("8192"), help="test tokens")
+    parser.add_argument("--steps", type=int, default=400, help="16 blocks of 128 tokens each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/cut"))
+    parser.add_argument("--out", type=Path, default=ASSETS / "results")
+    a = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    teacher, tokenizer = lft.load_teacher(a.teacher)
+    blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+    held = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=a.held)
+    options = {
+        "batch_size": 16, "steps": a.steps, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0, "seed": a.seed,
+    }  # fmt: skip
+    about = {
+        "teacher_sha256": weights_of(a.teacher),
+        "training": options | {"corpus": "python-packages, train split by path hash", "corpus_tokens": blocks.numel()},
+        "held": {"corpus": "python-stdlib, test split by path hash", "blocks": list(held.shape)},
+        "hardware": hardware(),
+    }
+    a.work.mkdir(parents=True, exist_ok=True)
+    depths = Depths(teacher, blocks, 16)
+    todo = [(s, name) for s in a.span or spans_of(teacher.config.num_hidden_layers) for name in a.only]
+    for (m, n), name in tqdm(todo, desc="spans", unit="run"):
+        path = a.work / f"{m}-{n}-{name}-{a.seed}.json"
+        if not path.exists():
+            rows = run(name, (m, n), depths, held, options, path.with_suffix(".safetensors"))
+            write_json(path, rows)
+        write_json(a.out / "cut.json", collect(a.work, about))
+
+
+if __name__ == "__main__":
+    main()
