@@ -145,3 +145,14 @@ CRITERIA = {
     "cka": cka,
     "meeting": meeting,
 }
+TITLES = {
+    "recoupling": "Recoupling ratio",
+    "recoupling-same-token": "Recoupling ratio, one token",
+    "recoupling-cosine": "Recoupling ratio, cosine",
+    "angular": "Angular distance",
+    "block-influence": "Block influence, 1 − cosine",
+    "ridge": "Ridge error",
+    "cka": "1 − linear CKA",
+    "meeting": "Meeting",
+    "skip": "KL of skipping",
+}  # of these, and of those the recipe adds

@@ -151,7 +151,8 @@ def _table_of(spans: dict[str, list], depth: int) -> Tensor:
     table = _empty(depth)
     for name, numbers in spans.items():
         m, n = map(int, name.split("-"))
-        table[: len(numbers), m, n] = torch.tensor([float("nan") if x is None else x for x in numbers])
+        values = [float("nan") if x is None else x for x in numbers]
+        table[: len(values), m, n] = torch.tensor(values, dtype=table.dtype)
     return table
 
 

@@ -69,6 +69,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
         if config.span is None or config.text_config is None:

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, OPTConfig, OPTForCa
 
 import lft_edu as lft
 from lft_edu.families import family_of, keep_layers, layers_of
+from lft_edu.latents import span_latents
+from lft_edu.objectives import flow_walking_loss, token_kl
 from lft_edu.operators import OPERATORS, Operator, operator_from_dict
 
 SPAN = (2, 5)
@@ -177,11 +179,55 @@ def test_logits_agree_with_eager_attention(student, ids, tmp_path):
     assert (logits(eager, ids) - logits(student, ids)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs(teacher, ids, dtype):
+def test_attention_can_be_changed_in_place(teacher, ids):
+    model = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
+    expected = logits(model, ids)
+    model.set_attn_implementation("eager")
+    used = {m.config._attn_implementation for m in model.modules() if hasattr(m, "config") and m is not model}
+    assert used == {"eager"}
+    torch.testing.assert_close(logits(model, ids), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "loss"), [(torch.bfloat16, 0.02), (torch.float16, 0.002)])
+def test_half_precision_is_the_same_but_for_rounding(teacher, ids, dtype, loss):
+    """A fresh flow by one Euler step is the span's first layer: in any precision near the float32 model's word."""
+    full = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
     half = lft.splice(copy.deepcopy(teacher).to(dtype), SPAN, lft.Flow("midpoint", 2))
     assert next(half.operator.parameters()).dtype == dtype
-    assert logits(half, ids).isfinite().all()
+    assert token_kl(logits(half, ids), logits(full, ids)).mean() < loss
+
+
+def test_compiles_to_one_graph(teacher, ids):
+    model = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)  # raises where a graph would break
+    torch.testing.assert_close(logits(compiled, ids), logits(model, ids), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")  # the name older transformers knows
+def test_gradient_checkpointing_gives_the_same_gradient_and_looks_again(teacher, ids):
+    """One evaluation's activations are kept at a time: each is made anew on the way back. No dropout in either."""
+    gradients, asked = [], []
+    for checkpointing in (False, True):
+        model = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        operator, latents = model.operator.train(), span_latents(teacher, SPAN, ids)
+        count = []
+        attention = getattr(operator.velocity.layer, family_of(teacher.config).attention)
+        attention.register_forward_hook(lambda *a, count=count: count.append(1))
+        loss = flow_walking_loss(operator.field(**latents.context), latents.x0, latents.x1, 3, generator=seeded())
+        loss.backward()
+        asked.append(len(count))
+        gradients.append({name: p.grad for name, p in operator.named_parameters() if p.grad is not None})
+    assert asked == [6, 12]
+    assert gradients[0].keys() == gradients[1].keys() != set()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
 
 
 def test_edges_of_the_model_can_be_replaced(teacher, ids):

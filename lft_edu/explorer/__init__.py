@@ -2,6 +2,16 @@
 
 from .completion import CompletionApp, complete, side_by_side
 from .plane import CouplingApp, FlowApp, LiveLoss
+from .spans import SpanApp
 from .trajectories import TrajectoryExplorer
 
-__all__ = ["CompletionApp", "CouplingApp", "FlowApp", "LiveLoss", "TrajectoryExplorer", "complete", "side_by_side"]
+__all__ = [
+    "CompletionApp",
+    "CouplingApp",
+    "FlowApp",
+    "LiveLoss",
+    "SpanApp",
+    "TrajectoryExplorer",
+    "complete",
+    "side_by_side",
+]

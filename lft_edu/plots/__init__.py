@@ -11,6 +11,7 @@ from .plane import (
     walks,
 )
 from .results import AXES, COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .trajectories import hidden_distance, lens, norms, token_field, trajectory
 
 __all__ = [
@@ -30,10 +31,14 @@ __all__ = [
     "lines",
     "new_figure",
     "norms",
+    "predictions",
+    "rank_correlations",
+    "recoupling_heatmap",
     "show",
     "skip_curve",
     "skip_growth",
     "skipped_layers",
+    "span_coupling",
     "still",
     "token_field",
     "token_kl",

@@ -89,9 +89,12 @@ def coupling_title(name: str, pairs: Coupling, metric: str = "euclidean") -> str
     return f"{head}R = {ratio:.2f} · lines cross in {places}"
 
 
-def coupling_traces(pairs: Coupling, metric: str = "euclidean") -> list[dict]:
-    """Lines kept, lines re-paired, starts, ends, crossings: five scatter traces as plain dicts."""
-    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled
+def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor | None = None) -> list[dict]:
+    """Lines kept, lines re-paired, starts, ends, crossings: five scatter traces as plain dicts.
+
+    ``changed`` ``(N,)`` bool says which are re-paired, where these points are a picture of others.
+    """
+    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled if changed is None else changed
     traces = []
     for name, chosen, colour in (
         ("optimal transport agrees", ~changed, GREY),

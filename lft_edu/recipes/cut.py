@@ -1,9 +1,10 @@
 """Does anything tell where to cut, before training? Train short runs on many spans, and measure.
 
     python -m lft_edu.recipes.cut            # → assets/results/cut.json; run it again to go on
+    python -m lft_edu.recipes.cut --scan     # → assets/results/scan.json: every criterion, all spans of the teacher
 
 Each span gets the same tokens, steps and seed; only the place differs. Criteria are computed on the validation split,
-KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only.
+KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only (``--scan``: scipy, too).
 """
 
 import argparse
@@ -15,11 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import lft_edu as lft
-from lft_edu import corpora
+from lft_edu import corpora, metrics
 from lft_edu.cli import count, span
-from lft_edu.latents import LatentSource, all_depths, require_memory
+from lft_edu.criteria import CRITERIA, Depth, Pair, recoupling
+from lft_edu.latents import LatentSource, all_depths, depth_states, require_memory
 from lft_edu.recipes.operators import ladder, weights_of
 from lft_edu.recipes.teacher import hardware, write_json
+from lft_edu.spans import SpanScan, scan_spans
 from lft_edu.teachers import ASSETS
 
 LENGTHS = (6, 12)  # the paper's
@@ -76,8 +79,22 @@ def run(name: str, span: tuple[int, int], depths: Depths, held: Tensor, options:
 
 def collect(work: Path, about: dict) -> dict:
     """Everything in ``cut.json``: what each run wrote, in order."""
-    rows = [row for path in sorted(work.glob("*.json")) for row in json.loads(path.read_text())]
+    rows = [row for path in sorted(work.glob("*-*-*.json")) for row in json.loads(path.read_text())]
     return about | {"rows": sorted(rows, key=lambda r: (r["seed"], r["span"][1] - r["span"][0], r["span"], r["name"]))}
+
+
+def scan(teacher, blocks: Tensor, tokens: int, frequent: int, work: Path) -> SpanScan:
+    """Every criterion of every span; the states of each of the most ``frequent`` tokens are also scanned alone."""
+    generator = torch.Generator().manual_seed(0)
+    states = depth_states(teacher, blocks, tokens, generator)
+    sizes = [2**i for i in range(6, tokens.bit_length())]
+    found = scan_spans(states, CRITERIA, sizes=sizes, path=work)
+    common = blocks[:, 1:].flatten().long().bincount().argsort(descending=True)[:frequent].tolist()
+    alone = [depth_states(teacher, blocks, min(512, tokens), generator, token) for token in common]
+    spans = tqdm(found.spans(), desc="one token", unit="span")
+    same = {(m, n): torch.cat([recoupling(Pair(Depth(x[m]), Depth(x[n]))) for x in alone]) for m, n in spans}
+    found = found.add("recoupling-same-token", same)
+    return found.add("skip", metrics.skip_damage(teacher, blocks[:64], found.spans()))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,12 +106,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held", type=count, default=count("8192"), help="test tokens")
     parser.add_argument("--steps", type=int, default=400, help="16 blocks of 128 tokens each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scan", action="store_true", help="only compute the criteria")
+    parser.add_argument("--n", type=int, default=2048, help="tokens of the scan, each of another block")
+    parser.add_argument("--frequent", type=int, default=4, help="tokens that are also scanned alone")
     parser.add_argument("--work", type=Path, default=Path("runs/cut"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     teacher, tokenizer = lft.load_teacher(a.teacher)
+    a.work.mkdir(parents=True, exist_ok=True)
+    if a.scan:
+        text = corpora.token_blocks("python-packages", tokenizer, "validation", 128, max_tokens=128 * (a.n + 64))
+        scan(teacher, text, a.n, a.frequent, a.work / "scan.json").save(a.out / "scan.json")
+        return
     blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
     held = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=a.held)
     options = {
@@ -106,7 +131,6 @@ def main(arguments: list[str] | None = None) -> None:
         "held": {"corpus": "python-stdlib, test split by path hash", "blocks": list(held.shape)},
         "hardware": hardware(),
     }
-    a.work.mkdir(parents=True, exist_ok=True)
     depths = Depths(teacher, blocks, 16)
     todo = [(s, name) for s in a.span or spans_of(teacher.config.num_hidden_layers) for name in a.only]
     for (m, n), name in tqdm(todo, desc="spans", unit="run"):

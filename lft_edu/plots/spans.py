@@ -1,0 +1,129 @@
+"""Figures of spans: a criterion over all of them, the states at the ends of one, what was predicted and what came."""
+
+import html
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from ..couplings import Coupling
+from ..criteria import TITLES
+from ..spans import SpanScan
+from .base import BLACK, GREY, GROUP_SYMBOLS, SERIES, VERMILLION, new_figure
+from .plane import coupling_traces
+
+PAPER = ((6, 12), (6, 18))
+
+
+def title_of(criterion: str) -> str:
+    """A criterion as it is called in figures, escaped."""
+    return html.escape(TITLES.get(criterion, criterion), quote=False)
+
+
+def recoupling_heatmap(scan: SpanScan, criterion: str = "recoupling", marked=PAPER) -> go.Figure:
+    """A criterion of every span [m, n): one cell each, m down, n across. Dark is where cutting promises little harm.
+
+    Args:
+        marked: spans to draw a frame around.
+    """
+    table, (low, high) = scan[criterion], scan.intervals(criterion)
+    cells = [[_cell(m, n, table, low, high) for n in range(len(table))] for m in range(len(table))]
+    figure = new_figure(
+        f"{TITLES.get(criterion, criterion)} of every span, {scan.n} tokens", "n: the span ends before layer n",
+        "m: the span begins with layer m", width=620, height=560,
+    )  # fmt: skip
+    figure.add_heatmap(
+        z=table.numpy(), x=list(range(len(table))), y=list(range(len(table))), colorscale="Cividis", zmin=0,
+        customdata=cells, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False, xgap=1, ygap=1,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[n for _, n in marked], y=[m for m, _ in marked], mode="markers", hoverinfo="skip", showlegend=False,
+        marker={"symbol": "square-open", "size": 17, "color": VERMILLION, "line": {"width": 3}},
+    )  # fmt: skip
+    figure.update_xaxes(range=[-0.5, len(table) - 0.5], dtick=2, showgrid=False, zeroline=False)
+    figure.update_yaxes(range=[len(table) - 0.5, -0.5], dtick=2, showgrid=False, zeroline=False)
+    return figure
+
+
+def _cell(m: int, n: int, table: Tensor, low: Tensor, high: Tensor) -> str:
+    if bool(table[m, n].isnan()):
+        return ""
+    interval = "" if bool(low[m, n].isnan()) else f" ({low[m, n]:.3f} to {high[m, n]:.3f})"
+    return f"layers {m} … {n - 1} ({n - m} of them): {table[m, n]:.3f}{interval}"
+
+
+def span_coupling(x0: Tensor, x1: Tensor, recoupled: Tensor, title: str) -> go.Figure:
+    """States at the two ends of a span in the plane of their first two principal components.
+
+    A line is orange where optimal transport, *in the full space*, would give the token another's end.
+
+    Args:
+        x0, x1: ``(N, D)``.
+        recoupled: ``(N,)`` bool.
+    """
+    from ..projections import PCA
+
+    plane = PCA(2).fit(torch.cat([x0, x1]))
+    pairs = Coupling(*(torch.from_numpy(plane.transform(x)) for x in (x0, x1)))
+    figure = new_figure(title, "principal component 1", "principal component 2", width=560, height=560)
+    figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs, changed=recoupled)[:4]])
+    figure.update_traces(marker_size=4, selector={"mode": "markers"})
+    return figure.update_layout(legend={"orientation": "h", "y": -0.15})
+
+
+def predictions(
+    scan: SpanScan, measured: dict, criteria, title: str = "What was predicted, and what came"
+) -> go.Figure:
+    """One panel a criterion: its value across, the KL that training left up; a colour and symbol for each length.
+
+    Args:
+        measured: span (m, n) → KL.
+    """
+    figure = make_subplots(1, len(criteria), subplot_titles=[title_of(c) for c in criteria], shared_yaxes=True)
+    frame = new_figure(title, "", "")
+    figure.update_layout(frame.layout).update_layout(xaxis_title=None, yaxis_title="KL after training, nats")
+    lengths = sorted({n - m for m, n in measured})
+    for panel, criterion in enumerate(criteria, 1):
+        for i, length in enumerate(lengths):
+            spans = [span for span in measured if span[1] - span[0] == length]
+            figure.add_scatter(
+                x=[scan[criterion][span].item() for span in spans], y=[measured[span] for span in spans],
+                mode="markers", name=f"{length} layers", showlegend=panel == 1, legendgroup=str(length),
+                marker={"color": SERIES[i], "symbol": GROUP_SYMBOLS[i], "size": 9},
+                text=[f"layers {m} … {n - 1}" for m, n in spans], hovertemplate="%{text}: %{x:.3g} → KL %{y:.3f}",
+                row=1, col=panel,
+            )  # fmt: skip
+    figure.update_yaxes(type="log")
+    return figure
+
+
+def rank_correlations(found: dict[str, dict[str, tuple]], title: str) -> go.Figure:
+    """Rank correlations with intervals, a row a criterion, the best on top.
+
+    Args:
+        found: what was measured (an operator) → criterion → (rho, low, high); NaN is left out, and said.
+    """
+    first = next(iter(found.values()))
+    criteria = sorted(first, key=lambda c: -2 if first[c][0] != first[c][0] else first[c][0])
+    figure = new_figure(
+        title, "Spearman's rank correlation with the KL after training", "", height=140 + 52 * len(first)
+    )
+    for i, (name, rows) in enumerate(found.items()):
+        offset = 0.22 * (i - (len(found) - 1) / 2)
+        kept = [(place, rows[c]) for place, c in enumerate(criteria) if rows[c][0] == rows[c][0]]
+        figure.add_scatter(
+            x=[rho for _, (rho, _, _) in kept], y=[place + offset for place, _ in kept], mode="markers",
+            name=html.escape(name),
+            error_x={
+                "array": [high - rho for _, (rho, _, high) in kept],
+                "arrayminus": [rho - low for _, (rho, low, _) in kept], "symmetric": False, "thickness": 1.5,
+            },
+            marker={"color": (*SERIES[:3], BLACK, GREY)[i % 5], "symbol": GROUP_SYMBOLS[i % 7], "size": 10},
+            customdata=[[low, high] for _, (_, low, high) in kept],
+            hovertemplate="%{x:.2f} (%{customdata[0]:.2f} to %{customdata[1]:.2f})",
+        )  # fmt: skip
+    names = [title_of(c) + (" (says nothing)" if first[c][0] != first[c][0] else "") for c in criteria]
+    figure.update_yaxes(tickvals=list(range(len(criteria))), ticktext=names, range=[-0.6, len(criteria) - 0.4])
+    figure.update_xaxes(range=[-1.05, 1.05], zeroline=True, zerolinecolor=BLACK)
+    return figure
