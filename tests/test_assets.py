@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora, metrics, teachers
-from lft_edu.recipes import ladder
+from lft_edu import corpora, metrics, spans, teachers
+from lft_edu.recipes import cut, ladder
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,18 @@ def test_readme_shows_the_results(results):
     readme = (teachers.ASSETS.parent / "README.md").read_text()
     assert ladder.readme_table(results) in readme
     assert (teachers.ASSETS / "results" / "ladder.md").read_text() == ladder.render(results)
+
+
+def test_readme_shows_what_ranks_the_spans(results):
+    folder = teachers.ASSETS / "results"
+    found, trained = spans.SpanScan.load(folder / "scan.json"), json.loads((folder / "cut.json").read_text())
+    assert cut.readme_table(found, trained) in (teachers.ASSETS.parent / "README.md").read_text()
+    assert trained["teacher_sha256"] == results["teacher"]["sha256"]
+    assert set(cut.trained(trained, "flow-walking")) == set(cut.spans_of(24))
+    of = cut.correlations(found, cut.trained(trained, "flow-matching"))
+    assert of["recoupling"][1] > 0.2  # what README and lesson 05 say in words
+    walked = cut.correlations(found, cut.trained(trained, "flow-walking"))
+    assert walked["recoupling"][1] < 0 < walked["recoupling"][2]
 
 
 @pytest.mark.parametrize("name", ["ridge-6-12", "regression-6-18", "flow-walking-6-18"])

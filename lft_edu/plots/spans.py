@@ -94,7 +94,8 @@ def predictions(
                 text=[f"layers {m} … {n - 1}" for m, n in spans], hovertemplate="%{text}: %{x:.3g} → KL %{y:.3f}",
                 row=1, col=panel,
             )  # fmt: skip
-    figure.update_yaxes(type="log")
+    ticks = [digit * 10.0**power for power in range(-3, 2) for digit in (1, 2, 5)]
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], minor_ticks="")
     return figure
 
 

@@ -2,6 +2,7 @@
 
     python -m lft_edu.recipes.cut            # → assets/results/cut.json; run it again to go on
     python -m lft_edu.recipes.cut --scan     # → assets/results/scan.json: every criterion, all spans of the teacher
+    python -m lft_edu.recipes.cut --render   # → the table of rank correlations in README.md
 
 Each span gets the same tokens, steps and seed; only the place differs. Criteria are computed on the validation split,
 KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only (``--scan``: scipy, too).
@@ -18,11 +19,12 @@ from tqdm.auto import tqdm
 import lft_edu as lft
 from lft_edu import corpora, metrics
 from lft_edu.cli import count, span
-from lft_edu.criteria import CRITERIA, Depth, Pair, recoupling
+from lft_edu.criteria import CRITERIA, TITLES, Depth, Pair, recoupling
 from lft_edu.latents import LatentSource, all_depths, depth_states, require_memory
+from lft_edu.recipes.ladder import into_readme
 from lft_edu.recipes.operators import ladder, weights_of
 from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.spans import SpanScan, scan_spans
+from lft_edu.spans import SpanScan, rank_correlation, scan_spans
 from lft_edu.teachers import ASSETS
 
 LENGTHS = (6, 12)  # the paper's
@@ -97,6 +99,33 @@ def scan(teacher, blocks: Tensor, tokens: int, frequent: int, work: Path) -> Spa
     return found.add("skip", metrics.skip_damage(teacher, blocks[:64], found.spans()))
 
 
+def trained(results: dict, name: str, seed: int = 0) -> dict[tuple[int, int], float]:
+    """Span → KL after training, of one kind of run."""
+    return {tuple(r["span"]): r["kl"] for r in results["rows"] if r["name"] == name and r["seed"] == seed}
+
+
+def correlations(found: SpanScan, kl: dict[tuple[int, int], float]) -> dict[str, tuple[float, float, float]]:
+    """Criterion → rank correlation with what was measured, within spans of one length, and its interval."""
+    lengths = torch.tensor([n - m for m, n in kl])
+    measured = torch.tensor(list(kl.values()))
+    at = lambda name: torch.tensor([found[name][span].item() for span in kl])  # noqa: E731
+    return {name: rank_correlation(at(name), measured, lengths) for name in found.tables}
+
+
+def readme_table(found: SpanScan, results: dict) -> str:
+    """Rank correlations of every criterion, best for flow matching first."""
+    matched, walked, again = (trained(results, n) for n in ("flow-matching", "flow-walking", "flow-matching-midpoint"))
+    columns = [correlations(found, kl) for kl in (matched, walked, {s: again[s] / walked[s] for s in walked})]
+    lines = [
+        "| criterion, before training | flow matching's KL | Flow Walking's KL | KL of the one over the other's |",
+        "|---|---|---|---|",
+    ]
+    for name in sorted(columns[0], key=lambda name: -columns[0][name][0]):
+        cells = (f"{rho:.2f} ({low:.2f} to {high:.2f})" for rho, low, high in (column[name] for column in columns))
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="bundled")
@@ -107,11 +136,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400, help="16 blocks of 128 tokens each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scan", action="store_true", help="only compute the criteria")
+    parser.add_argument("--render", action="store_true", help="only write the table in README.md")
     parser.add_argument("--n", type=int, default=2048, help="tokens of the scan, each of another block")
     parser.add_argument("--frequent", type=int, default=4, help="tokens that are also scanned alone")
     parser.add_argument("--work", type=Path, default=Path("runs/cut"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
+    if a.render:
+        found, results = SpanScan.load(a.out / "scan.json"), json.loads((a.out / "cut.json").read_text())
+        into_readme("cut", readme_table(found, results))
+        return
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     teacher, tokenizer = lft.load_teacher(a.teacher)

@@ -154,14 +154,19 @@ def readme_table(results: dict) -> str:
     return "\n".join(lines) + f"\n\nSkipping the best contiguous layers: {best} nats.\n"
 
 
+def into_readme(mark: str, text: str) -> None:
+    """Put text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md, in place of what is there."""
+    readme = ASSETS.parent / "README.md"
+    before, _, rest = readme.read_text().partition(f"<!-- {mark} -->\n")
+    _, _, after = rest.partition(f"<!-- /{mark} -->")
+    readme.write_text(f"{before}<!-- {mark} -->\n{text}<!-- /{mark} -->{after}")
+
+
 def render_readme(results: dict) -> None:
     """Put the table between the marks in README.md, and its picture in assets/figures."""
     from lft_edu import plots
 
-    readme = ASSETS.parent / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- ladder -->\n")
-    _, _, after = rest.partition("<!-- /ladder -->")
-    readme.write_text(f"{before}<!-- ladder -->\n{readme_table(results)}<!-- /ladder -->{after}")
+    into_readme("ladder", readme_table(results))
     figure = ASSETS / "figures" / "skipped_layers.png"
     figure.parent.mkdir(parents=True, exist_ok=True)
     figure.write_bytes(plots.still(plots.skipped_layers(results), alt="").data)
