@@ -20,15 +20,20 @@ EXPLORER = """import lft_edu as lft
 teacher, tokenizer = lft.load_teacher("bundled")
 students = {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in ("flow-walking", "ridge")}
 lft.TrajectoryExplorer(teacher, students, tokenizer, text="for name in names:")"""
+SPANS = """import torch, lft_edu as lft
+states = torch.randn(9, 80, 8, generator=torch.Generator().manual_seed(0)).cumsum(0)
+lft.explorer.SpanApp(lft.scan_spans(states, ["recoupling", "angular"], progress=False), states, span=(2, 6))"""
+BOOKS = {"explorer": EXPLORER, "spans": SPANS}  # notebooks of one cell each
 
 
 @contextmanager
 def serve(root: Path):
     """JupyterLab on loopback, over a copy of the notebooks in ``root``; its address."""
     shutil.copytree(NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EXPLORER)])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(book, root / "notebooks" / "explorer.ipynb")
+    for name, code in BOOKS.items():
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

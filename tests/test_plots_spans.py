@@ -1,0 +1,124 @@
+"""Maps of spans: what the figures show, the application by hand, by keyboard, and in a browser."""
+
+import math
+import re
+
+import pytest
+import torch
+from browsing import CHROMIUM, open_notebook, run_all
+
+import lft_edu as lft
+from lft_edu import plots
+from lft_edu.explorer import SpanApp
+
+
+@pytest.fixture(scope="module")
+def states():
+    return torch.randn(7, 60, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
+
+
+@pytest.fixture(scope="module")
+def scan(states):
+    return lft.scan_spans(states, ["recoupling", "angular", "cka"], progress=False)
+
+
+def test_the_map_shows_every_span_at_its_place(scan):
+    figure = plots.recoupling_heatmap(scan, "angular", marked=[(1, 3)])
+    cells, frame = figure.data
+    shown = torch.as_tensor(cells.z)
+    assert torch.equal(shown.nan_to_num(-1), scan["angular"].nan_to_num(-1))
+    assert not shown[1, 3].isnan()
+    assert shown[3, 1].isnan()
+    low, high = scan.intervals("angular")
+    text = cells.customdata[1][3]
+    assert text == f"layers 1 … 2 (2 of them): {shown[1, 3]:.3f} ({low[1, 3]:.3f} to {high[1, 3]:.3f})"
+    assert cells.customdata[3][1] == ""
+    assert (frame.x, frame.y) == ((3,), (1,))
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # m goes down, as in a table
+
+
+def test_a_criterion_without_interval_says_only_its_value(scan):
+    cell = plots.recoupling_heatmap(scan, "cka").data[0].customdata[0][2]
+    assert re.fullmatch(r"layers 0 … 1 \(2 of them\): \d\.\d{3}", cell)
+
+
+def test_names_are_escaped_in_titles(scan):
+    hostile = scan.add("<b>x", {(0, 1): torch.ones(4)})
+    assert "<b>" not in plots.recoupling_heatmap(hostile, "<b>x").layout.title.text
+    assert "&lt;b&gt;x" in plots.spans.title_of("<b>x")
+
+
+def test_lines_are_coloured_by_the_matching_of_the_full_space(states):
+    x0, x1 = states[0], states[6]
+    found = lft.recoupling_ratio(x0, x1)
+    assert 0 < found.ratio < 1
+    figure = plots.span_coupling(x0, x1, found.recoupled, "two ends")
+    changed = next(trace for trace in figure.data if trace.name == "optimal transport would re-pair")
+    assert len(changed.x) == 3 * int(found.recoupled.sum())  # start, end, gap
+
+
+def test_predictions_and_measurements_of_the_same_span_meet(scan):
+    measured = {(0, 2): 0.5, (1, 3): 0.25, (0, 4): 2.0}
+    figure = plots.predictions(scan, measured, ["recoupling", "angular"])
+    places = {(trace.x[i], trace.y[i]) for trace in figure.data for i in range(len(trace.x)) if trace.xaxis in ("x2",)}
+    assert places == {(scan["angular"][span].item(), kl) for span, kl in measured.items()}
+    assert {trace.name for trace in figure.data} == {"2 layers", "4 layers"}
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_correlations_stand_in_order_and_nothing_is_said_of_nothing():
+    nothing = (math.nan,) * 3
+    found = {"a": {"angular": (0.2, 0.1, 0.4), "cka": nothing, "ridge": (0.7, 0.5, 0.8)}}
+    figure = plots.rank_correlations(found, "which?")
+    assert list(figure.layout.yaxis.ticktext) == ["1 − linear CKA (says nothing)", "Angular distance", "Ridge error"]
+    (marks,) = figure.data
+    assert list(marks.x) == [0.2, 0.7]
+    assert marks.error_x.array == pytest.approx([0.2, 0.1])
+    assert marks.error_x.arrayminus == pytest.approx([0.1, 0.2])
+
+
+def test_the_application_follows_clicks_and_sliders(scan, states):
+    app = SpanApp(scan, states, {"flow walking": {(1, 4): 0.123}}, span=(0, 2))
+    assert "No operator was trained" in app.status.value
+    app.click(1, 4)
+    assert app.span == (1, 4)
+    assert "flow walking 0.123" in app.status.value
+    assert (app.map.data[1].x, app.map.data[1].y) == ((4,), (1,))
+    ratio = lft.recoupling_ratio(states[1], states[4]).ratio
+    assert f"R = {ratio:.3f}" in app.plane.layout.title.text
+    app.click(4, 1)  # below the diagonal there is nothing
+    app.click(2, 2)
+    assert app.span == (1, 4)
+    app.n.value = 6
+    assert "Layers 1 … 5" in app.plane.layout.title.text
+    app.criterion.value = "angular"
+    assert "Angular" in app.map.layout.title.text
+    assert app.map.data[1].x == (6,)
+    values = scan["angular"].diagonal(5)
+    rank = int((values < scan["angular"][1, 6]).sum()) + 1
+    assert f"Angular distance {scan['angular'][1, 6]:.3f} (place {rank} of {len(values)})" in app.status.value
+
+
+def test_a_span_that_ends_before_it_begins_is_refused_in_words(scan, states):
+    app = SpanApp(scan, states, span=(2, 4))
+    app.m.value = 4
+    assert "choose n above m = 4" in app.status.value
+    app.n.value = 5
+    assert "Layers 4 … 4" in app.status.value
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+def test_a_click_on_the_map_shows_the_span(page, lab):
+    open_notebook(page, lab, "spans.ipynb")
+    run_all(page, until="Layers 2 … 5")
+    page.wait_for_selector(".heatmaplayer image")
+    page.wait_for_timeout(1000)
+    box = page.locator(".heatmaplayer").first.bounding_box()
+    cell = box["width"] / 9  # nine depths, m = 1 and n = 5
+    page.mouse.click(box["x"] + 5.5 * cell, box["y"] + 1.5 * box["height"] / 9)
+    page.wait_for_selector("text=Layers 1 … 4", state="attached")
+    slider = page.locator(".noUi-handle").nth(1)  # and the keyboard: n one further
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_selector("text=Layers 1 … 5", state="attached")
