@@ -1,5 +1,8 @@
 """What must hold of a spliced GPT-NeoX must hold in every declared family: the tests are test_splicing's own."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from test_splicing import (  # noqa: F401  (collected here with this file's teachers)
@@ -135,3 +138,19 @@ def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
     skip = lft.evaluate(lft.splice(teacher, SPAN, lft.Skip()), teacher, blocks)
     damage = lft.metrics.skip_damage(teacher, blocks, [SPAN], progress=False)[SPAN]
     assert damage.mean().item() == pytest.approx(skip.kl, rel=1e-3)
+
+
+def test_a_tiny_llama_lives_as_the_readme_says(bundled, tmp_path, monkeypatch, capsys):
+    """The README's example, word for word."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "LlamaConfig(" in block)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    space = {"lft": lft, "tokenizer": bundled[1]}
+    exec(code, space)
+    assert len(code.splitlines()) <= 14
+    assert space["scan"].spans() == [(m, n) for m in range(6) for n in range(m + 1, 7)]
+    assert space["history"].losses[-1] < space["history"].losses[0]
+    assert isinstance(space["student"], lft.SplicedForCausalLM)
+    assert (tmp_path / "tiny-lft" / "model.safetensors").exists()
+    assert capsys.readouterr().out.startswith("def area(")

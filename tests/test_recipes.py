@@ -8,7 +8,7 @@ import torch
 import lft_edu as lft
 from lft_edu import corpora, teachers
 from lft_edu.optimizers import Muon, orthogonalise
-from lft_edu.recipes import operators
+from lft_edu.recipes import cut, operators
 from lft_edu.recipes import teacher as recipe
 
 
@@ -50,6 +50,41 @@ def test_teacher_and_operators_from_nothing(few_files, tmp_path):
     assert notes["operators"]["flow-walking-kl-6-12"]["starts_from"] == "flow-walking"
     assert notes["operators"]["hybrid-6-12"]["training"]["alpha"] == 0.1
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_short_runs_on_spans_and_the_scan_go_on_where_they_stopped(few_files, monkeypatch, tmp_path):
+    """The recipe behind lesson 05: every kind of run on two spans, then one more."""
+    common = [
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path),
+        "--tokens",
+        "4k",
+        "--held",
+        "512",
+        "--steps",
+        "2",
+    ]
+    cut.main([*common, "--span", "6:12"])
+    first = json.loads((tmp_path / "cut.json").read_text())["rows"]
+    assert {row["name"] for row in first} == {*cut.RUNS, "flow-matching-midpoint"}
+    assert {row["nfe"] for row in first if row["name"].startswith("flow-matching")} == {1, 6}
+    monkeypatch.setattr(cut, "run", None)  # nothing is trained twice
+    cut.main([*common, "--span", "6:12"])
+    monkeypatch.undo()
+    cut.main([*common, "--span", "2:4", "--only", "ridge", "--seed", "1"])
+    rows = json.loads((tmp_path / "cut.json").read_text())["rows"]
+    assert rows[:-1] == first
+    assert (rows[-1]["span"], rows[-1]["seed"], rows[-1]["name"]) == ([2, 4], 1, "ridge")
+    assert cut.trained({"rows": rows}, "ridge") == {(6, 12): next(r["kl"] for r in first if r["name"] == "ridge")}
+
+
+def test_every_span_of_six_and_twelve_layers_from_the_middle_outwards():
+    spans = cut.spans_of(24)
+    assert spans[0] in ((9, 15), (6, 18))
+    assert len(spans) == len(set(spans)) == 19 + 13
+    assert {n - m for m, n in spans} == {6, 12}
 
 
 def test_an_interrupted_export_leaves_the_old_teacher(tmp_path, monkeypatch):

@@ -204,6 +204,21 @@ def test_compiles_to_one_graph(teacher, ids):
     torch.testing.assert_close(logits(compiled, ids), logits(model, ids), atol=1e-6, rtol=1e-5)
 
 
+def test_a_compiled_model_writes_and_trains_as_it_does_uncompiled(teacher, ids, blocks):
+    written, losses = [], []
+    for compiled in (False, True):
+        torch.compiler.reset()
+        model = lft.splice(teacher, SPAN, lft.Flow("euler", 2))
+        if compiled:
+            model.operator.velocity.compile(backend="aot_eager")
+            model.forward = torch.compile(model.forward, backend="aot_eager", dynamic=True)
+        written.append(model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0).tolist())
+        losses.append(lft.fit(model, teacher, blocks, objective="flow_walking", steps=11, progress=False).losses)
+    assert written[0] == written[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < losses[0][0]
+
+
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")  # the name older transformers knows
 def test_gradient_checkpointing_gives_the_same_gradient_and_looks_again(teacher, ids):
     """One evaluation's activations are kept at a time: each is made anew on the way back. No dropout in either."""
