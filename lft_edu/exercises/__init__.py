@@ -1,6 +1,18 @@
 """Exercises with instant checks: ``check("3.2", my_walk)``. One file a lesson; :mod:`.books` makes the notebooks."""
 
-from . import lesson01, lesson02, lesson03, lesson04, lesson04_failures
+from . import (
+    lesson01,
+    lesson02,
+    lesson03,
+    lesson04,
+    lesson04_failures,
+    lesson05,
+    lesson05_teacher,
+    lesson06,
+    lesson06_assembly,
+    lesson06_cache,
+    lesson06_generation,
+)
 from .checking import EXERCISES, Exercise, Report, check
 
 __all__ = [
@@ -13,4 +25,10 @@ __all__ = [
     "lesson03",
     "lesson04",
     "lesson04_failures",
+    "lesson05",
+    "lesson05_teacher",
+    "lesson06",
+    "lesson06_assembly",
+    "lesson06_cache",
+    "lesson06_generation",
 ]

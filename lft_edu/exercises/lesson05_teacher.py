@@ -1,0 +1,339 @@
+"""Checks of lesson 05 that take what was trained, or the bundled teacher: how good is an oracle, and a better one."""
+
+import json
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..spans import SpanScan, rank_correlation
+from .checking import Wrong, close, describe, exercise
+from .lesson05 import advised, number
+
+# --- 5.4 ----------------------------------------------------------------------------------------------------------
+
+
+def results():
+    from ..teachers import ASSETS
+
+    return ASSETS / "results"
+
+
+@cache
+def trained(name: str, seed: int = 0) -> dict[tuple[int, int], float]:
+    """Span → KL in nats a token after a short training, as the recipe ``cut`` measured it."""
+    rows = json.loads((results() / "cut.json").read_text())["rows"]
+    return {tuple(r["span"]): r["kl"] for r in rows if r["name"] == name and r["seed"] == seed}
+
+
+def lengths_of(spans) -> Tensor:
+    return torch.tensor([n - m for m, n in spans])
+
+
+def ranks(x: Tensor, groups: list[Tensor], method: str = "average", rank=None) -> Tensor:
+    """Rank of each within its group."""
+    from scipy.stats import rankdata
+
+    rank = rank or (lambda part: torch.from_numpy(rankdata(part.numpy(), method=method)).double())
+    found = torch.zeros(len(x), dtype=torch.float64)
+    for group in groups:
+        found[group] = rank(x[group])
+    return found
+
+
+def centred(x: Tensor, groups: list[Tensor]) -> Tensor:
+    found = x.clone()
+    for group in groups:
+        found[group] -= x[group].mean()
+    return found
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b) / (a.square().sum() * b.square().sum()).sqrt()
+
+
+def rho_within(x: Tensor, y: Tensor, lengths: Tensor, **kwargs) -> Tensor:
+    groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+    return correlation(*(centred(ranks(v, groups, **kwargs), groups) for v in (x, y)))
+
+
+def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """What is mistaken for the rank correlation within lengths."""
+    from scipy.stats import kendalltau
+
+    groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+    every = [torch.arange(len(x))]
+    alone = torch.stack([rho_within(x[g], y[g], lengths[g]) for g in groups])
+    sizes = torch.tensor([len(g) for g in groups]).double()
+    within, right = [ranks(v, groups) for v in (x, y)], rho_within(x, y, lengths)
+    order = lambda v: v.argsort(stable=True).argsort().double()  # noqa: E731
+    gaps = (within[0] - within[1]).square()
+    ties = "Ties: equal values share the *mean* of their places (scipy.stats.rankdata does). Yours "
+    return {
+        "That is Spearman's over all spans at once. Long spans are worse by any criterion, and that alone gives a high "
+        "rho. Rank within each length.": rho_within(x, y, 0 * lengths),
+        "That is Pearson's over all spans at once: rank first, and within each length.":
+            correlation(centred(x, every), centred(y, every)),
+        "That is Pearson's, of the values, within lengths: rank them first. One outlier would decide.":
+            correlation(centred(x, groups), centred(y, groups)),
+        "You ranked all spans together and only then went by length. Rank within each length.":
+            correlation(*(centred(ranks(v, every), groups) for v in (x, y))),
+        "The ranks are right, but you subtracted one mean from all. There are more spans of one length than of "
+        "another, so their mean ranks differ, and that alone correlates. Subtract each length's own mean.":
+            correlation(*(centred(v, every) for v in within)),
+        "You did not subtract any mean rank. A correlation is of differences from the mean, of each length's own.":
+            correlation(*within),
+        "You took the mean of the lengths' own correlations: a few spans then weigh as much as many. Put the centred "
+        "ranks of all lengths together, and correlate once.": alone.mean(),
+        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centred ranks of all "
+        "lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
+        "That is the first length alone.": alone[0],
+        "That is the last length alone.": alone[-1],
+        f"{ties}go by their order in the list, as argsort().argsort() does: then the order of the spans would matter.":
+            rho_within(x, y, lengths, rank=order),
+        f"{ties}all get the lowest place (method='min').": rho_within(x, y, lengths, method="min"),
+        f"{ties}all get the highest place (method='max').": rho_within(x, y, lengths, method="max"),
+        f"{ties}take one place together, and the next value the next (method='dense').":
+            rho_within(x, y, lengths, method="dense"),
+        "argsort says who is on each place, not which place each has. Ranks are argsort().argsort(), or with ties "
+        "scipy.stats.rankdata.": rho_within(x, y, lengths, rank=lambda v: v.argsort(stable=True).double()),
+        "1 − 6 Σd² / (n³ − n) is right without ties, and for one group.":
+            1 - 6 * sum(gaps[g].sum() for g in groups) / (sizes**3 - sizes).sum(),
+        "1 − 6 Σd² / (n³ − n) is right without ties only, and with n of one length.":
+            1 - 6 * gaps.sum() / (len(x) ** 3 - len(x)),
+        "The sign is wrong: where both grow, rho is positive.": -right,
+        "That is rho squared.": right.square(),
+        "That is Kendall's tau over all spans at once. Wanted is Spearman's rho, within lengths.":
+            torch.tensor(float(kendalltau(x.numpy(), y.numpy()).statistic)),
+        "You divided ranks by the number of spans of their length; then short lists weigh as much as long ones.":
+            correlation(*(centred(v / lengths_count(lengths), groups) for v in within)),
+    }  # fmt: skip
+
+
+def lengths_count(lengths: Tensor) -> Tensor:
+    """How many spans have the length of each."""
+    return (lengths[:, None] == lengths).sum(1).double()
+
+
+@exercise("5.4", "Is an oracle any good?", difficulty=2, minutes=12)
+def spearman(answer):
+    from .lesson05 import _alike
+
+    generator = torch.Generator().manual_seed(29)
+    lengths = torch.tensor([6] * 9 + [12] * 5 + [3] * 4)[torch.randperm(18, generator=generator)]
+    noise = torch.randn(2, 18, generator=generator, dtype=torch.float64)
+    x = (lengths + 4 * noise[0]).div(3).round().clamp(min=0)  # with ties
+    y = (0.2 * lengths + 0.6 * noise[0] + 0.8 * noise[1]).exp()
+
+    def asked(*given: Tensor) -> Tensor:
+        value = answer(*(v.clone() for v in given))
+        if isinstance(value, tuple):
+            raise Wrong(
+                f"You returned {len(value)} things, such as a p-value or the ends of an interval: return rho alone."
+            )
+        return number(value, "rho")
+
+    yield "a single number"
+    mine = asked(x, y, lengths)
+    advice = (
+        "Rank both within each length (ties share the mean of their places), subtract each length's mean rank, then "
+        "Σab / √(Σa² Σb²) over all."
+    )
+    judge = lambda: advised(mine, rho_within(x, y, lengths), "rho", _not_rhos(x, y, lengths), advice)  # noqa: E731
+
+    yield "by hand: ranks (1, 2, 3 | 1, 2) and (1, 3, 2 | 1, 2) have rho 1.5/2.5 = 0.6"
+    hand = torch.tensor([1.0, 2, 3, 10, 20]).double(), torch.tensor([0.1, 0.3, 0.2, 0.5, 0.6]).double()
+    by_hand = asked(*hand, torch.tensor([6, 6, 6, 12, 12]))
+    if not _alike(by_hand, 0.6):
+        judge()  # ties and three lengths say more about what is wrong
+    advised(by_hand, 0.6, "rho", {}, advice)
+    yield "18 spans of three lengths, with ties"
+    judge()
+
+    yield "only ranks count: exp of one, and the spans in another order, change nothing"
+    shuffled = torch.randperm(18, generator=generator)
+    close(asked(x.exp(), y, lengths), mine, "rho with exp(predicted)")
+    close(asked(x[shuffled], y[shuffled], lengths[shuffled]), mine, "rho of the same spans in another order")
+    close(asked(x, -y, lengths), -mine, "rho with −measured")
+    kl, scan = trained("flow-matching"), SpanScan.load(results() / "scan.json")
+    spans = sorted(kl)
+    given = torch.stack([scan.ratios[s] for s in spans]), torch.tensor([kl[s] for s in spans], dtype=torch.float64)
+    want = rho_within(*given, lengths_of(spans))
+    yield f"the lesson's own data: R and the KL after flow matching, {len(spans)} spans, rho {float(want):.2f}"
+    close(asked(*given, lengths_of(spans)), want, "rho of R and the KL after flow matching")
+
+
+# --- 5.5 ----------------------------------------------------------------------------------------------------------
+
+N_SAME, RATIO, SPAN = 256, 0.35, (6, 18)
+
+
+@cache
+def bundled():
+    """The bundled teacher, its tokenizer, and half a million tokens of code it was not trained on."""
+    from .. import corpora, teachers
+
+    teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
+    blocks = corpora.token_blocks("python-packages", tokenizer, "validation", 128, max_tokens=128 * 4096)
+    return teacher, tokenizer, blocks
+
+
+@cache
+def random_states() -> Tensor:
+    """States of 512 tokens of 512 blocks at every depth, (25, 512, 64)."""
+    from ..latents import depth_states
+
+    teacher, _, blocks = bundled()
+    return depth_states(teacher, blocks, 512, torch.Generator().manual_seed(0))
+
+
+@cache
+def of_token(token: int) -> tuple[float, float, float]:
+    """R among occurrences of one token, how far apart they start, and how far they go."""
+    from ..latents import depth_states
+    from ..recoupling import recoupling_ratio
+
+    teacher, _, blocks = bundled()
+    states = depth_states(teacher, blocks, N_SAME, torch.Generator().manual_seed(0), token=token)
+    x0, x1 = states[SPAN[0]], states[SPAN[1]]
+    return recoupling_ratio(x0, x1).ratio, torch.pdist(x0).mean().item(), (x1 - x0).norm(dim=-1).mean().item()
+
+
+@exercise("5.5", "A word whose paths cross", difficulty=2, minutes=10)
+def word(answer):
+    from ..recoupling import recoupling_ratio
+
+    yield "one token of the teacher's vocabulary, as text"
+    value = answer()
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Wrong(
+            f"You returned {describe(value)}. If that is a token id: return its text, tokenizer.decode([{value}])."
+        )
+    if not isinstance(value, str):
+        raise Wrong(f"You returned {describe(value)}: return the token's text, a string.")
+    if not value:
+        raise Wrong("You returned an empty string, which is no token.")
+    if len(value) > 200:
+        raise Wrong(f"You returned {len(value):,} characters: return one token.")
+    _, tokenizer, blocks = bundled()
+    try:
+        ids = tokenizer(value, add_special_tokens=False)["input_ids"]
+    except (TypeError, UnicodeError):
+        raise Wrong("You returned a string that is no valid text: it cannot be written as UTF-8.") from None
+    if set(ids) & set(tokenizer.all_special_ids):
+        raise Wrong("You returned a special token, with which no code is written. Give a token of code.")
+    if len(ids) != 1:
+        parts = ", ".join(repr(tokenizer.decode([i])) for i in ids[:6])
+        raise Wrong(
+            f"You returned {value!r}, which is {len(ids)} tokens: {parts}{', …' if len(ids) > 6 else ''}. Give one. "
+            "The space before a word belongs to its token: ' if' is one, and another than 'if'."
+        )
+    count = int((blocks[:, 1:] == ids[0]).any(1).sum())
+    yield f"it stands in at least {N_SAME} of {len(blocks)} blocks of held-out code"
+    if count < N_SAME:
+        raise Wrong(f"You returned {value!r}, which stands in {count} blocks: too few. Give a token that is more common.")
+    found, apart, way = of_token(ids[0])
+    yield f"R of {value!r} on layers {SPAN[0]}–{SPAN[1] - 1}: {found:.2f}, wanted at least {RATIO}"
+    if found < RATIO:
+        x0, x1 = (random_states()[depth, :N_SAME] for depth in SPAN)
+        any_apart, any_way = torch.pdist(x0).mean(), (x1 - x0).norm(dim=-1).mean()
+        raise Wrong(
+            f"You returned {value!r}. Among {N_SAME} random tokens R is {recoupling_ratio(x0, x1).ratio:.2f}.\n"
+            f"On average, its occurrences are {apart:.0f} apart at depth {SPAN[0]} and go {way:.0f} from "
+            f"there to depth {SPAN[1]}; random tokens {any_apart:.0f} and {any_way:.0f}. Ends of tokens that start "
+            "close together and go far are more easily exchanged: look for a word whose occurrences are nearly alike "
+            "at first."
+        )
+
+
+# --- 5.6 ----------------------------------------------------------------------------------------------------------
+
+RHO = 0.45  # the best of lft_edu.criteria: 0.38 on these tokens; R: 0.05
+
+
+@exercise("5.6", "Beat the oracle", difficulty=3, minutes=20)
+def oracle(answer):
+    from ..recoupling import recoupling_ratio
+
+    generator = torch.Generator().manual_seed(8)
+    cloud = lambda: torch.randn(512, 64, generator=generator)  # noqa: E731
+    x0 = 3 * cloud() + 1
+    x1, other, shuffled = 1.2 * x0 + cloud(), 4 * cloud() - 1, torch.randperm(512, generator=generator)
+
+    def asked(a: Tensor, b: Tensor) -> float:
+        kept = a.clone(), b.clone()
+        value = float(number(answer(*kept), "the criterion"))
+        if not (torch.equal(kept[0], a) and torch.equal(kept[1], b)):
+            raise Wrong("You changed the states themselves: -= and its like work in place. Make new tensors.")
+        return value
+
+    yield "one number, the same whenever it is asked and whatever the order of the tokens"
+    mine = asked(x0, x1)
+    if asked(x0, x1) != mine:
+        raise Wrong(
+            "You said two different numbers of the same states. If you draw by lot, use a generator and seed it."
+        )
+    if not _same(asked(x0[shuffled], x1[shuffled]), mine):
+        raise Wrong(
+            "Another order of the same tokens gives another number. Tokens come from different texts, in no order."
+        )
+    yield "it looks at both ends, and at who went where"
+    if asked(x0, other) == mine and asked(other, x1) == mine:
+        raise Wrong(f"You said {mine:.4g} of quite different states, too: a constant tells no span from another.")
+    if _same(asked(x0, other), mine):
+        raise Wrong("With quite different ends, your number is the same: it looks at the starts alone.")
+    if _same(asked(other, x1), mine):
+        raise Wrong("With quite different starts, your number is the same: it looks at the ends alone.")
+    if _same(asked(x0, x1[shuffled]), mine):
+        raise Wrong(
+            "If every token gets another's end, your number is the same: you compare two clouds (norms, means, "
+            "spreads). Layers that do nothing and layers that mix up all tokens would look alike. Compare each token's "
+            "start with its own end."
+        )
+
+    states, kl = random_states(), trained("flow-walking")
+    spans = sorted(kl)
+    lengths, measured = lengths_of(spans), torch.tensor([kl[s] for s in spans], dtype=torch.float64)
+    yield f"all {len(spans)} spans that were trained"
+    mine, ratios = [], []
+    for m, n in spans:
+        try:
+            mine.append(asked(states[m], states[n]))
+        except Wrong as wrong:
+            raise Wrong(f"Layers {m}–{n - 1}: {wrong}") from None
+        ratios.append(recoupling_ratio(states[m], states[n]).ratio)
+    mine, ratios = (torch.tensor(v, dtype=torch.float64) for v in (mine, ratios))
+    rho, low, high = rank_correlation(mine, measured, lengths, resamples=500)
+    theirs = rank_correlation(ratios, measured, lengths, resamples=1)[0]
+    if rho != rho:
+        raise Wrong("Your number is the same for all spans of one length. That they differ in length is known already.")
+    if torch.allclose(mine, ratios, atol=1e-9):
+        raise Wrong(
+            f"That is the recoupling ratio itself, rho {rho:.2f} ({low:.2f} to {high:.2f}). Find another criterion."
+        )
+    yield f"rho {rho:.2f} ({low:.2f} to {high:.2f}), wanted at least {RHO}; R on the same tokens: {theirs:.2f}"
+    if rho <= -0.25:
+        raise Wrong(f"rho = {rho:.2f}: upside down? A small number promises little harm. Return the negative.")
+    if rho < RHO or rho <= theirs:
+        raise Wrong(
+            f"Your order of the spans agrees too little with that of the KL after Flow Walking.\n{_worst(mine, kl)}"
+        )
+
+
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-4 * max(abs(a), abs(b))
+
+
+def _worst(mine: Tensor, kl: dict[tuple[int, int], float]) -> str:
+    """The spans whose place is wrong by most."""
+    spans = sorted(kl)
+    lengths, measured = lengths_of(spans), torch.tensor([kl[s] for s in spans])
+    groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+    yours, theirs, of = ranks(mine, groups), ranks(measured, groups), lengths_count(lengths)
+    gap = (yours - theirs).abs() / of
+    lines = [
+        f"  layers {spans[i][0]}–{spans[i][1] - 1}: place {yours[i]:g} of {of[i]:g} by yours, "
+        f"{theirs[i]:g} by KL ({measured[i]:.3f})"
+        for i in gap.argsort(descending=True)[:3].tolist()
+    ]
+    return "\n".join(["Furthest off (place 1 is the least harm):", *lines])
