@@ -403,7 +403,7 @@ def test_other_ways_pass():
 
 
 def test_mistakes_have_outcomes_of_their_own():
-    """No two of 5.1's and 5.4's look alike, so that nobody is told of a mistake that another made."""
+    """No two of 5.1's look alike, so that nobody is told of a mistake that another made."""
     x0, x1 = lesson05.moved(60, 6, 0.6, 33)
     twice = [m for m in lesson05._not_ratios(x0, x1) if "p=1." in m or "any one" in m]  # with ties broken otherwise
     outcomes = [float(v) for m, v in lesson05._not_ratios(x0, x1).items() if m not in twice]

@@ -41,7 +41,7 @@ def moved(n: int, width: int, far: float, seed: int) -> tuple[Tensor, Tensor]:
 
 # --- 5.1 ----------------------------------------------------------------------------------------------------------
 
-# Lines of pairs 0 and 1 cross, and so do those of 2 and 3, but there another pairing is no shorter. Pair 4 stays.
+# The lines of pairs 0 and 1 cross; 2 and 3 come nearer to each other, 4 is far away.
 HAND = (
     torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 0.0], [9.0, 6.0], [20.0, 0.0]]),
     torch.tensor([[3.0, 2.0], [3.0, 0.0], [10.0, 1.0], [10.0, 5.0], [20.0, 1.0]]),
