@@ -7,7 +7,7 @@ file that changed by one line between two Python versions stays on the same side
 """
 
 import hashlib
-import importlib.util
+import importlib.machinery
 import itertools
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -75,7 +75,8 @@ def _roots(name: str) -> Iterator[tuple[str, Path]]:
     yield "", Path(sysconfig.get_paths()["stdlib"])
     if name == "python-packages":
         for package in PACKAGES:
-            spec = importlib.util.find_spec(package)
+            # not importlib.util.find_spec: looking for pip with it makes a later import of setuptools fail
+            spec = importlib.machinery.PathFinder.find_spec(package)
             if spec and spec.submodule_search_locations:
                 yield package + "/", Path(next(iter(spec.submodule_search_locations)))
 

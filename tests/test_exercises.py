@@ -362,8 +362,9 @@ def test_answers_in_other_types_pass():
 
 def test_values_on_another_device_are_fetched():
     """A tensor of any device is brought to the CPU: checked with one that has no data, which cannot come back."""
-    with pytest.raises(checks.Wrong, match="must be a tensor of numbers"):
-        checks.tensor(torch.zeros(3, device="meta"), (3,), "x")
+    for value in (torch.zeros(3, device="meta"), torch.zeros(3, dtype=torch.complex64)):
+        with pytest.raises(checks.Wrong, match="must be a tensor of real numbers"):
+            checks.tensor(value, (3,), "x")
     assert checks.tensor(torch.ones(3, dtype=torch.bfloat16, requires_grad=True), (3,), "x").dtype == torch.float64
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -185,6 +187,12 @@ def test_splits_are_disjoint_and_stable():
 def test_the_standard_library_keeps_its_split_in_the_larger_corpus():
     small, large = (set(corpora.python_files(name, "test")) for name in ("python-stdlib", "python-packages"))
     assert small <= large
+
+
+def test_looking_for_packages_leaves_setuptools_importable():
+    """importlib.util.find_spec("pip") would not: setuptools then refuses to be imported in the same process."""
+    code = "from lft_edu import corpora; assert corpora.python_files('python-packages', 'test'); import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_load_corpus_gives_blocks(tokenizer):

@@ -178,9 +178,11 @@ def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        if found.is_complex():
+            raise TypeError
         found = found.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"You returned {describe(value)}; {what} must be a tensor of numbers.") from None
+        raise Wrong(f"You returned {describe(value)}; {what} must be a tensor of real numbers.") from None
     if shape is not None and tuple(found.shape) != tuple(shape):
         tail = f": {meaning}" if meaning else ""
         wanted = f"shape {tuple(shape)}" if shape else "a single number, shape ()"
