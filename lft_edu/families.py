@@ -92,6 +92,13 @@ def with_layers(config, picks: list[int]):
     return keep_layers(copy.deepcopy(config), picks)
 
 
+def cache_name() -> str:
+    """What models call their key-value cache: ``cache`` since transformers 5.24, ``past_key_values`` before."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
 def by_name(family: Family, args: tuple, kwargs: dict) -> dict:
     """What a layer is given besides its hidden states, all of it by name."""
     return {**dict(zip(family.positional, args[1:], strict=False)), **kwargs}

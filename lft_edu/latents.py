@@ -33,7 +33,7 @@ def state_entering(args: tuple, kwargs: dict, family: Family | None = None) -> t
     ``family`` says what is given by position, where a family gives more than the states that way.
     """
     state = args[0] if args else kwargs["hidden_states"]
-    left_out = ("hidden_states", "use_cache", "layer_past", "past_key_values")
+    left_out = ("hidden_states", "use_cache", "layer_past", "past_key_values", "cache")
     return state, {k: v for k, v in (by_name(family, args, kwargs) if family else kwargs).items() if k not in left_out}
 
 

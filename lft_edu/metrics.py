@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .families import family_of, layers_of
+from .families import cache_name, family_of, layers_of
 from .latents import all_depths, state_leaving
 from .objectives import token_kl
 from .recoupling import interval
@@ -279,9 +279,9 @@ def _prefill(model, ids) -> None:
 
 
 def _decode(model, ids) -> None:
-    cache = None
+    cache, name = None, cache_name()
     for i in range(ids.shape[1]):
-        cache = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True).past_key_values
+        cache = model(input_ids=ids[:, i : i + 1], use_cache=True, **{name: cache})[name]
 
 
 def _milliseconds(work, model, ids) -> float:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .families import by_name, family_of, keep_layers, layers_of, renumber, with_layers
+from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, with_layers
 from .operators import Flow, Operator, operator_from_dict
 
 
@@ -140,27 +140,27 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         logits_to_keep=0,
+        cache=None,
         **kwargs,
     ):
-        """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache."""
+        """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache.
+
+        ``cache`` and ``past_key_values`` are two names of one thing: transformers changed them in 5.24.
+        """
         if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             raise ValueError("An operator is no layer that transformers could record: use lft.latents.all_depths.")
-        slots = self.config.text_config
-        if (
-            past_key_values is None
-            and slots.num_hidden_layers
-            and (slots.use_cache if use_cache is None else use_cache)
-        ):
-            past_key_values = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
+        slots, cache = self.config.text_config, past_key_values if cache is None else cache
+        if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
         return self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **{cache_name(): cache},
             **kwargs,
         )
 

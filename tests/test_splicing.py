@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, OPTConfig, OPTForCausalLM, pipeline
 
 import lft_edu as lft
-from lft_edu.families import family_of, keep_layers, layers_of
+from lft_edu.families import cache_name, family_of, keep_layers, layers_of
 from lft_edu.latents import span_latents
 from lft_edu.objectives import flow_walking_loss, token_kl
 from lft_edu.operators import OPERATORS, Operator, operator_from_dict
@@ -202,6 +202,16 @@ def test_compiles_to_one_graph(teacher, ids):
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)  # raises where a graph would break
     torch.testing.assert_close(logits(compiled, ids), logits(model, ids), atol=1e-6, rtol=1e-5)
+
+
+def test_the_cache_may_be_called_either_name(teacher, ids):
+    student = lft.splice(teacher, SPAN, lft.Flow("euler", 2))
+    whole = logits(student, ids)[:, -1]
+    for name in ("past_key_values", "cache"):
+        first = student(input_ids=ids[:, :-1], use_cache=True, **{name: DynamicCache()})
+        kept = first[cache_name()]
+        assert kept.get_seq_length() == ids.shape[1] - 1
+        torch.testing.assert_close(student(input_ids=ids[:, -1:], **{name: kept}).logits[:, -1], whole)
 
 
 def test_a_compiled_model_writes_and_trains_as_it_does_uncompiled(teacher, ids, blocks):

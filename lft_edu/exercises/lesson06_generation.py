@@ -51,7 +51,7 @@ class Watched:
         given = args[0] if args else kwargs.get("input_ids")
         if not isinstance(given, Tensor) or given.ndim != 2 or len(given) != 1:
             raise Wrong(f"You gave the model {describe(given)}: it takes token ids, (1, number of tokens).")
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("past_key_values", kwargs.get("cache"))  # two names of one thing
         remembered = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
         self.calls.append((given[0].tolist(), remembered, kwargs))
 
