@@ -1,5 +1,6 @@
 """Maps of spans: what the figures show, the application by hand, by keyboard, and in a browser."""
 
+import json
 import math
 import re
 
@@ -25,9 +26,11 @@ def scan(states):
 def test_the_map_shows_every_span_at_its_place(scan):
     figure = plots.recoupling_heatmap(scan, "angular", marked=[(1, 3)])
     cells, frame = figure.data
-    shown = torch.as_tensor(cells.z)
+    json.dumps(cells.z, allow_nan=False)  # a widget sends it so, and JSON knows no NaN
+    shown = torch.tensor([[math.nan if x is None else x for x in row] for row in cells.z], dtype=torch.float64)
     assert torch.equal(shown.nan_to_num(-1), scan["angular"].nan_to_num(-1))
     assert not shown[1, 3].isnan()
+    assert plots.still(figure, alt="a map").data[:4] == b"\x89PNG"
     assert shown[3, 1].isnan()
     low, high = scan.intervals("angular")
     text = cells.customdata[1][3]

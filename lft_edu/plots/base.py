@@ -6,6 +6,7 @@ import io
 import json
 import unicodedata
 
+import numpy as np
 import plotly.graph_objects as go
 
 CONFIG = {"showSendToCloud": False, "displaylogo": False}
@@ -213,8 +214,9 @@ def _draw_space(axes, figure: go.Figure) -> None:
 
 
 def _draw_heat(page, axes, trace) -> None:
+    values = np.asarray(trace.z, dtype=float)  # None, which JSON knows, becomes NaN, which matplotlib knows
     shown = axes.imshow(
-        trace.z, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
+        values, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
     )
     page.colorbar(shown, ax=axes, label=_plain(trace.colorbar.title.text or ""))
     if trace.text is None:

@@ -28,13 +28,14 @@ def recoupling_heatmap(scan: SpanScan, criterion: str = "recoupling", marked=PAP
         marked: spans to draw a frame around.
     """
     table, (low, high) = scan[criterion], scan.intervals(criterion)
+    values = [[None if x != x else x for x in row] for row in table.tolist()]  # a widget's JSON knows no NaN
     cells = [[_cell(m, n, table, low, high) for n in range(len(table))] for m in range(len(table))]
     figure = new_figure(
         f"{TITLES.get(criterion, criterion)} of every span, {scan.n} tokens", "n: the span ends before layer n",
         "m: the span begins with layer m", width=620, height=560,
     )  # fmt: skip
     figure.add_heatmap(
-        z=table.numpy(), x=list(range(len(table))), y=list(range(len(table))), colorscale="Cividis", zmin=0,
+        z=values, x=list(range(len(table))), y=list(range(len(table))), colorscale="Cividis", zmin=0,
         customdata=cells, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False, xgap=1, ygap=1,
     )  # fmt: skip
     figure.add_scatter(
