@@ -13,7 +13,7 @@ from .naming import unknown
 from .operators import Flow, Moments
 from .optimizers import muon_and_adamw
 from .splicing import check_pair
-from .training import History, ShuffledRows, StreamedRows, optimise
+from .training import History, ShuffledRows, optimise
 
 OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
 OPTIMIZERS = ("adamw", "muon")
@@ -38,7 +38,7 @@ class LatentLoss(nn.Module):
 
     def forward(self, latents, generator=None):
         velocity = self.operator.field(**latents.context)
-        x0, x1 = latents.x0, latents.x1
+        x0, x1 = latents.x0.float(), latents.x1.float()  # a walk adds small steps: bfloat16 would lose them
         weight = None if self.weight is None else self.weight.to(x0.device)
         match self.objective:
             case "flow_matching":
@@ -87,8 +87,12 @@ def fit(
     checkpoint: str | Path | None = None,
     save_every: int = 200,
     resume: bool = False,
+    accumulate: int = 1,
+    keep: int = 2,
+    compile: bool = False,
     evaluate=None,
     evaluate_every: int = 0,
+    log=None,
     progress: bool = True,
 ) -> History:
     """Fit the student's operator to the teacher's hidden states (or logits). The teacher is not changed.
@@ -108,8 +112,11 @@ def fit(
         scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
         cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
         optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (``lr`` is then Muon's, ten times larger).
-        precision: ``"no"`` or ``"bf16"`` (autocast).
-        checkpoint, save_every, resume: see :func:`lft_edu.training.optimise`; continued bit for bit.
+        precision: ``"no"`` or ``"bf16"`` (autocast). The operator is trained in float32 either way, whatever the
+            teacher's type: a small step is lost on a bfloat16 weight.
+        compile: fuse the loss with ``torch.compile`` (minutes at the start, faster steps on a GPU).
+        checkpoint, save_every, keep, resume, accumulate, log: see :func:`lft_edu.training.optimise`; continued bit for
+            bit, streams of text too.
 
     Returns:
         :class:`~lft_edu.training.History`.
@@ -123,47 +130,58 @@ def fit(
     _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight)
     if not operator.trainable and not operator.closed_form:
         return History()
-    keep = cache_latents and objective != "logit_kl"
+    in_memory = cache_latents and objective != "logit_kl"
     shared = isinstance(corpus, LatentSource)
-    source = corpus if shared else LatentSource(teacher, span, corpus, batch_size, keep, progress)
+    source = corpus if shared else LatentSource(teacher, span, corpus, batch_size, in_memory, progress)
     if source.span != span:
         raise ValueError(f"These latents are of span {source.span}; the student's operator stands for {span}.")
     if operator.closed_form:
         return _solve(operator, source, steps, batch_size, first_weight, progress)
 
     accelerator = _accelerator(teacher.device, precision)
-    order = StreamedRows if source.streamed else ShuffledRows
-    rows = order(len(source), batch_size, seed, accelerator.process_index, accelerator.num_processes)
+    order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), seed)
     if objective == "logit_kl":
-        loss, batch_at = LogitLoss(student, teacher), lambda i: (source.ids(rows(i)),)
+        loss, batch_at = LogitLoss(student, teacher), lambda numbers: (source.ids(order(numbers)),)
     else:
-        first = source(torch.arange(min(batch_size, len(source))))  # the same on every process
-        weight, scale = _weights(first, first_weight, scale_dimensions)
-        loss = LatentLoss(operator, objective, k, step, alpha, weight, scale)
-        batch_at = lambda i: (source(rows(i)),)  # noqa: E731
+        weights = _weights(source, batch_size, first_weight, scale_dimensions)  # the same on every process
+        loss = LatentLoss(operator, objective, k, step, alpha, *weights)
+        batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
+    if compile:
+        loss.compile()
+    whole_batch = batch_size * accumulate * accelerator.num_processes
     settings = {
-        "objective": objective, "operator": operator.to_dict(), "span": list(span), "batch_size": batch_size, "lr": lr,
+        "objective": objective, "operator": operator.to_dict(), "span": list(span), "lr": lr,
         "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
         "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision,
-        "processes": accelerator.num_processes, "latents": source.fingerprint(),
+        "latents": source.fingerprint(),
     }  # fmt: skip
-    return optimise(
-        loss,
-        _optimizers(operator, optimizer, lr),
-        batch_at,
-        steps,
-        accelerator=accelerator,
-        seed=seed,
-        tokens_per_step=batch_size * source.ids(torch.zeros(1, dtype=torch.long)).shape[1] * accelerator.num_processes,
-        checkpoint=checkpoint,
-        save_every=save_every,
-        resume=resume,
-        settings=settings,
-        evaluate=evaluate,
-        evaluate_every=evaluate_every,
-        description=f"{objective} {span[0]}–{span[1]}",
-        progress=progress,
-    )
+    kept_type = next(operator.parameters()).dtype
+    operator.float()
+    try:
+        return optimise(
+            loss,
+            _optimizers(operator, optimizer, lr),
+            batch_at,
+            steps,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            accelerator=accelerator,
+            seed=seed,
+            tokens_per_step=whole_batch * source.block_size,
+            checkpoint=checkpoint,
+            save_every=save_every,
+            keep=keep,
+            resume=resume,
+            settings=settings,
+            stream=source.blocks if source.streamed else None,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            log=log,
+            description=f"{objective} {span[0]}–{span[1]}",
+            progress=progress,
+        )
+    finally:
+        operator.to(kept_type)
 
 
 def _accelerator(device, precision: str):
@@ -208,14 +226,15 @@ def _optimizers(operator, name: str, lr: float) -> list:
     return [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def _weights(latents, first_weight: float, scale_dimensions: bool):
+def _weights(source, batch_size: int, first_weight: float, scale_dimensions: bool):
     """Weights of positions ``(T, 1)`` and dimensions ``(D,)``, None where all are equal."""
     position = scale = None
     if first_weight != 1:
-        position = torch.ones(latents.x0.shape[1], 1)
+        position = torch.ones(source.block_size, 1)
         position[0] = first_weight
     if scale_dimensions:
-        scale = 1 / latents.x1[:, 1:].float().flatten(0, 1).var(0).clamp(min=1e-6).cpu()
+        x1 = source(torch.arange(min(batch_size, len(source)))).x1
+        scale = 1 / x1[:, 1:].float().flatten(0, 1).var(0).clamp(min=1e-6).cpu()
     return position, scale
 
 

@@ -113,7 +113,29 @@ def random_times(k: int, batch: int, generator: torch.Generator | None = None, d
     return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0)
 
 
-def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | None = None, device=None) -> Tensor:
+class Share:
+    """The random numbers of some samples out of a larger batch: what a generator would give them, were all drawn together.
+
+    So a batch that is spread over processes, or over turns of gradient accumulation, sees the same times as in one piece.
+
+    Args:
+        generator: seeded alike for all shares.
+        places: ``(B,)``, which samples of the whole batch these are.
+        whole: samples in the whole batch.
+    """
+
+    def __init__(self, generator: torch.Generator, places: Tensor, whole: int):
+        self.generator, self.places, self.whole, self.device = generator, places, whole, generator.device
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers in [0, 1) of this share: ``shape`` begins with the number of its samples."""
+        every = torch.rand((self.whole, *shape[1:]), generator=self.generator, device=self.device)
+        return every[self.places.to(self.device)]
+
+
+def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | Share | None = None, device=None) -> Tensor:
     """Uniform numbers in [0, 1) from ``generator`` (or torch's default one), on ``device``."""
+    if isinstance(generator, Share):
+        return generator.uniform(shape).to(device)
     source = generator.device if generator is not None else device
     return torch.rand(shape, generator=generator, device=source).to(device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .families import Family, by_name, family_of, layers_of
+from .streams import Stream
 
 
 class _Enough(Exception):
@@ -67,32 +68,6 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
     return Latents(**seen)
 
 
-class Stream:
-    """Rows of an iterable corpus by number. Meant to be read in order; any other number starts it anew. It never ends:
-    after the last row comes the first again."""
-
-    def __init__(self, corpus):
-        self.corpus, self.next, self.rows = corpus, 0, iter(corpus)
-
-    def __len__(self) -> int:
-        return 2**62  # unknown; nobody reads that far
-
-    def __getitem__(self, numbers: list[int]) -> dict:
-        if numbers[0] != self.next:
-            self.rows, self.next = iter(self.corpus.skip(numbers[0])), numbers[0]
-        return {"input_ids": [self._row() for _ in numbers]}
-
-    def _row(self) -> list[int]:
-        row = next(self.rows, None)
-        if row is None:
-            self.rows = iter(self.corpus)
-            row = next(self.rows, None)
-        if row is None:
-            raise ValueError("The stream is empty: it gave not one block of tokens.")
-        self.next += 1
-        return row["input_ids"]
-
-
 class LatentSource:
     """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
 
@@ -120,6 +95,11 @@ class LatentSource:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self.ids(torch.zeros(1, dtype=torch.long)).shape[1]
 
     def ids(self, rows: Tensor) -> Tensor:
         """Token ids ``(B, T)`` of these rows of the corpus."""

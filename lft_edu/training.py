@@ -1,21 +1,25 @@
 """One training loop, on Accelerate: CPU, one GPU or many.
 
-Step ``i`` draws its batch and its random numbers from generators seeded by ``(seed, i)`` alone. So a run is continued
-*bit for bit* from nothing but weights, optimiser state and a step number, and those fit in one safetensors file that
-is replaced in one motion: kill the process anywhere, the last checkpoint is whole.
+Step ``i`` draws its sequences and its random numbers from generators seeded by ``(seed, i)`` alone, for all processes
+together; each process takes its share. So a run is continued *bit for bit* from weights, optimiser state and a step
+number (and, for a stream of text, the place in it), and it does not matter how many processes share the work: two give
+what one gives with twice the batch, up to the order of sums.
 """
 
-import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .files import whole
+from .checkpoints import Checkpoints
+from .flow import Share
 
 
 @dataclass
@@ -36,25 +40,23 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 60, decay: float = 
     return rise * min(1.0, max(floor, fall))
 
 
-def step_generator(seed: int, step: int, rank: int = 0, device="cpu") -> torch.Generator:
-    """The random numbers of one step on one process, a function of its arguments alone."""
-    return torch.Generator(device).manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**63)
+def step_generator(seed: int, step: int, device="cpu") -> torch.Generator:
+    """The random numbers of one step, a function of its arguments alone; the same on every process."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) * 1_009 % 2**63)
 
 
 class ShuffledRows:
-    """Which rows make up step ``i``: whole epochs in a fresh order each, for any ``i``, without history."""
+    """Which row is the ``i``-th sequence of a run: whole epochs in a fresh order each, for any ``i``, without history."""
 
-    def __init__(self, rows: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, rows: int, seed: int = 0):
         if rows < 1:
             raise ValueError("The corpus holds no blocks to train on.")
-        self.rows, self.batch_size, self.seed, self.rank, self.world = rows, batch_size, seed, rank, world
+        self.rows, self.seed = rows, seed
         self._orders: dict[int, torch.Tensor] = {}
 
-    def __call__(self, step: int) -> torch.Tensor:
-        """Row numbers, ``(batch_size,)`` long, of this process's share of step ``step``."""
-        first = (step * self.world + self.rank) * self.batch_size
-        places = range(first, first + self.batch_size)
-        return torch.stack([self._order(p // self.rows)[p % self.rows] for p in places])
+    def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Row numbers, shaped like ``numbers`` ``(B,)``, of these sequences of the run."""
+        return torch.stack([self._order(i // self.rows)[i % self.rows] for i in numbers.tolist()])
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch not in self._orders:
@@ -64,64 +66,48 @@ class ShuffledRows:
         return self._orders[epoch]
 
 
-class StreamedRows(ShuffledRows):
-    """Rows in the order in which they come, for a stream that can't be shuffled as a whole."""
+def places(batch_size: int, turn: int = 0, rank: int = 0, world: int = 1) -> torch.Tensor:
+    """Which of a step's sequences one process takes in one turn of gradient accumulation: ``(batch_size,)``.
 
-    def __call__(self, step: int) -> torch.Tensor:
-        first = (step * self.world + self.rank) * self.batch_size
-        return torch.arange(first, first + self.batch_size)
-
-
-def save_checkpoint(path: Path, module: nn.Module, optimizers: list, step: int, history: History, settings: dict):
-    """Write weights, optimiser state, step, history and settings as one safetensors file, all or nothing."""
-    from safetensors.torch import save_file
-
-    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    notes = {"step": step, "history": asdict(history), "settings": settings}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
-
-
-def load_checkpoint(path: Path, module: nn.Module, optimizers: list, settings: dict) -> tuple[int, History]:
-    """Restore what :func:`save_checkpoint` wrote; returns the number of steps done and the history.
-
-    Raises:
-        ValueError: the file is damaged, or was written under other settings.
+    Processes take every ``world``-th, so that each can read its own files of a stream.
     """
-    from safetensors import SafetensorError, safe_open
+    return (turn * batch_size + torch.arange(batch_size)) * world + rank
 
-    try:
-        with safe_open(path, "pt") as file:
-            notes = json.loads(file.metadata()["lft_edu"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}). Delete it to start again.") from error
-    changed = {k: (notes["settings"].get(k), v) for k, v in settings.items() if notes["settings"].get(k) != v}
-    if changed:
-        lines = "; ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
-        raise ValueError(f"{path} comes from a run with other settings ({lines}). Use them, or another checkpoint.")
-    module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")})
-    for i, optimizer in enumerate(optimizers):
-        state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(f"optimizer.{i}."):
-                _, _, j, key = name.split(".", 3)
-                state.setdefault(int(j), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return notes["step"], History(**notes["history"])
+
+class Interruption:
+    """SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's) are remembered, and acted on between
+    two steps, once a checkpoint is written. A second one does not wait."""
+
+    def __init__(self):
+        self.asked = False
+
+    def _remember(self, number, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    @contextmanager
+    def watched(self, active: bool = True):
+        """Watch the two signals inside the block. Only the main thread can."""
+        if not active or threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def optimise(
     module: nn.Module,
     optimizers: list[torch.optim.Optimizer],
-    batch_at: Callable[[int], tuple],
+    batch_at: Callable[[torch.Tensor], tuple],
     steps: int,
     *,
+    batch_size: int = 1,
+    accumulate: int = 1,
     schedule: Callable[[int, int], float] = warmup_stable_decay,
     accelerator=None,
     seed: int = 0,
@@ -129,46 +115,62 @@ def optimise(
     tokens_per_step: int = 0,
     checkpoint: str | Path | None = None,
     save_every: int = 200,
+    keep: int = 2,
     resume: bool = False,
     settings: dict | None = None,
+    stream=None,
     evaluate: Callable[[int], dict] | None = None,
     evaluate_every: int = 0,
+    log: Callable[[dict], None] | None = None,
     log_every: int = 10,
     description: str = "train",
     progress: bool = True,
 ) -> History:
-    """Minimise ``module(*batch_at(step), generator=g)``, a scalar loss, for ``steps`` steps.
+    """Minimise ``module(*batch_at(numbers), generator=g)``, a scalar loss, for ``steps`` steps.
 
     Args:
-        module: forward returns the loss; its parameters are what the optimizers hold.
-        batch_at: step number → tuple of inputs, the same for the same step.
+        module: forward returns the mean loss of its batch; its parameters are what the optimizers hold.
+        batch_at: numbers ``(batch_size,)`` of sequences of the run → tuple of inputs, the same for the same numbers.
+            A step takes ``batch_size · accumulate · processes`` numbers, the next step the next ones.
+        accumulate: batches whose gradients are averaged into one step.
         schedule: (step, steps) → factor on every learning rate.
         clip: largest gradient norm.
-        checkpoint: file to save to every ``save_every`` steps and at the end.
-        resume: continue from ``checkpoint`` if it is there. Without it an existing file is an error, never overwritten.
+        checkpoint: file to save to every ``save_every`` steps, when interrupted and at the end; or a folder, which keeps
+            the newest ``keep`` of them.
+        resume: continue from ``checkpoint`` if it is there. Without it an existing one is an error, never overwritten.
         settings: JSON values that must agree for a checkpoint to be continued.
+        stream: has ``state()`` and ``restore(state)``, JSON: a place in a stream of text to come back to.
         evaluate: step → numbers to record, called every ``evaluate_every`` steps and at the end, on process 0.
+        log: is given each row of numbers that is recorded, on process 0.
 
     Raises:
         FileExistsError: ``checkpoint`` is there and ``resume`` is not asked for.
         FloatingPointError: the loss is no longer finite; the last checkpoint stays as it was.
+        KeyboardInterrupt: SIGINT or SIGTERM came; with a ``checkpoint``, the state at that step has been saved.
     """
     import accelerate
+    from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
-    if save_every < 1:
-        raise ValueError(f"save_every={save_every}: give at least 1.")
+    for name, value in (("save_every", save_every), ("accumulate", accumulate), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: give at least 1.")
     accelerator = accelerator or accelerate.Accelerator()
-    settings = settings or {}
-    path = Path(checkpoint) if checkpoint else None
+    rank, world = accelerator.process_index, accelerator.num_processes
+    whole_batch = batch_size * accumulate * world
+    settings = (settings or {}) | {"sequences_a_step": whole_batch}
+    kept = Checkpoints(checkpoint, keep)
     module.to(accelerator.device)
     done, history = 0, History()
-    if path and path.exists():
+    if kept.files():
         if not resume:
             raise FileExistsError(
-                f"{path} exists. Pass resume=True (--resume) to continue it, or delete it to start again."
+                f"{kept.place} exists. Pass resume=True (--resume) to continue it, or delete it to start again."
             )
-        done, history = load_checkpoint(path, module, optimizers, settings)
+        notes = kept.load(module, optimizers, settings)
+        done, history = notes["step"], History(**notes["history"])
+        if stream is not None:
+            stream.restore(notes.get("stream") or {})
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parallel = accelerator.prepare_model(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -177,54 +179,85 @@ def optimise(
         disable=not (progress and accelerator.is_main_process),
     )  # fmt: skip
     started, spent, pending = time.perf_counter(), history.seconds, []
+
+    def save(step: int) -> None:
+        states = gather_object([stream.state()]) if stream is not None else []
+        if accelerator.is_main_process:
+            place = {lane: state for part in states for lane, state in part.items()}
+            kept.save(module, optimizers, {"step": step, "history": history, "settings": settings, "stream": place})
+
+    def one_turn(step: int, turn: int) -> torch.Tensor:
+        mine = places(batch_size, turn, rank, world)
+        share = Share(step_generator(seed, step, accelerator.device), mine, whole_batch)
+        batch = batch_at(step * whole_batch + mine)  # outside autocast: the teacher's states keep its precision
+        waiting = turn + 1 < accumulate
+        with accelerator.no_sync(parallel) if waiting else nullcontext():
+            with accelerator.autocast():
+                loss = parallel(*batch, generator=share)
+            accelerator.backward(loss / accumulate)
+        return loss.detach()
+
     module.train()
-    for step in range(done, steps):
-        factor = schedule(step, steps)
-        for optimizer, base in zip(optimizers, rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * factor
-        generator = step_generator(seed, step, accelerator.process_index, accelerator.device)
-        batch = batch_at(step)  # outside autocast: the teacher's states keep the teacher's precision
-        with accelerator.autocast():
-            loss = parallel(*batch, generator=generator)
-        accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(parameters, clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        pending.append(loss.detach() + 0 * norm)  # NaN if the gradient was, on every process alike
-        history.tokens += tokens_per_step
-        bar.update()
-        last = step + 1 == steps
-        saving = path is not None and (last or (step + 1) % save_every == 0)
-        measuring = evaluate is not None and (last or (evaluate_every and (step + 1) % evaluate_every == 0))
-        if last or saving or measuring or (step + 1) % log_every == 0:
-            mean = torch.stack(pending).mean().item()  # the only wait for the device, every log_every steps
-            pending.clear()
-            _require_finite(mean, step, path)
-            history.steps.append(step + 1)
-            history.losses.append(mean)
-            history.seconds = spent + time.perf_counter() - started
-            rate = tokens_per_step * (step + 1 - done) / max(1e-9, history.seconds - spent)
-            bar.set_postfix_str(f"loss {mean:.4g}" + (f", {rate:,.0f} tokens/s" if tokens_per_step else ""))
-        if measuring and accelerator.is_main_process:
-            module.eval()
-            history.evaluations.append({"step": step + 1, **evaluate(step + 1)})
-            module.train()
-        if saving and accelerator.is_main_process:
-            save_checkpoint(path, module, optimizers, step + 1, history, settings)
+    with Interruption().watched(kept.place is not None) as interruption:
+        for step in range(done, steps):
+            _set_rates(optimizers, rates, schedule(step, steps))
+            loss = torch.stack([one_turn(step, turn) for turn in range(accumulate)]).mean()
+            norm = nn.utils.clip_grad_norm_(parameters, clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            pending.append(torch.stack([loss + 0 * norm, norm]))  # NaN if the gradient was
+            history.tokens += tokens_per_step
+            bar.update()
+            last = step + 1 == steps
+            saving = kept.place is not None and (last or (step + 1) % save_every == 0)
+            measuring = evaluate is not None and (last or (evaluate_every and (step + 1) % evaluate_every == 0))
+            looking = last or saving or measuring or (step + 1) % log_every == 0
+            stopping = world == 1 and interruption.asked
+            if looking or stopping:
+                # The only wait for the device, every log_every steps; what all processes agree on, they agree on here.
+                mine = torch.stack(pending).mean(0)
+                asked = torch.tensor([float(interruption.asked)], device=mine.device)
+                mean, norm, stopping = accelerator.reduce(torch.cat([mine, asked]), "mean").tolist()
+                pending.clear()
+                _require_finite(mean, step, kept)
+                history.steps.append(step + 1)
+                history.losses.append(mean)
+                history.seconds = spent + time.perf_counter() - started
+                rate = tokens_per_step * (step + 1 - done) / max(1e-9, history.seconds - spent)
+                bar.set_postfix_str(f"loss {mean:.4g}" + (f", {rate:,.0f} tokens/s" if tokens_per_step else ""))
+                if log and accelerator.is_main_process:
+                    log({"step": step + 1, "loss": mean, "gradient_norm": norm, "tokens": history.tokens,
+                         "rate_factor": schedule(step, steps), "seconds": round(history.seconds, 3),
+                         "tokens_per_second": round(rate, 1)})  # fmt: skip
+            if measuring and accelerator.is_main_process:
+                module.eval()
+                history.evaluations.append({"step": step + 1, **evaluate(step + 1)})
+                module.train()
+                if log:
+                    log(history.evaluations[-1])
+            if saving or stopping and kept.place is not None:
+                save(step + 1)
+            if stopping and not last:
+                bar.close()
+                raise KeyboardInterrupt(f"Stopped after step {step + 1:,} of {steps:,}.")
     bar.close()
     module.eval()
-    for optimizer, base in zip(optimizers, rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = rate
+    _set_rates(optimizers, rates, 1.0)
     return history
 
 
-def _require_finite(loss: float, step: int, path: Path | None) -> None:
+def _set_rates(optimizers: list, rates: list[list[float]], factor: float) -> None:
+    for optimizer, base in zip(optimizers, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = rate * factor
+
+
+def _require_finite(loss: float, step: int, kept: Checkpoints) -> None:
     if not math.isfinite(loss):
-        kept = f"The last good checkpoint is {path}." if path and path.exists() else "No checkpoint had been written."
+        files = kept.files()
+        last = f"The last good checkpoint is {files[0]}." if files else "No checkpoint had been written."
         raise FloatingPointError(
-            f"The loss or its gradient became {loss} by step {step + 1}; training stopped. {kept} "
+            f"The loss or its gradient became {loss} by step {step + 1}; training stopped. {last} "
             "Lower the learning rate, or look for NaN in the latents, then resume."
         )

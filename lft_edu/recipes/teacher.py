@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer, blocks, held = prepare(a.work, a.vocabulary, a.block)
     model = build_model(a.width, a.vocabulary, seed=a.seed)
     batch = a.tokens_per_step // a.block // accelerator.num_processes
-    rows = training.ShuffledRows(len(blocks), batch, a.seed, accelerator.process_index, accelerator.num_processes)
+    rows = training.ShuffledRows(len(blocks), a.seed)
 
     def evaluate(step: int) -> dict:
         model.save_pretrained(a.work / f"step-{step:06d}")  # how skip damage grows with training is a lesson
@@ -164,8 +164,9 @@ def main(arguments: list[str] | None = None) -> None:
     history = training.optimise(
         module,
         muon_and_adamw(model.gpt_neox.layers, model, muon_lr=0.02, adamw_lr=4e-3),
-        lambda step: (blocks[rows(step)].long().to(accelerator.device),),
+        lambda numbers: (blocks[rows(numbers)].long().to(accelerator.device),),
         a.steps,
+        batch_size=batch,
         accelerator=accelerator,
         seed=a.seed,
         tokens_per_step=a.tokens_per_step,

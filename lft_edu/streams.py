@@ -1,0 +1,148 @@
+"""Blocks of tokens by number, out of a stream that can only be read from its beginning on.
+
+A stream is read in *lanes*: lane ``l`` of ``S`` is every ``S``-th of its files (the node splitting of ``datasets``), and
+block ``b`` of a run is the next one of lane ``b mod S``. So the order of blocks does not depend on how many processes
+share the work, and where ``S`` is a multiple of their number, each process opens its own files only.
+"""
+
+import copy
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+MOST_LANES = 32
+AHEAD = 8  # requests that a thread reads ahead while the device works
+
+
+def lanes_of(corpus) -> int:
+    """In how many lanes a stream is read: its number of files, or the largest divisor of it up to ``MOST_LANES``."""
+    files = max(1, corpus.num_shards)
+    return max(d for d in range(1, min(files, MOST_LANES) + 1) if files % d == 0)
+
+
+class Lane:
+    """Every ``lanes``-th file of a stream, read forwards; after its last block comes its first again."""
+
+    def __init__(self, corpus, index: int, lanes: int):
+        from datasets.distributed import split_dataset_by_node
+
+        self.corpus = split_dataset_by_node(corpus, index, lanes) if lanes > 1 else copy.copy(corpus)
+        self.epoch, self.position, self.rows = 0, 0, None
+
+    def block(self, position: int) -> list[int]:
+        """The block at this position of the lane; a smaller one than the last starts the lane anew."""
+        if position < self.position:
+            self._begin_again()
+            self.position = 0
+        while self.position <= position:
+            row = self._next()
+        return row
+
+    def _next(self) -> list[int]:
+        self.rows = self.rows or iter(self.corpus)
+        row = next(self.rows, None)
+        if row is None:
+            self._begin_again()
+            row = next(self.rows, None)
+        if row is None:
+            raise ValueError("The stream is empty: it gave not one block of tokens.")
+        self.position += 1
+        return row["input_ids"]
+
+    def _begin_again(self) -> None:
+        self.epoch += 1
+        self.corpus.set_epoch(self.epoch)  # a state that was loaded counts for its own epoch only
+        self.rows = iter(self.corpus)
+
+    def state(self) -> dict:
+        """JSON from which :meth:`restore` goes on."""
+        return {"position": self.position, "epoch": self.epoch, "corpus": copy.deepcopy(self.corpus.state_dict())}
+
+    def restore(self, state: dict) -> None:
+        self.position, self.epoch, self.rows = state["position"], state["epoch"], None
+        self.corpus.set_epoch(self.epoch)
+        self.corpus.load_state_dict(state["corpus"])
+
+
+class Stream:
+    """The blocks of an ``IterableDataset`` with a column ``input_ids``, by number; it never ends.
+
+    Meant to be asked for numbers in rising order at equal strides: while one request is being used, a thread prepares
+    the next ones.
+    """
+
+    def __init__(self, corpus):
+        self.corpus, self.lanes = corpus, {}
+        self.count = lanes_of(corpus)
+        self.thread: ThreadPoolExecutor | None = None
+        self.ahead: deque[tuple[tuple, Future]] = deque()
+        self.last: tuple | None = None
+        self.served: dict = {}  # the state after the last request that was handed out
+        self.first: list[int] | None = None
+
+    def __len__(self) -> int:
+        return 2**62  # unknown; nobody reads that far
+
+    def __getitem__(self, numbers: list[int]) -> dict:
+        if numbers == [0] and self.first is not None:  # what tells one corpus from another, asked for again and again
+            return {"input_ids": [self.first]}
+        asked, waiting = tuple(numbers), dict(self.ahead)
+        if asked not in waiting:
+            self._forget()
+        while self.ahead and self.ahead[0][0] != asked:
+            self.ahead.popleft()
+        rows, self.served = self.ahead.popleft()[1].result() if self.ahead else self._submit(asked).result()
+        if asked[0] == 0:
+            self.first = rows[0]
+        self._read_ahead(asked)
+        return {"input_ids": rows}
+
+    def _read_ahead(self, asked: tuple) -> None:
+        stride = asked[0] - self.last[0] if self.last else 0
+        self.last = asked
+        while stride > 0 and len(self.ahead) < AHEAD:
+            newest = self.ahead[-1][0] if self.ahead else asked
+            following = tuple(number + stride for number in newest)
+            self.ahead.append((following, self._submit(following)))
+
+    def _submit(self, numbers: tuple) -> Future:
+        self.thread = self.thread or ThreadPoolExecutor(1, "stream")
+        return self.thread.submit(self._read, numbers)
+
+    def _read(self, numbers: tuple) -> tuple[list, dict]:
+        rows = [self._lane(number % self.count).block(number // self.count) for number in numbers]
+        return rows, self._state()
+
+    def _lane(self, index: int) -> Lane:
+        if index not in self.lanes:
+            self.lanes[index] = Lane(self.corpus, index, self.count)
+        return self.lanes[index]
+
+    def _state(self) -> dict:
+        return {str(index): lane.state() for index, lane in self.lanes.items()}
+
+    def _forget(self) -> None:
+        """Drop what was read ahead, and go back to where the last request had ended."""
+        if self.ahead:
+            for _, future in self.ahead:
+                future.cancel()
+            self.ahead.clear()
+            self._submit_restore(self.served)
+
+    def _submit_restore(self, state: dict) -> None:
+        self.thread = self.thread or ThreadPoolExecutor(1, "stream")
+        self.thread.submit(self._restore, state).result()
+
+    def _restore(self, state: dict) -> None:
+        self.lanes = {}
+        for index, place in state.items():
+            self._lane(int(index)).restore(place)
+
+    def state(self) -> dict:
+        """Lane → where it stood after the last request that was handed out; JSON."""
+        return self.served
+
+    def restore(self, state: dict) -> None:
+        """Go on from a :meth:`state`, no matter how many processes it comes from."""
+        self._forget()
+        self.last, self.served = None, state
+        self._submit_restore(state)
