@@ -18,13 +18,29 @@ _HOMES = {
     "metrics": ("evaluate",),
     "fitting": ("fit",),
     "training": ("History",),
+    "plans": ("RunSettings", "plan"),
+    "runs": ("train",),
+    "cards": ("make_card",),
     "trajectories": ("capture",),
     "projections": ("PCA", "UMAP"),
     "failures": ("worst_tokens",),
     "explorer": ("TrajectoryExplorer",),
 }
 _MODULES = (
-    *("flow", "objectives", "shapes", "plane", "families", "latents", "criteria", "plots", "exercises", "export"),
+    *(
+        "flow",
+        "objectives",
+        "shapes",
+        "plane",
+        "families",
+        "latents",
+        "criteria",
+        "costs",
+        "hub",
+        "plots",
+        "exercises",
+        "export",
+    ),
     *("cli", "doctor", *_HOMES),
 )
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

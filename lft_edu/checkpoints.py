@@ -37,6 +37,10 @@ class Checkpoints:
             return [self.place] if self.place.exists() else []
         return sorted(self.place.glob("step-*.safetensors"), reverse=True)
 
+    def newest_step(self) -> int:
+        """Steps done in the newest checkpoint of a folder, by its name; 0 if there is none."""
+        return int(self.files()[0].stem.removeprefix("step-")) if self.files() else 0
+
     def save(self, module: nn.Module, optimizers: list, notes: dict) -> None:
         """Write one checkpoint, whole or not at all; then let go of the oldest."""
         path = self.place if self.single else self.place / f"step-{notes['step']:09d}.safetensors"

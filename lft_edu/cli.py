@@ -80,33 +80,32 @@ def _server_flags(flags: list[str]) -> list[str]:
 
 
 def train(args) -> int:
-    import lft_edu as lft
+    from .checkpoints import Checkpoints
+    from .plans import plan
+    from .runs import is_main
+    from .runs import train as run_to_its_end
 
-    from .operators import operator_from_dict
-
-    if args.objective and args.operator not in ("flow", "regression"):
-        raise ValueError(f"--operator {args.operator} is solved, not trained: it takes no objective. Leave it out.")
-    teacher, tokenizer = lft.load_teacher(args.teacher)
-    settings = {"kind": args.operator}
-    if args.operator == "flow":
-        settings |= {"solver": args.solver, "steps": args.k}
-    student = lft.splice(teacher, args.span, operator_from_dict(settings))
-    corpus = lft.load_corpus(args.corpus, tokenizer, "train", args.block, max_tokens=args.tokens)
-    out, checkpoint = Path(args.out), Path(args.out) / "checkpoint.safetensors"
-    if args.resume and not checkpoint.exists():
-        print(f"No checkpoint in {out} yet: starting from the beginning.", file=sys.stderr)
-    objective = args.objective or ("regression" if args.operator == "regression" else "flow_walking")
-    history = lft.fit(
-        student, teacher, corpus, objective,
-        steps=max(1, args.tokens // (args.batch * args.block)), batch_size=args.batch, lr=args.lr,
-        checkpoint=checkpoint, save_every=args.save_every, resume=args.resume, seed=args.seed,
-        precision=args.precision, k=args.train_k or args.k, step=args.solver, alpha=args.alpha,
-        optimizer=args.optimizer,
-    )  # fmt: skip
-    student.save_pretrained(out / "student")
-    tokenizer.save_pretrained(out / "student")
-    print(f"{history.tokens:,} tokens in {history.seconds:.0f} s; student in {out / 'student'}")
+    settings = _settings(args)
+    if args.dry_run:
+        print(plan(settings))
+        return 0
+    if args.resume and not Checkpoints(Path(args.out) / "checkpoints").files() and is_main():
+        print(f"No checkpoint in {args.out} yet: starting from the beginning.", file=sys.stderr)
+    run = run_to_its_end(settings, resume=args.resume, progress=not args.quiet)
+    if is_main():
+        spent, student = run.history.seconds, Path(args.out) / "student"
+        print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
     return 0
+
+
+def _settings(args):
+    """What the words of the command line mean for a run."""
+    import dataclasses
+
+    from .plans import RunSettings
+
+    names = {f.name for f in dataclasses.fields(RunSettings)}
+    return RunSettings(**{name: value for name, value in vars(args).items() if name in names})
 
 
 def scan(args) -> int:
@@ -134,12 +133,34 @@ def scan(args) -> int:
 def evaluate(args) -> int:
     import lft_edu as lft
 
-    teacher, tokenizer = lft.load_teacher(args.teacher)
-    student = lft.load_student(args.student, teacher if str(args.student).startswith("bundled") else None)
+    from . import cards
+    from .plans import DTYPES
+
+    student_is_bundled = str(args.student).startswith("bundled")
+    teacher, tokenizer = lft.load_teacher(args.teacher, dtype=DTYPES[args.dtype], revision=args.revision)
+    student = lft.load_student(_run_or_name(args.student), teacher if student_is_bundled else None, dtype=teacher.dtype)
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
     found = lft.evaluate(student, teacher, corpus, progress=True)
-    print(json.dumps({"student": args.student, "span": student.config.span, **found.to_dict()}, indent=1))
+    skips = cards.best_skips(teacher, corpus, args.skips) if args.skips else None
+    card = cards.make_card(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
+    if args.out:
+        cards.save_card(card, args.out)
+    if args.push_to:
+        print(student.push_to_hub(args.push_to, tokenizer, card), file=sys.stderr)
+    print(json.dumps({"student": args.student} | card, indent=1) if args.json else cards.markdown(card))
     return 0
+
+
+def _training_of(student: str) -> dict | None:
+    """How a run says that it was trained."""
+    card = Path(student).expanduser() / "card.json"
+    return json.loads(card.read_text())["training"] if card.exists() else None
+
+
+def _run_or_name(name: str) -> str:
+    """The folder of the student in a run's folder; any other name as it is."""
+    folder = Path(name).expanduser()
+    return str(folder / "student") if (folder / "student" / "config.json").exists() else name
 
 
 def generate(args) -> int:
@@ -155,8 +176,7 @@ def generate(args) -> int:
     else:
         from transformers import AutoTokenizer
 
-        folder = Path(args.student).expanduser()
-        name = str(folder / "student") if (folder / "student" / "config.json").exists() else args.student  # a run
+        name = _run_or_name(args.student)
         model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name)
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
@@ -185,6 +205,36 @@ def classroom(args) -> int:
     return 0
 
 
+def train_options(sub) -> None:
+    """Options of ``train``, named as the fields of :class:`lft_edu.plans.RunSettings`."""
+    sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
+    sub.add_argument(
+        "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"
+    )
+    sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
+    sub.add_argument("--solver", default="midpoint", help="of the walk: euler or midpoint (default: midpoint)")
+    sub.add_argument("--k", type=positive, default=3, help="steps of the walk (default: 3)")
+    sub.add_argument("--train-k", type=positive, help="steps in training, if others than --k")
+    sub.add_argument("--alpha", type=float, default=0.1, help="weight of flow matching in hybrid (default: 0.1)")
+    sub.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
+    sub.add_argument("--lr", type=float, help="peak learning rate (default: fits the optimizer and the width)")
+    sub.add_argument("--batch", type=positive, default=16, help="blocks a process takes at once (default: 16)")
+    sub.add_argument("--accumulate", type=positive, default=1, help="batches a step (default: 1)")
+    sub.add_argument("--precision", default="no", choices=("no", "bf16"), help="bf16: autocast, for GPUs")
+    sub.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the teacher")
+    sub.add_argument("--compile", action="store_true", help="torch.compile the loss: slow to start, then faster")
+    sub.add_argument("--streaming", action="store_true", default=None, help="read a corpus of the hub while training")
+    sub.add_argument("--held", type=count, default=count("20k"), help="test tokens at the end (default: 20k)")
+    sub.add_argument("--evaluate-every", type=int, default=0, help="steps between evaluations (default: at the end)")
+    sub.add_argument("--save-every", type=positive, default=200, help="steps between checkpoints (default: 200)")
+    sub.add_argument("--keep", type=positive, default=2, help="checkpoints to keep (default: 2)")
+    sub.add_argument("--tensorboard", action="store_true", help="write TensorBoard's files beside metrics.jsonl")
+    sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    sub.add_argument("--dry-run", action="store_true", help="only print what it would take: time, memory, disk")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+    sub.add_argument("--out", default="runs/student", help="the run's folder (default: runs/student)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="lft-edu", description="Latent Flow Transformers: the course's command line.")
@@ -197,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
 
     def text_options(sub, tokens: str):
         sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
+        sub.add_argument("--revision", help="commit, tag or branch of a teacher on the hub")
         sub.add_argument("--corpus", default="python-stdlib", help="a corpus name, or a file or folder of text")
         sub.add_argument("--block", type=positive, default=128, help="tokens a block (default: 128)")
         sub.add_argument("--tokens", type=count, default=count(tokens), help=f"tokens to use (default: {tokens})")
@@ -214,24 +265,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text", help="what is flown first")
     sub.add_argument("flags", nargs="*", help="for voila, after --, such as -- --port 9999")
 
-    sub = command(train, "replace a span of layers by one trained operator")
+    sub = command(train, "replace a span of layers by one trained operator; also under `accelerate launch -m lft_edu`")
     text_options(sub, "500k")
-    sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
-    sub.add_argument(
-        "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"
-    )
-    sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
-    sub.add_argument("--solver", default="midpoint", help="of the walk: euler or midpoint (default: midpoint)")
-    sub.add_argument("--k", type=positive, default=3, help="steps of the walk (default: 3)")
-    sub.add_argument("--train-k", type=positive, help="steps in training, if others than --k")
-    sub.add_argument("--alpha", type=float, default=0.1, help="weight of flow matching in hybrid (default: 0.1)")
-    sub.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"), help="muon: try --lr 0.03")
-    sub.add_argument("--batch", type=positive, default=16, help="blocks a step")
-    sub.add_argument("--lr", type=float, default=2e-3)
-    sub.add_argument("--precision", default="no", choices=("no", "bf16"))
-    sub.add_argument("--save-every", type=positive, default=200, help="steps between checkpoints")
-    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    sub.add_argument("--out", default="runs/student", help="folder for checkpoint and student")
+    train_options(sub)
 
     sub = command(scan, "what might tell where to cut: criteria of every span of layers")
     text_options(sub, "100k")
@@ -242,8 +278,13 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")
     text_options(sub, "20k")
-    sub.add_argument("--student", required=True, help="bundled/…, or a folder")
+    sub.add_argument("--student", required=True, help="bundled/…, a folder (of a run, too), or owner/name on the hub")
     sub.add_argument("--split", default="test", help="train, validation or test")
+    sub.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    sub.add_argument("--skips", type=int, default=0, help="also measure skipping the best 1 … SKIPS layers")
+    sub.add_argument("--out", help="a folder for the results card, card.json and card.md")
+    sub.add_argument("--json", action="store_true", help="print the card as JSON, not as a table")
+    sub.add_argument("--push-to", metavar="OWNER/NAME", help="upload student, tokenizer and model card to the hub")
 
     sub = command(generate, "complete a text with a student")
     sub.add_argument("prompt")
@@ -281,9 +322,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"lft-edu {args.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume).", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume). {stop}", file=sys.stderr)
         return 130
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Under a launcher: leave the process group in good order."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import importlib.machinery
 import itertools
 import sysconfig
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,10 +58,22 @@ PACKAGES = [
     "hypothesis",
     "pytest",
 ]
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """A data set of the hub. ``streamed``: too large to download; ``lines``: a row is a line, not a document."""
+
+    repository: str
+    configuration: str | None = None
+    streamed: bool = False
+    lines: bool = False
+
+
 HUB = {
-    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1", False),
-    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1", False),
-    "pile": ("monology/pile-uncopyrighted", None, True),  # 800 GB: streamed, never downloaded whole
+    "wikitext-103": HubCorpus("Salesforce/wikitext", "wikitext-103-raw-v1", lines=True),
+    "wikitext-2": HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", lines=True),
+    "pile": HubCorpus("monology/pile-uncopyrighted", streamed=True),  # 800 GB
 }
 NAMES = ("python-stdlib", "python-packages", *HUB)
 
@@ -151,7 +164,12 @@ def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: 
 
 
 def load_corpus(
-    name: str | Path, tokenizer, split: str = "train", block_size: int = 128, max_tokens: int | None = None
+    name: str | Path,
+    tokenizer,
+    split: str = "train",
+    block_size: int = 128,
+    max_tokens: int | None = None,
+    streaming: bool | None = None,
 ):
     """A corpus as a ``datasets.Dataset`` (or ``IterableDataset``, for a streamed one) with a column ``input_ids``.
 
@@ -163,10 +181,11 @@ def load_corpus(
         split: ``"train"``, ``"validation"`` or ``"test"``. A path has no splits: all of it is returned.
         block_size: tokens a row, at least 2.
         max_tokens: about this many tokens, spread evenly over all files (a stream gives its first).
+        streaming: read a corpus of the hub while it is used, without downloading it; as the corpus needs, if None.
 
     Raises:
         ValueError: unknown name or split, a block size below 2, or too little text for one block.
-        FileNotFoundError: a path that is not there.
+        FileNotFoundError: a path, or a data set of the hub, that is not there.
         ConnectionError: a corpus of the hub without the hub.
     """
     if split not in SPLITS:
@@ -177,13 +196,17 @@ def load_corpus(
         raise ValueError(f"max_tokens={max_tokens}: give a positive number, or None for the whole corpus.")
     if not str(name):
         raise ValueError(f"The corpus name is empty. Choose one of {', '.join(NAMES)}, or give a path.")
-    texts = _text_dataset(str(name), split, max_tokens, block_size)
+    texts = _text_dataset(str(name), split, max_tokens, block_size, streaming)
+    lines = str(name) in HUB and HUB[str(name)].lines
 
     def to_blocks(batch):
-        return {"input_ids": pack(filter(str.strip, batch["text"]), tokenizer, block_size)}
+        found = ["".join(batch["text"])] if lines else filter(str.strip, batch["text"])
+        return {"input_ids": pack(found, tokenizer, block_size)}
 
+    # A stream in small batches, so that none is long waited for; lines in large ones, which lose less at their ends.
+    batch = 1000 if lines else 256 if hasattr(texts, "__len__") else 64
     columns = texts.column_names or ["text", "meta"]
-    corpus = texts.map(to_blocks, batched=True, batch_size=256, remove_columns=columns)
+    corpus = texts.map(to_blocks, batched=True, batch_size=batch, remove_columns=columns)
     rows = None if max_tokens is None else max(1, max_tokens // block_size)
     if hasattr(corpus, "__len__"):
         if len(corpus) == 0:
@@ -195,7 +218,7 @@ def load_corpus(
     return corpus if rows is None else corpus.take(rows)
 
 
-def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int):
+def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int, streaming: bool | None):
     import datasets  # half a second: only where a corpus is loaded
 
     if name in ("python-stdlib", "python-packages"):
@@ -204,7 +227,7 @@ def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int
             {"text": list(read_texts(files, window_for(max_tokens, len(files), block_size)))}
         )
     if name in HUB:
-        return _hub_texts(name, split)
+        return _hub_texts(name, split, streaming)
     path = Path(name).expanduser()
     if path.exists():
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
@@ -222,14 +245,15 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _hub_texts(name: str, split: str):
+def _hub_texts(name: str, split: str, streaming: bool | None):
     import datasets
 
-    repository, configuration, streaming = HUB[name]
+    from . import hub
+
+    corpus = HUB[name]
+    streaming = corpus.streamed if streaming is None else streaming
     try:
-        return datasets.load_dataset(repository, configuration, split=split, streaming=streaming)
+        return datasets.load_dataset(corpus.repository, corpus.configuration, split=split, streaming=streaming)
     except Exception as error:  # the hub's clients raise a dozen unrelated classes for "no network"
-        raise ConnectionError(
-            f"Corpus {name!r} ({repository}, {split}) could not be loaded from the hub: {type(error).__name__}. "
-            'Check the network and HF_HUB_OFFLINE, or use "python-stdlib", which needs no network.'
-        ) from error
+        instead = 'use "python-stdlib", which needs no network'
+        raise hub.explain(error, f"{corpus.repository} ({split})", instead=instead) from error

@@ -114,9 +114,9 @@ def random_times(k: int, batch: int, generator: torch.Generator | None = None, d
 
 
 class Share:
-    """The random numbers of some samples out of a larger batch: what a generator would give them, were all drawn together.
+    """The random numbers of some samples of a larger batch: what a generator would give them, were all drawn together.
 
-    So a batch that is spread over processes, or over turns of gradient accumulation, sees the same times as in one piece.
+    So a batch that is spread over processes, or over turns of gradient accumulation, sees the times it would see whole.
 
     Args:
         generator: seeded alike for all shares.

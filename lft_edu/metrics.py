@@ -89,12 +89,19 @@ class _Tap:
         self.hook.remove()
 
 
+def evaluation_batch(vocabulary: int, block: int, most: int = 16, room: float = 256e6) -> int:
+    """Blocks to compare at once, so that one model's logits in float32 take at most ``room`` bytes (six copies are
+    alive at the peak)."""
+    return max(1, min(most, int(room // (4 * vocabulary * block))))
+
+
 @torch.no_grad()
-def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = False) -> Evaluation:
+def evaluate(student, teacher, corpus, batch_size: int | None = None, progress: bool = False) -> Evaluation:
     """Compare a spliced model with its teacher, token by token.
 
     Args:
         corpus: a corpus of equal blocks, or a long tensor ``(N, T)``.
+        batch_size: blocks at once; :func:`evaluation_batch`, if None.
 
     Returns:
         An :class:`Evaluation`.
@@ -106,6 +113,7 @@ def evaluate(student, teacher, corpus, batch_size: int = 16, progress: bool = Fa
 
     check_pair(student, teacher)
     blocks = blocks_of(corpus)
+    batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, blocks.shape[1])
     last = student.config.span[1] - 1
     sequence_kl, losses = [], []
     first, rest = _SquaredError(), _SquaredError()

@@ -123,6 +123,18 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.wire()
         return self
 
+    def push_to_hub(self, repo_id: str, tokenizer=None, card: dict | None = None, **options) -> str:
+        """Upload this student with a model card; see :func:`lft_edu.cards.publish`, which this is.
+
+        Raises:
+            ValueError: no tokenizer, or no card: a model without them helps nobody.
+        """
+        from .cards import publish
+
+        if tokenizer is None or card is None:
+            raise ValueError("Give the tokenizer, and the card that lft.cards.make_card (or a run) made.")
+        return publish(self, tokenizer, repo_id, card, **options)
+
     def freeze(self) -> "SplicedForCausalLM":
         """Leave only the operator trainable, if it is at all."""
         self.requires_grad_(False)

@@ -1,6 +1,6 @@
 """Blocks of tokens by number, out of a stream that can only be read from its beginning on.
 
-A stream is read in *lanes*: lane ``l`` of ``S`` is every ``S``-th of its files (the node splitting of ``datasets``), and
+A stream is read in *lanes*: lane ``l`` of ``S`` is every ``S``-th of its files (node splitting of ``datasets``), and
 block ``b`` of a run is the next one of lane ``b mod S``. So the order of blocks does not depend on how many processes
 share the work, and where ``S`` is a multiple of their number, each process opens its own files only.
 """

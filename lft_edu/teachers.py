@@ -3,10 +3,12 @@
 import difflib
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
 
+from . import hub
 from .naming import unknown
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -73,16 +75,17 @@ def load_teacher(
             folder.
         device: where to put it; a GPU if there is one, if None.
         dtype: of the weights.
-        revision: commit, tag or branch on the hub.
+        revision: commit, tag or branch on the hub. Pin a commit for work that is to be repeated.
 
     Returns:
-        ``(model, tokenizer)``, both transformers objects; the tokenizer pads on the left.
+        ``(model, tokenizer)``, both transformers objects; the tokenizer pads on the left. ``model.lft_origin`` says
+        where it came from: ``{"name": ..., "revision": commit or None}``.
 
     Raises:
         DamagedAssetError: the bundled teacher does not match its checksums.
-        FileNotFoundError: a folder or hub model that is not there.
-        ConnectionError: a hub name, and no hub in reach.
-        ValueError: a name that is neither, or a model of an unsupported family.
+        FileNotFoundError: a folder or hub model that is not there, or has no safetensors weights.
+        PermissionError, ConnectionError, OSError: what can go wrong with the hub (:func:`lft_edu.hub.fetch`).
+        ValueError: a name that is neither, a damaged download, or a model of an unsupported family.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -92,20 +95,23 @@ def load_teacher(
         raise ValueError(f"{str(name)!r} is a student: use load_student. The teacher is 'bundled'.")
     if str(name) == "bundled":
         verify(ASSETS / "teacher")
-        source = ASSETS / "teacher"
+        source, origin = ASSETS / "teacher", {"name": "bundled", "revision": None}
     else:
-        source = _folder_or_hub_name(str(name))
-    model = _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, revision=revision, use_safetensors=True)
-    tokenizer = _from_pretrained(AutoTokenizer, source, revision=revision, padding_side="left")
+        source, origin = _source(str(name), revision)
+    model = _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, use_safetensors=True)
+    tokenizer = _from_pretrained(AutoTokenizer, source, padding_side="left")
     family_of(model.config)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model.lft_origin = origin
     return model.to(device or default_device()).eval().requires_grad_(False), tokenizer
 
 
 def default_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A GPU if there is one (under a launcher, this process's), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
 def _folder_or_hub_name(name: str) -> str | Path:
@@ -128,24 +134,28 @@ def _folder_or_hub_name(name: str) -> str | Path:
     return name
 
 
-def _from_pretrained(kind, source, **kwargs):
-    """``kind.from_pretrained`` with the hub's and the disk's many errors made two."""
+def _from_pretrained(kind, folder: Path, **options):
+    """``kind.from_pretrained``, safetensors only and no code, with the disk's many errors made one."""
     from safetensors import SafetensorError
 
-    if kwargs.get("revision") is None:
-        kwargs.pop("revision", None)
     try:
-        return kind.from_pretrained(source, **kwargs)
+        return kind.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        if isinstance(source, Path):
-            raise FileNotFoundError(
-                f"{source} holds no loadable model; it is incomplete or damaged ({reason}). Save or copy it again."
-            ) from error
-        raise ConnectionError(
-            f"{source!r} could not be loaded from the hub ({reason}) Check the name, the revision, the network and "
-            'HF_HUB_OFFLINE, or use load_teacher("bundled"), which needs no network.'
+        raise FileNotFoundError(
+            f"{folder} holds no loadable model; it is incomplete or damaged ({reason}). Save or copy it again."
         ) from error
+
+
+def _source(name: str, revision: str | None) -> tuple[Path, dict]:
+    """The folder to load from, and what to remember of where it came from."""
+    place = _folder_or_hub_name(name)
+    if isinstance(place, Path):
+        if revision is not None:
+            raise ValueError(f"revision={revision!r}: {name} is a folder; only a model of the hub has revisions.")
+        return place, {"name": str(place), "revision": None}
+    folder = hub.fetch(place, revision)
+    return folder, {"name": place, "revision": folder.name}
 
 
 def random_teacher(
@@ -179,7 +189,9 @@ def bundled_students() -> list[str]:
     return sorted(f"bundled/{p.stem}" for p in folder.glob("*.safetensors"))
 
 
-def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype = torch.float32):
+def load_student(
+    name: str | Path, teacher=None, device=None, dtype: torch.dtype = torch.float32, revision: str | None = None
+):
     """A student: the bundled teacher with a trained operator that ships with the course, or a saved spliced model.
 
     Args:
@@ -197,7 +209,7 @@ def load_student(name: str | Path, teacher=None, device=None, dtype: torch.dtype
 
     name = str(name)
     if name == "bundled" or not name.startswith("bundled/"):
-        model = _from_pretrained(SplicedForCausalLM, _folder_or_hub_name(name), dtype=dtype)
+        model = _from_pretrained(SplicedForCausalLM, _source(name, revision)[0], dtype=dtype)
         return model.to(device or default_device()).eval().freeze()
     if name not in bundled_students():
         raise unknown("student", name, bundled_students(), ", or a folder")

@@ -46,7 +46,7 @@ def step_generator(seed: int, step: int, device="cpu") -> torch.Generator:
 
 
 class ShuffledRows:
-    """Which row is the ``i``-th sequence of a run: whole epochs in a fresh order each, for any ``i``, without history."""
+    """Which row is the ``i``-th sequence of a run: epochs, each in a fresh order, for any ``i`` without history."""
 
     def __init__(self, rows: int, seed: int = 0):
         if rows < 1:
@@ -135,8 +135,8 @@ def optimise(
         accumulate: batches whose gradients are averaged into one step.
         schedule: (step, steps) → factor on every learning rate.
         clip: largest gradient norm.
-        checkpoint: file to save to every ``save_every`` steps, when interrupted and at the end; or a folder, which keeps
-            the newest ``keep`` of them.
+        checkpoint: file to save to every ``save_every`` steps, when interrupted and at the end; or a folder, which
+            keeps the newest ``keep`` of them.
         resume: continue from ``checkpoint`` if it is there. Without it an existing one is an error, never overwritten.
         settings: JSON values that must agree for a checkpoint to be continued.
         stream: has ``state()`` and ``restore(state)``, JSON: a place in a stream of text to come back to.
@@ -236,7 +236,7 @@ def optimise(
                 module.train()
                 if log:
                     log(history.evaluations[-1])
-            if saving or stopping and kept.place is not None:
+            if saving or (stopping and kept.place is not None):
                 save(step + 1)
             if stopping and not last:
                 bar.close()

@@ -1,0 +1,199 @@
+"""What a run will cost, counted before it starts: operations, time, memory, disk.
+
+Operations are multiply-adds (a FLOP is half of one). Only matrix products and attention are counted; everything else a
+transformer does is small beside them on a good kernel. Time is the count over the speed at which this device multiplies
+matrices of the teacher's shapes, measured on the spot, and over the share of it that whole steps reach.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .families import layers_of
+from .flow import EVALUATIONS
+
+# Share of the speed of bare matrix products that a whole training step reaches, by device type. CPU: measured at
+# Pythia-410M's shape (benchmarks/results/throughput.md). GPU: the goal, not yet measured.
+REACHED = {"cpu": 0.8, "cuda": 0.4}
+BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+ACTIVATIONS = 26  # numbers per token and unit of width that one evaluation keeps for the gradient
+LOGIT_COPIES = 6  # of (tokens, vocabulary) in float32 while two models are compared: logits, log-softmax, products
+PROGRAM = 0.6e9  # bytes that Python, PyTorch and transformers take before any model
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What costs depend on: of a model whose weights need not be there.
+
+    Attributes:
+        layer_matrices: numbers in the matrices of one layer; each is multiplied once per token.
+        layer_parameters, parameters: of a layer, and of the whole model.
+    """
+
+    width: int
+    depth: int
+    vocabulary: int
+    layer_matrices: int
+    layer_parameters: int
+    parameters: int
+
+    @classmethod
+    def of(cls, model) -> "Shape":
+        layers = layers_of(model)
+        return cls(
+            model.config.hidden_size,
+            len(layers),
+            model.config.vocab_size,
+            sum(p.numel() for p in layers[0].parameters() if p.ndim == 2),
+            sum(p.numel() for p in layers[0].parameters()),
+            sum(p.numel() for p in model.parameters()),
+        )
+
+    def layer(self, block: int) -> int:
+        """Multiply-adds of one layer, per token of a sequence of ``block`` tokens: causal attention is half a square,
+        once for keys and once for values."""
+        return self.layer_matrices + self.attention(block)
+
+    def attention(self, block: int) -> int:
+        return block * self.width
+
+    @property
+    def head(self) -> int:
+        """Multiply-adds of the output head, per token."""
+        return self.width * self.vocabulary
+
+    @property
+    def modulation(self) -> int:
+        """Parameters of an operator's time modulation; used once a sequence."""
+        return 128 * self.width + self.width + 6 * self.width * (self.width + 1)
+
+
+def evaluations(objective: str, k: int, solver: str) -> int:
+    """Velocity evaluations in one training step of an objective."""
+    walk = k * EVALUATIONS[solver]
+    return {"regression": 1, "flow_matching": 1, "flow_walking": walk, "hybrid": walk + 1, "logit_kl": walk}[objective]
+
+
+def operator_operations(shape: Shape, span, objective: str, k: int, solver: str, block: int) -> int:
+    """Multiply-adds per token of a training step, the teacher's states given: three times the evaluations' (once
+    forward, twice backward). ``logit_kl`` has no states to be given: it counts whole models."""
+    count, (m, n) = evaluations(objective, k, solver), span
+    layer, tail = shape.layer(block), shape.depth - n
+    if objective != "logit_kl":
+        timed = 0 if objective == "regression" else shape.modulation // block
+        return 3 * count * (layer + timed)
+    through_tail = tail * (shape.layer_matrices + 2 * shape.attention(block))  # frozen: only the states have a gradient
+    return (shape.depth + m + tail) * layer + through_tail + 3 * shape.head + 3 * count * layer
+
+
+def teacher_operations(shape: Shape, span, objective: str, block: int) -> int:
+    """Multiply-adds per token of computing the states on the fly: only the layers below the span's end run."""
+    return 0 if objective == "logit_kl" else span[1] * shape.layer(block)
+
+
+def training_operations(
+    shape: Shape, span, objective: str, k: int = 3, solver: str = "midpoint", block: int = 128
+) -> int:
+    """Multiply-adds per token of training, teacher included."""
+    found = teacher_operations(shape, span, objective, block)
+    return found + operator_operations(shape, span, objective, k, solver, block)
+
+
+def evaluation_operations(shape: Shape, span, nfe: int, block: int) -> int:
+    """Multiply-adds per token of comparing student and teacher."""
+    layers = 2 * shape.depth - (span[1] - span[0]) + nfe
+    return layers * shape.layer(block) + 2 * shape.head
+
+
+def operator_parameters(shape: Shape, objective: str) -> int:
+    return shape.layer_parameters + (0 if objective == "regression" else shape.modulation)
+
+
+def student_parameters(shape: Shape, span, objective: str) -> int:
+    replaced = (span[1] - span[0]) * shape.layer_parameters
+    return shape.parameters - replaced + operator_parameters(shape, objective)
+
+
+def training_memory(shape: Shape, span, objective: str, count: int, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes at the peak of a training step on ``tokens`` tokens with ``count`` evaluations.
+
+    Teacher and student as they are loaded; the operator in float32 four times (weights, gradient, Adam's two moments);
+    what each evaluation keeps for the gradient.
+    """
+    weights = BYTES[dtype] * (shape.parameters + student_parameters(shape, span, objective))
+    kept = 4 * tokens * shape.width * ACTIVATIONS * count
+    logits = LOGIT_COPIES * 4 * tokens * shape.vocabulary if objective == "logit_kl" else 0
+    return int(weights + 16 * operator_parameters(shape, objective) + kept + logits)
+
+
+def evaluation_memory(shape: Shape, span, objective: str, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes at the peak of an evaluation in batches of ``tokens`` tokens."""
+    weights = BYTES[dtype] * (shape.parameters + student_parameters(shape, span, objective))
+    return int(weights + LOGIT_COPIES * 4 * tokens * shape.vocabulary)
+
+
+def checkpoint_bytes(shape: Shape, objective: str) -> int:
+    """Bytes of one checkpoint: the operator and Adam's two moments, float32."""
+    return 12 * operator_parameters(shape, objective)
+
+
+@torch.no_grad()
+def matmul_speed(shape: Shape, device: torch.device, dtype: torch.dtype, seconds: float = 0.3, rows: int = 0) -> float:
+    """FLOP/s at which ``device`` multiplies ``rows`` tokens by a matrix of the teacher's MLP; takes ``seconds``."""
+    rows = rows or (8192 if device.type == "cuda" else 512)
+    weight = torch.randn(shape.width, 4 * shape.width, device=device).to(dtype)
+    states = torch.randn(rows, shape.width, device=device).to(dtype)
+    product = states @ weight
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        wait_for(device)
+        started = time.perf_counter()
+        for _ in range(8):
+            torch.mm(states, weight, out=product)
+        wait_for(device)
+        best = min(best, (time.perf_counter() - started) / 8)
+    return 2 * rows * 4 * shape.width**2 / best
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class PeakMemory:
+    """Most memory in use while the block runs: of the GPU if there is one, else of this process (resident). Bytes.
+
+    A thread looks at the process every few milliseconds; the kernel's own high-water mark knows no beginning.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.peak = device, 0
+
+    def __enter__(self):
+        import threading
+
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        if self.device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            self._stop.set()
+            self._thread.join()
+
+    def _watch(self):
+        import psutil
+
+        process = psutil.Process()
+        while True:
+            self.peak = max(self.peak, process.memory_info().rss)
+            if self._stop.wait(0.01):
+                return

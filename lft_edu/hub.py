@@ -1,0 +1,201 @@
+"""The hub: what is fetched from it, whole and checked, and what is said when that fails.
+
+Files come through ``huggingface_hub`` into its cache (``HF_HOME``), so what other programs have fetched is found, and
+``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` mean what they mean there. Only safetensors weights are asked for, and no code.
+"""
+
+import errno
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+# Matched against the whole path in the repository: folders with other formats of the same weights are left out.
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+]
+INSTEAD = 'use load_teacher("bundled"), which needs no network'
+
+
+@dataclass(frozen=True)
+class Download:
+    """What :func:`fetch` would do: the commit, the bytes of all files, and of those that are not in the cache."""
+
+    commit: str
+    size: int
+    missing: int
+
+
+def fetch(name: str, revision: str | None = None) -> Path:
+    """A model of the hub as a folder on this disk, downloaded if need be; an interrupted download goes on.
+
+    Args:
+        name: ``"owner/name"``.
+        revision: branch, tag or commit; the main branch, if None.
+
+    Returns:
+        A folder whose name is the commit.
+
+    Raises:
+        FileNotFoundError: no such model, revision, or weights that can be loaded safely.
+        PermissionError: a model whose terms must be accepted first.
+        ConnectionError: the hub is out of reach, or the download broke off.
+        OSError: no room on the disk.
+        ValueError: a file is not what the hub says it is. It has been removed from the cache.
+    """
+    plan = None
+    try:
+        plan = look_up(name, revision)
+        require_room(plan.missing, name)
+    except ConnectionError:
+        pass  # the cache may hold it all
+    with explained(name, revision):
+        folder = Path(_snapshot(name, plan.commit if plan else revision))
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{name!r} holds no config.json: it is no transformers model. Check the name.")
+    if not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{name!r} offers no safetensors weights at {revision or 'main'}. Pickled weights can run code and are "
+            "never loaded: choose a revision with a model.safetensors, or convert them yourself and give the folder."
+        )
+    verify(folder)
+    return folder
+
+
+def look_up(name: str, revision: str | None = None) -> Download:
+    """What :func:`fetch` would download, without downloading it. Raises as it does."""
+    with explained(name, revision):
+        files = _snapshot(name, revision, dry_run=True)
+    if not files:
+        raise FileNotFoundError(f"{name!r} holds no file of a model. Check the name.")
+    sizes = [(file.file_size or 0, file.will_download) for file in files]
+    return Download(files[0].commit_hash, sum(s for s, _ in sizes), sum(s for s, missing in sizes if missing))
+
+
+def _snapshot(name: str, revision: str | None, **options):
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision, allow_patterns=FILES, **options)
+
+
+def verify(folder: Path) -> None:
+    """Compare every large file with its SHA-256, which is its name in the hub's cache.
+
+    The clients compare lengths only, so a file that was altered on its way, or rotted on the disk, would load as good.
+
+    Raises:
+        ValueError: which file differs; it is gone, and the next call downloads it again.
+    """
+    for link in sorted(folder.rglob("*")):
+        blob = link.resolve()
+        if not link.is_symlink() or len(blob.name) != 64:
+            continue
+        with blob.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != blob.name:
+            size = blob.stat().st_size
+            link.unlink()
+            blob.unlink()
+            raise ValueError(
+                f"{link.name} of {folder.name[:12]} was damaged on its way or on the disk ({size:,} bytes, SHA-256 "
+                f"{found[:12]}…, should be {blob.name[:12]}…). It has been removed: run this again to download it anew."
+            )
+
+
+def cache_folder() -> Path:
+    """Where the hub's clients keep what they download."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk where ``folder`` is or would be."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
+
+
+def require_room(needed: int, what: str, folder: Path | None = None) -> None:
+    """OSError (``ENOSPC``) unless ``needed`` bytes, and a tenth more, are free where ``folder`` (the cache) is."""
+    folder = folder or cache_folder()
+    free = free_space(folder)
+    if 1.1 * needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free in {folder}. Make room, or set HF_HOME "
+            "to a folder on another disk",
+        )
+
+
+def in_reach() -> bool:
+    """Does the hub answer, and may it be asked?"""
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            return False
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+class explained:
+    """Turns the many errors of the hub's clients into the few that :func:`fetch` promises."""
+
+    def __init__(self, name: str, revision: str | None):
+        self.name, self.revision = name, revision
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, Exception):
+            raise explain(error, self.name, self.revision) from error
+
+
+def explain(error: Exception, name: str, revision: str | None = None, instead: str = INSTEAD) -> Exception:
+    """The error to raise in place of one that a client of the hub raised: what happened, and what to do."""
+    from huggingface_hub import constants, errors
+
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    found = lambda *kinds: next((e for e in chain if isinstance(e, kinds)), None)  # noqa: E731
+    full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
+    if full:
+        place = cache_folder()
+        return OSError(errno.ENOSPC, f"The disk is full ({place}) while fetching {name!r}. Make room and run it again")
+    if found(errors.GatedRepoError):
+        return PermissionError(
+            f"{name!r} is gated: accept its terms at {constants.ENDPOINT}/{name}, then log in with `hf auth login`."
+        )
+    if found(errors.RevisionNotFoundError):
+        return FileNotFoundError(f"{name!r} has no revision {revision!r}. Give a branch, a tag or a commit of it.")
+    if found(errors.RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"The hub has no {name!r}, or it is private. Check the name; for a private one, `hf auth login`."
+        )
+    if found(errors.HFValidationError):
+        return ValueError(f"{name!r} is no name on the hub: write owner/name.")
+    if found(errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return ConnectionError(
+            f"{name!r} is not whole in {cache_folder()}, and HF_HUB_OFFLINE is set. Unset it, or {instead}."
+        )
+    reason = (str(chain[-1]).strip().splitlines() or [""])[0][:160]
+    return ConnectionError(
+        f"{name!r} could not be fetched from the hub ({type(chain[-1]).__name__}: {reason}). Check the network and "
+        f"run it again, a download goes on where it stopped; or {instead}."
+    )

@@ -1,0 +1,230 @@
+"""Plans: the settings of a run, and what it will take, counted before anything starts."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import costs, hub
+from .costs import Shape
+from .metrics import evaluation_batch
+from .operators import operator_from_dict
+from .splicing import check_span
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything a run depends on.
+
+    Attributes:
+        teacher, revision: see :func:`lft_edu.load_teacher`.
+        span, operator, solver, k: what replaces which layers; ``k`` steps of ``solver`` walk the flow.
+        objective: of :func:`lft_edu.fit`; None: regression for a regression, else Flow Walking.
+        train_k: steps of the walk in training, if others than ``k``; alpha: of the hybrid.
+        corpus, tokens, block: text, number of tokens to train on, tokens a sequence.
+        streaming: read a corpus of the hub while training; None: as the corpus needs.
+        batch, accumulate: sequences a process takes at once, and how often before each step.
+        optimizer, lr: lr None: 0.03 for Muon, for AdamW 0.002 at width 64 and less by the root of the width (ours).
+        precision: ``"no"`` or ``"bf16"``; dtype: of the teacher, ``"float32"`` or ``"bfloat16"``.
+        held: test tokens of the evaluation at the end.
+        save_every, keep, evaluate_every: in steps; checkpoints to keep; 0 evaluates at the end only.
+        out: the run's folder.
+    """
+
+    teacher: str = "bundled"
+    revision: str | None = None
+    span: tuple[int, int] = (6, 18)
+    operator: str = "flow"
+    objective: str | None = None
+    solver: str = "midpoint"
+    k: int = 3
+    train_k: int | None = None
+    alpha: float = 0.1
+    corpus: str = "python-stdlib"
+    streaming: bool | None = None
+    tokens: int = 500_000
+    block: int = 128
+    batch: int = 16
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float | None = None
+    precision: str = "no"
+    dtype: str = "float32"
+    compile: bool = False
+    held: int = 20_000
+    save_every: int = 200
+    keep: int = 2
+    evaluate_every: int = 0
+    tensorboard: bool = False
+    seed: int = 0
+    out: str = "runs/student"
+
+    def __post_init__(self):
+        object.__setattr__(self, "span", tuple(self.span))
+        for name in ("tokens", "block", "batch", "accumulate", "k", "save_every", "keep", "held"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}.")
+        if self.objective and self.operator not in ("flow", "regression"):
+            raise ValueError(f"operator {self.operator!r} is solved, not trained: it takes no objective. Leave it out.")
+        if self.dtype == "bfloat16" and self.precision == "no":
+            raise ValueError('A bfloat16 teacher is trained from under precision="bf16": set both, or neither.')
+
+    @property
+    def trained_by(self) -> str:
+        """The objective, by name."""
+        return self.objective or ("regression" if self.operator == "regression" else "flow_walking")
+
+    @property
+    def walk(self) -> tuple[int, str]:
+        """Steps and solver of the walk in training."""
+        return self.train_k or self.k, self.solver
+
+    def make_operator(self):
+        """The operator, not built yet."""
+        flow = {"solver": self.solver, "steps": self.k} if self.operator == "flow" else {}
+        return operator_from_dict({"kind": self.operator, **flow})
+
+    def rate(self, width: int) -> float:
+        """Peak learning rate."""
+        return self.lr or (0.03 if self.optimizer == "muon" else 2e-3 * (64 / width) ** 0.5)
+
+    def steps(self, processes: int = 1) -> int:
+        """Optimiser steps that ``tokens`` tokens make."""
+        return max(1, self.tokens // (self.block * self.batch * self.accumulate * processes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take: counted from the teacher's shape, its text and this device. Bytes, seconds, FLOP/s."""
+
+    settings: RunSettings
+    shape: Shape
+    device: str
+    processes: int
+    steps: int
+    operations: int
+    speed: float
+    seconds: float
+    memory: float
+    free_memory: float
+    download: int
+    disk: int
+    free_disk: int
+
+    @property
+    def fits(self) -> bool:
+        """Are memory and disk enough?"""
+        return self.memory < self.free_memory and self.download + self.disk < self.free_disk
+
+    def __str__(self) -> str:
+        s, (m, n) = self.settings, self.settings.span
+        rows = [
+            ("teacher", f"{s.teacher}: {self.shape.depth} layers, width {self.shape.width}, "
+                        f"{self.shape.parameters / 1e6:,.1f} M parameters"),
+            ("operator", f"{s.operator} for layers {m}–{n}, trained by {s.trained_by}"),
+            ("text", f"{self.steps:,} steps of {s.tokens // self.steps:,} tokens of {s.corpus}"),
+            ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products"),
+            ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
+            ("time", duration(self.seconds)),
+            ("memory", f"{gigabytes(self.memory)} (free: {gigabytes(self.free_memory)})"),
+            ("disk", f"{gigabytes(self.download)} to download, {gigabytes(self.disk)} for the run "
+                     f"(free: {gigabytes(self.free_disk)})"),
+        ]  # fmt: skip
+        lines = [f"{name:<11} {text}" for name, text in rows]
+        if not self.fits:
+            lines.append("It does not fit: lower batch or block, or free some memory or disk.")
+        return "\n".join(lines)
+
+    def compared(self, taken: dict) -> str:
+        """Planned beside taken, of ``run.taken``."""
+        rows = [("", "planned", "taken")]
+        rows.append(("time", duration(self.seconds), duration(taken["seconds"])))
+        rows.append(("memory", gigabytes(self.memory), gigabytes(taken["memory"])))
+        rows.append(("disk", gigabytes(self.disk), gigabytes(taken["disk"])))
+        return "\n".join(f"{name:<8} {planned:>10} {taken:>10}" for name, planned, taken in rows)
+
+
+def duration(seconds: float) -> str:
+    """``90`` as ``"1.5 min"``."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def blank_teacher(name: str, revision: str | None = None):
+    """A teacher without weights (on torch's meta device), and the bytes that loading it would download."""
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from .teachers import ASSETS, _folder_or_hub_name
+
+    place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
+    download = 0
+    if not isinstance(place, Path):
+        found = hub.look_up(place, revision)
+        with hub.explained(name, revision):
+            place = Path(hf_hub_download(name, "config.json", revision=found.commit)).parent
+        download = found.missing
+    config = AutoConfig.from_pretrained(place, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config), download
+
+
+def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:
+    """What a run will take, before it starts. Downloads at most a config, and times matrix products for a moment.
+
+    Args:
+        teacher: the teacher, if it is loaded already.
+        processes: that will share the work; those of the launcher, if None.
+
+    Raises:
+        ValueError, OSError: settings that can't work, a teacher that is not there.
+    """
+    from .teachers import default_device
+
+    device, dtype = default_device(), DTYPES[settings.dtype]
+    model, download = (teacher, 0) if teacher is not None else blank_teacher(settings.teacher, settings.revision)
+    shape, objective, (k, solver) = Shape.of(model), settings.trained_by, settings.walk
+    check_span(settings.span, shape.depth)
+    processes = processes or int(os.environ.get("WORLD_SIZE", 1))
+    tokens = settings.block * settings.batch
+    operations = costs.training_operations(shape, settings.span, objective, k, solver, settings.block)
+    nfe = settings.make_operator().nfe
+    evaluation = costs.evaluation_operations(shape, settings.span, nfe, settings.block)
+    speed = costs.matmul_speed(shape, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
+    reached = speed * costs.REACHED[device.type]
+    seconds = 2 * (operations * settings.tokens / processes + evaluation * settings.held) / reached
+    count = costs.evaluations(objective, k, solver)
+    needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype)]
+    batch = evaluation_batch(shape.vocabulary, settings.block)
+    needs.append(costs.evaluation_memory(shape, settings.span, objective, batch * settings.block, dtype))
+    saved = costs.student_parameters(shape, settings.span, objective) * costs.BYTES[dtype]
+    out = Path(settings.out)
+    return Plan(
+        settings=settings, shape=shape, device=device_name(device), processes=processes,
+        steps=settings.steps(processes), operations=operations, speed=speed, seconds=seconds,
+        memory=max(needs) + (0 if device.type == "cuda" else costs.PROGRAM), free_memory=free_memory(device),
+        download=download, disk=(settings.keep + 1) * costs.checkpoint_bytes(shape, objective) + saved,
+        free_disk=hub.free_space(out),
+    )  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU, or in this computer."""
+    import psutil
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
