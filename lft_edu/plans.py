@@ -93,9 +93,13 @@ class RunSettings:
         """Peak learning rate."""
         return self.lr or (0.03 if self.optimizer == "muon" else 2e-3 * (64 / width) ** 0.5)
 
+    def tokens_a_step(self, processes: int = 1) -> int:
+        """Tokens of one optimiser step, all processes together."""
+        return self.block * self.batch * self.accumulate * processes
+
     def steps(self, processes: int = 1) -> int:
         """Optimiser steps that ``tokens`` tokens make."""
-        return max(1, self.tokens // (self.block * self.batch * self.accumulate * processes))
+        return max(1, self.tokens // self.tokens_a_step(processes))
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Plan:
             ("teacher", f"{s.teacher}: {self.shape.depth} layers, width {self.shape.width}, "
                         f"{self.shape.parameters / 1e6:,.1f} M parameters"),
             ("operator", f"{s.operator} for layers {m}–{n}, trained by {s.trained_by}"),
-            ("text", f"{self.steps:,} steps of {s.tokens // self.steps:,} tokens of {s.corpus}"),
+            ("text", f"{self.steps:,} steps of {s.tokens_a_step(self.processes):,} tokens of {s.corpus}"),
             ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products"),
             ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
             ("time", duration(self.seconds)),
@@ -202,8 +206,8 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     nfe = settings.make_operator().nfe
     evaluation = costs.evaluation_operations(shape, settings.span, nfe, settings.block)
     speed = costs.matmul_speed(shape, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
-    reached = speed * costs.REACHED[device.type]
-    seconds = 2 * (operations * settings.tokens / processes + evaluation * settings.held) / reached
+    seconds = 2 * (operations * settings.tokens / processes + evaluation * settings.held)
+    seconds /= speed * costs.reached(shape, device)
     count = costs.evaluations(objective, k, solver)
     needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype)]
     batch = evaluation_batch(shape.vocabulary, settings.block)

@@ -165,13 +165,17 @@ def test_generate_prints_code(capsys):
     assert len(out) > len("def __init__(self") + 10
 
 
-def test_evaluate_prints_json(capsys):
+def test_evaluate_prints_a_card_and_keeps_it(capsys, tmp_path):
     import json
 
-    assert cli.main(["evaluate", "--student", "bundled/ridge-6-12", "--tokens", "2k"]) == 0
+    command = ["evaluate", "--student", "bundled/ridge-6-12", "--tokens", "2k", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert "| KL(teacher ‖ student) |" in capsys.readouterr().out
+    assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kl"] > 0
+    assert found["results"]["kl"] > 0
     assert found["span"] == [6, 12]
+    assert json.loads((tmp_path / "card.json").read_text())["results"] == found["results"]
 
 
 def test_train_saves_a_student_that_generates_and_resumes(capsys, tmp_path):

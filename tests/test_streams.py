@@ -1,0 +1,141 @@
+"""Streams of text: one order of blocks for any number of processes, and a place to come back to."""
+
+import json
+
+import datasets
+import pytest
+import torch
+
+import lft_edu as lft
+from lft_edu.streams import AHEAD, Stream, lanes_of
+from lft_edu.training import places
+
+
+def files(count: int, rows: int = 20, block: int = 4):
+    """A stream of ``count`` files; block ``i`` of file ``f`` begins with the number 1000 f + i."""
+
+    def generate(names):
+        for name in names:
+            yield from ({"input_ids": [1000 * name + i] * block} for i in range(rows))
+
+    return datasets.IterableDataset.from_generator(generate, gen_kwargs={"names": list(range(count))})
+
+
+def read(stream: Stream, steps, batch: int, turns: int = 1, world: int = 1) -> list[list[int]]:
+    """The first tokens of the blocks of each step, as ``world`` processes read them together; in order of number."""
+    streams = stream if isinstance(stream, list) else [stream]
+    found, whole = [], batch * turns * world
+    for step in steps:
+        row = {}
+        for rank, one in enumerate(streams):
+            for turn in range(turns):
+                numbers = (step * whole + places(batch, turn, rank, world)).tolist()
+                blocks = one[numbers]["input_ids"]
+                row |= {number: block[0] for number, block in zip(numbers, blocks, strict=True)}
+        found.append([row[number] for number in sorted(row)])
+    return found
+
+
+def test_lanes_are_files_as_far_as_they_divide():
+    assert [lanes_of(files(n)) for n in (1, 4, 30, 40, 37)] == [1, 4, 30, 20, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_order_does_not_depend_on_the_number_of_processes(count):
+    alone = read(Stream(files(count)), range(6), batch=8)
+    assert len({token for step in alone for token in step}) == min(48, 20 * count)
+    for batch, turns, world in ((4, 2, 1), (4, 1, 2), (2, 2, 2), (2, 1, 4)):
+        streams = [Stream(files(count)) for _ in range(world)]
+        assert read(streams, range(6), batch, turns, world) == alone
+
+
+def test_a_process_opens_its_own_files_only():
+    stream = Stream(files(4))
+    read([stream], range(3), batch=4)  # rank 0 of 1 reads all four
+    assert set(stream.lanes) == {0, 1, 2, 3}
+    stream = Stream(files(4))
+    for step in range(3):
+        stream[(step * 8 + places(4, 0, 1, 2)).tolist()]
+    assert set(stream.lanes) == {1, 3}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_state_continues_exactly_even_with_another_number_of_processes(world):
+    whole = read(Stream(files(4)), range(30), batch=8)  # 240 blocks: three times around 80
+    for stop in (1, 7, 19):
+        streams = [Stream(files(4)) for _ in range(world)]
+        read(streams, range(stop), 8 // world, 1, world)
+        state = {}
+        for stream in streams:
+            state |= json.loads(json.dumps(stream.state()))
+        again = Stream(files(4))
+        again.restore(state)
+        assert read(again, range(stop, 30), batch=8) == whole[stop:]
+
+
+def test_a_state_is_of_what_was_handed_out_not_of_what_was_read_ahead():
+    stream = Stream(files(1, rows=500))
+    read(stream, range(3), batch=2)
+    assert len(stream.ahead) == AHEAD
+    assert stream.state()["0"]["position"] == 6
+
+
+def test_a_packed_text_stream_goes_on_in_the_middle_of_a_batch_of_texts(bundled, tmp_path):
+    tokenizer = bundled[1]
+    texts = datasets.IterableDataset.from_generator(lambda: ({"text": f"x_{i} = {i}\n" * 30} for i in range(300)))
+    blocks = texts.map(
+        lambda batch: {"input_ids": lft.corpora.pack(batch["text"], tokenizer, 16)},
+        batched=True, batch_size=64, remove_columns=["text"],
+    )  # fmt: skip
+    whole = [Stream(blocks)[[i]]["input_ids"][0] for i in (0, 1)]
+    first, all_of_it = Stream(blocks), Stream(blocks)
+    wanted = [all_of_it[list(range(i, i + 5))]["input_ids"] for i in range(0, 200, 5)]
+    assert whole == wanted[0][:2]
+    for i in range(0, 100, 5):
+        first[list(range(i, i + 5))]
+    second = Stream(blocks)
+    second.restore(first.state())
+    assert [second[list(range(i, i + 5))]["input_ids"] for i in range(100, 200, 5)] == wanted[20:]
+
+
+def test_an_empty_stream_says_so():
+    with pytest.raises(ValueError, match="not one block"):
+        Stream(files(1, rows=0))[[0]]
+
+
+def test_a_resumed_run_on_a_stream_reads_nothing_twice(teacher, tmp_path):
+    """The checkpoint knows the place: going on does not read the stream from its beginning."""
+    opened = []
+
+    def generate(names):
+        for name in names:
+            opened.append(name)
+            generator = torch.Generator().manual_seed(name)
+            for i in range(40):
+                yield {"input_ids": torch.randint(1, 300, (8,), generator=generator).tolist(), "row": i}
+
+    def stream():
+        return datasets.IterableDataset.from_generator(generate, gen_kwargs={"names": [1, 2]})
+
+    def fit(path, steps, stop=None):
+        student = lft.splice(teacher, (2, 5), lft.Flow())
+        options = {"steps": 12, "batch_size": 8, "checkpoint": path, "save_every": 4, "resume": True, "progress": False}
+
+        def halt(step):
+            if stop:
+                raise KeyboardInterrupt
+            return {}
+
+        try:
+            lft.fit(student, teacher, stream(), evaluate=halt, evaluate_every=5, **options)
+        except KeyboardInterrupt:
+            assert stop
+        return student.operator.state_dict()
+
+    whole = fit(tmp_path / "whole", 12)
+    fit(tmp_path / "parts", 12, stop=True)
+    parts = fit(tmp_path / "parts", 12)
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [
+        "step-000000008.safetensors", "step-000000012.safetensors",
+    ]  # fmt: skip
