@@ -46,6 +46,7 @@ def run(name: str, source: LatentSource, tokens: int, held, options: dict, check
     found = lft.evaluate(student, source.teacher, held).to_dict()
     checkpoint.unlink()
     about = {"name": name, "span": list(source.span), "operator": student.operator.to_dict(), "training": options}
+    found["held_tokens"] = found.pop("tokens")
     return about | {"tokens": history.tokens, "seconds": round(history.seconds, 1), "loss": history.losses[-1], **found}
 
 
