@@ -14,12 +14,14 @@ from plane import table
 from torch import Tensor, nn
 
 import lft_edu as lft
+from lft_edu import costs
+from lft_edu.families import layers_of
 from lft_edu.fitting import LatentLoss, LogitLoss
 from lft_edu.latents import span_latents
 from lft_edu.training import step_generator
 
 K, SOLVER = 3, "midpoint"  # of the walk, as in the paper
-OBJECTIVES = {"regression": 1, "flow_matching": 1, "flow_walking": 2 * K, "hybrid": 2 * K + 1, "logit_kl": 2 * K}
+OBJECTIVES = ("regression", "flow_matching", "flow_walking", "hybrid", "logit_kl")
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}  # dense bfloat16, FLOP/s, by the maker
 
 EXPLANATION = """\
@@ -39,33 +41,6 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
-
-
-class Operations:
-    """Multiply-adds of the parts of a teacher, for ``rows`` sequences of ``tokens`` tokens, forward only."""
-
-    def __init__(self, teacher, rows: int, tokens: int):
-        layer = teacher.get_submodule(lft.families.family_of(teacher.config).layers)[0]
-        self.shapes = [tuple(m.weight.shape) for m in layer.modules() if isinstance(m, nn.Linear)]
-        width, self.depth, count = teacher.config.hidden_size, teacher.config.num_hidden_layers, rows * tokens
-        self.linear = count * sum(a * b for a, b in self.shapes)
-        self.attention = count * tokens * width  # keys and values, each half a square
-        self.head = count * width * teacher.config.vocab_size
-        self.time = rows * 6 * width * width  # the modulation: once a sequence
-
-    @property
-    def layer(self) -> int:
-        return self.linear + self.attention
-
-    def of(self, objective: str, span: tuple[int, int]) -> int:
-        """Of one step, the latents given."""
-        evaluations, (m, n) = OBJECTIVES[objective], span
-        evaluation = self.layer + (0 if objective == "regression" else self.time)
-        if objective != "logit_kl":
-            return 3 * evaluations * evaluation
-        tail = self.depth - n  # frozen: its backward needs the gradient of the states alone
-        models = (self.depth + m + tail) * self.layer + tail * (self.linear + 2 * self.attention) + 3 * self.head
-        return models + evaluations * (self.layer + 2 * self.layer)
 
 
 class Matmuls:
@@ -120,8 +95,9 @@ def measure(teacher, span: tuple[int, int], rows: int, tokens: int, rounds: int)
     device, count = teacher.device, rows * tokens
     ids = torch.randint(teacher.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     ids = ids.to(device)
-    operations = Operations(teacher, rows, tokens)
-    matmuls = Matmuls(operations.shapes, count, device, teacher.dtype)
+    shape = costs.Shape.of(teacher)
+    matrices = [tuple(p.shape) for p in layers_of(teacher)[0].parameters() if p.ndim == 2]
+    matmuls = Matmuls(matrices, count, device, teacher.dtype)
     works = {"matmuls": matmuls, "teacher": lambda: span_latents(teacher, span, ids)} | steps_of(teacher, span, ids)
     taken: dict[str, list] = {name: [] for name in works}
     for i in range(rounds + 1):
@@ -132,10 +108,11 @@ def measure(teacher, span: tuple[int, int], rows: int, tokens: int, rounds: int)
     speeds = [matmuls.operations / s for s in taken["matmuls"]]  # multiply-adds a second, round by round
     about = {"rows": rows, "tokens": tokens, "span": list(span), "speed": 2 * statistics.median(speeds)}
     about |= {"teacher_seconds": statistics.median(taken["teacher"]), "peak": peak(device)}
-    lower = span[1] * operations.layer
+    lower = count * costs.teacher_operations(shape, span, "flow_matching", tokens)
     rows_ = []
-    for name, evaluations in OBJECTIVES.items():
-        needed = operations.of(name, span)
+    for name in OBJECTIVES:
+        evaluations = costs.evaluations(name, K, SOLVER)
+        needed = count * costs.operator_operations(shape, span, name, K, SOLVER, tokens)
         fraction = statistics.median(needed / v / s for v, s in zip(speeds, taken[name], strict=True))
         row = {"objective": name, "evaluations": evaluations, "seconds": statistics.median(taken[name])}
         row |= {"tokens_per_second": count / row["seconds"], "multiply_adds": needed, "fraction_of_floor": fraction}
