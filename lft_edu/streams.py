@@ -27,6 +27,7 @@ class Lane:
 
         self.corpus = split_dataset_by_node(corpus, index, lanes) if lanes > 1 else copy.copy(corpus)
         self.epoch, self.position, self.rows = 0, 0, None
+        self.restored: dict | None = None  # until the first block after it is read, the data set does not know
 
     def block(self, position: int) -> list[int]:
         """The block at this position of the lane; a smaller one than the last starts the lane anew."""
@@ -38,7 +39,7 @@ class Lane:
         return row
 
     def _next(self) -> list[int]:
-        self.rows = self.rows or iter(self.corpus)
+        self.rows, self.restored = self.rows or iter(self.corpus), None
         row = next(self.rows, None)
         if row is None:
             self._begin_again()
@@ -49,18 +50,20 @@ class Lane:
         return row["input_ids"]
 
     def _begin_again(self) -> None:
-        self.epoch += 1
+        self.epoch, self.restored = self.epoch + 1, None
         self.corpus.set_epoch(self.epoch)  # a state that was loaded counts for its own epoch only
         self.rows = iter(self.corpus)
 
     def state(self) -> dict:
         """JSON from which :meth:`restore` goes on."""
+        if self.restored:
+            return self.restored
         return {"position": self.position, "epoch": self.epoch, "corpus": copy.deepcopy(self.corpus.state_dict())}
 
     def restore(self, state: dict) -> None:
-        self.position, self.epoch, self.rows = state["position"], state["epoch"], None
+        self.position, self.epoch, self.rows, self.restored = state["position"], state["epoch"], None, state
         self.corpus.set_epoch(self.epoch)
-        self.corpus.load_state_dict(state["corpus"])
+        self.corpus.load_state_dict(copy.deepcopy(state["corpus"]))  # it goes on writing in what it is given
 
 
 class Stream:
@@ -99,7 +102,7 @@ class Stream:
     def _read_ahead(self, asked: tuple) -> None:
         stride = asked[0] - self.last[0] if self.last else 0
         self.last = asked
-        while stride > 0 and len(self.ahead) < AHEAD:
+        while stride > asked[-1] - asked[0] and len(self.ahead) < AHEAD:
             newest = self.ahead[-1][0] if self.ahead else asked
             following = tuple(number + stride for number in newest)
             self.ahead.append((following, self._submit(following)))

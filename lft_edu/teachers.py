@@ -166,6 +166,7 @@ def random_teacher(
     Args:
         shape: one of ``SHAPES``, such as ``"pythia-410m"``.
         layers: fewer layers than published, for a quick look.
+        device: ``"meta"`` gives the shape alone, without any weights: for counting.
     """
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
@@ -177,10 +178,11 @@ def random_teacher(
         num_attention_heads=heads, bos_token_id=0, eos_token_id=0,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
     )  # fmt: skip
-    with torch.random.fork_rng():
+    device = torch.device(device or default_device())
+    with torch.random.fork_rng(), torch.device("meta" if device.type == "meta" else "cpu"):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.to(device or default_device()).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def bundled_students() -> list[str]:

@@ -98,6 +98,29 @@ def test_a_packed_text_stream_goes_on_in_the_middle_of_a_batch_of_texts(bundled,
     assert [second[list(range(i, i + 5))]["input_ids"] for i in range(100, 200, 5)] == wanted[20:]
 
 
+def test_places_in_files_of_parquet_are_kept_lane_by_lane(tmp_path):
+    """Another path through `datasets` than generated rows. What is asked for first, as `fit` does, is block 0."""
+    for name in (0, 1):
+        rows = [{"input_ids": [1000 * name + i] * 4} for i in range(60)]
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    names = [str(tmp_path / f"{name}.parquet") for name in (0, 1)]
+    corpus = datasets.load_dataset("parquet", data_files=names, split="train", streaming=True)
+    corpus = corpus.map(lambda batch: {"input_ids": batch["input_ids"]}, batched=True, batch_size=20)
+    alone = read(Stream(corpus), range(6), batch=8)
+    streams = [Stream(corpus) for _ in range(2)]
+    for stream in streams:
+        stream[[0]]
+    assert read(streams, range(3), batch=4, world=2) == alone[:3]
+    state = streams[0].state() | streams[1].state()
+    untouched = Stream(corpus)
+    untouched.restore(json.loads(json.dumps(state)))
+    assert untouched.state() == state  # nothing read yet
+    for _ in range(2):  # reading on from a state leaves the state as it was
+        again = Stream(corpus)
+        again.restore(state)
+        assert read(again, range(3, 6), batch=8) == alone[3:]
+
+
 def test_an_empty_stream_says_so():
     with pytest.raises(ValueError, match="not one block"):
         Stream(files(1, rows=0))[[0]]

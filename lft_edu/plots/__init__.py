@@ -10,7 +10,7 @@ from .plane import (
     velocity_field,
     walks,
 )
-from .results import AXES, COLOURS, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .results import AXES, COLOURS, budget, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .trajectories import hidden_distance, lens, norms, token_field, trajectory
 
@@ -20,6 +20,7 @@ __all__ = [
     "CONFIG",
     "SERIES",
     "animate",
+    "budget",
     "clouds",
     "coupling",
     "crossing_points",

@@ -18,8 +18,10 @@ COLOURS = {
     "flow-walking": GREEN,
     "flow-walking-euler": VIOLET,
     "hybrid": PURPLE,
+    "flow-walking-midpoint": ORANGE,
     "flow-walking-kl": "#6B5B00",
 }
+MARKS = ("circle", "square", "diamond", "triangle-up", "cross")
 SYMBOLS = {"6-12": "circle", "6-18": "square"}
 AXES = {
     "parameters": "parameters of the whole model",
@@ -118,6 +120,36 @@ def skip_growth(growth: dict) -> go.Figure:
         "KL of skipping the best j layers, nats",
         log_y=True,
     )
+
+
+def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure:
+    """KL against what a run was given, one line an operator, with 95 % intervals; both axes logarithmic.
+
+    Args:
+        results: ``assets/results/tokens.json``.
+        x: ``"tokens"``, or ``"operations"``: multiply-adds of the whole training, teacher included.
+    """
+    titles = {"tokens": "tokens trained on", "operations": "multiply-adds of the training, teacher included"}
+    if x not in titles:
+        raise ValueError(f"x={x!r}: choose one of {', '.join(titles)}.")
+    figure = new_figure(
+        f"What more training buys, layers {span[0]}–{span[1]}", titles[x], "KL(teacher ‖ student), nats per token"
+    )
+    rows = [row for row in results["rows"] if tuple(row["span"]) == tuple(span)]
+    for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+        mine = sorted((row for row in rows if row["name"] == name), key=lambda row: row["tokens"])
+        kl = [row["kl"] for row in mine]
+        bars = {"array": [row["kl_interval"][1] - row["kl"] for row in mine], "type": "data", "thickness": 1}
+        bars["arrayminus"] = [row["kl"] - row["kl_interval"][0] for row in mine]
+        colour, title = COLOURS.get(name, BLACK), row_title(mine[0])
+        figure.add_scatter(
+            x=[row[x] for row in mine], y=kl, error_y=bars, name=html.escape(title), mode="lines+markers",
+            line={"color": colour}, marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": colour},
+            hovertemplate=f"{html.escape(title)}<br>%{{x:,.3g}} {x}: %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log", tickvals=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
+    return figure
 
 
 def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Figure:
