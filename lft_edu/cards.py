@@ -39,7 +39,7 @@ def make_card(
         "layers_evaluated": {"teacher": depth, "student": depth - (n - m) + found.nfe},
         "training": training,
         "held_out": {"corpus": corpus, "split": split},
-        "results": found.to_dict(),
+        "results": {**found.to_dict(), "kl_interval": list(found.kl_interval)},
         "skips": {str(j): skip for j, skip in skips.items()} if skips else None,
         "latency_ms_per_token": None,
         "device": torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "CPU",

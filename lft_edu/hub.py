@@ -170,9 +170,9 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
     """The error to raise in place of one that a client of the hub raised: what happened, and what to do."""
     from huggingface_hub import constants, errors
 
-    chain = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    chain = [error]  # it, what caused it, and what was being handled when each of them was raised
+    for e in chain:
+        chain += [e for e in (e.__cause__, e.__context__) if e is not None and e not in chain]
     found = lambda *kinds: next((e for e in chain if isinstance(e, kinds)), None)  # noqa: E731
     full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
     if full:
@@ -184,7 +184,7 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
         )
     if found(errors.RevisionNotFoundError):
         return FileNotFoundError(f"{name!r} has no revision {revision!r}. Give a branch, a tag or a commit of it.")
-    if found(errors.RepositoryNotFoundError):
+    if found(errors.RepositoryNotFoundError) or type(error).__name__ == "DatasetNotFoundError":  # of datasets
         return FileNotFoundError(
             f"The hub has no {name!r}, or it is private. Check the name; for a private one, `hf auth login`."
         )
@@ -194,8 +194,8 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
         return ConnectionError(
             f"{name!r} is not whole in {cache_folder()}, and HF_HUB_OFFLINE is set. Unset it, or {instead}."
         )
-    reason = (str(chain[-1]).strip().splitlines() or [""])[0][:160]
+    reason = (str(error).strip().splitlines() or [""])[0][:160]
     return ConnectionError(
-        f"{name!r} could not be fetched from the hub ({type(chain[-1]).__name__}: {reason}). Check the network and "
+        f"{name!r} could not be fetched from the hub ({type(error).__name__}: {reason}). Check the network and "
         f"run it again, a download goes on where it stopped; or {instead}."
     )

@@ -235,6 +235,7 @@ ROUTES = [
     ("GET", rf"{API}(?:/revision/{REVISION})?", "info"),
     ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.*))?", "tree"),
     ("GET", r"/api/whoami-v2", "whoami"),
+    ("POST", r"/api/validate-yaml", "validate_yaml"),
     ("POST", rf"{API}/paths-info/{REVISION}", "paths_info"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", rf"{API}/preupload/{REVISION}", "preupload"),
@@ -347,6 +348,10 @@ class Handler(BaseHTTPRequestHandler):
         form = parse_qs(self.data.decode())
         expand = form.get("expand", [""])[0].lower() == "true"
         return [entry for path in form.get("paths", []) if (entry := repository.entry(commit, path, expand))]
+
+    def validate_yaml(self) -> dict:
+        """Of a card's header; the clients ask before they upload one."""
+        return {"errors": [], "warnings": []}
 
     def whoami(self) -> dict:
         self.check_token()

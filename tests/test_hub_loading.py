@@ -1,0 +1,256 @@
+"""Teachers, students and text from a hub: the real clients, against a server on loopback that can be made to fail."""
+
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hub import Hub, connected, parquet_bytes, tiny_pythia
+from huggingface_hub import constants
+
+import lft_edu as lft
+from lft_edu import cards
+from lft_edu.hub import cache_folder, explain, fetch, in_reach, look_up, require_room
+
+NAME = "lab/pythia"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bundled):
+    return tiny_pythia(tmp_path_factory.mktemp("models") / "pythia", bundled[1], layers=2)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with Hub(tmp_path / "hub") as hub:
+        connected(hub, tmp_path / "home", monkeypatch)
+        yield hub
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[1, 2, 3]])).logits
+
+
+def partial_files() -> list[Path]:
+    return [p for p in cache_folder().rglob("*.incomplete") if p.stat().st_size]
+
+
+def test_pythia_410m_shaped_from_the_hub_by_its_name(hub, tmp_path, bundled):
+    """The real width, heads, vocabulary and config; two of its layers, random weights."""
+    commit = hub.add("EleutherAI/pythia-410m", tiny_pythia(tmp_path / "m", bundled[1], layers=2, shape="pythia-410m"))
+    assert in_reach()
+    teacher, tokenizer = lft.load_teacher("EleutherAI/pythia-410m", dtype=torch.bfloat16, device="cpu")
+    assert (teacher.config.hidden_size, teacher.config.num_attention_heads) == (1024, 16)
+    assert teacher.lft_origin == {"name": "EleutherAI/pythia-410m", "revision": commit}
+    student = lft.splice(teacher, (0, 1), lft.Flow())
+    lft.fit(student, teacher, torch.randint(9, 2000, (2, 8)), steps=1, batch_size=2, precision="bf16", progress=False)
+    assert tokenizer.padding_side == "left"
+
+
+def test_a_revision_is_pinned(hub, folder, tmp_path):
+    first = hub.add(NAME, folder)
+    hub.tag(NAME, "v1", first)
+    hub.add(NAME, tiny_pythia(tmp_path / "other", lft.load_teacher("bundled")[1], layers=1))
+    depths = {r: lft.load_teacher(NAME, "cpu", revision=r)[0].config.num_hidden_layers for r in (None, "v1", first)}
+    assert depths == {None: 1, "v1": 2, first: 2}
+    with pytest.raises(FileNotFoundError, match="no revision 'v2'"):
+        lft.load_teacher(NAME, revision="v2")
+    with pytest.raises(ValueError, match="is a folder"):
+        lft.load_teacher(folder, revision="v1")
+
+
+def test_code_and_pickles_are_never_asked_for(hub, folder):
+    files = files_of(folder) | {
+        "modeling_evil.py": b"boom",
+        "pytorch_model.bin": b"pickle",
+        "onnx/model.safetensors": b"x",
+    }
+    config = files["config.json"].replace(b"{", b'{"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"},', 1)
+    hub.add(NAME, files | {"config.json": config})
+    lft.load_teacher(NAME, device="cpu")
+    assert not [path for _, path, _ in hub.requests if path.endswith((".py", ".bin")) or "onnx" in path]
+    hub.add("lab/pickled", {"config.json": config, "pytorch_model.bin": b"pickle"})
+    with pytest.raises(FileNotFoundError, match="no safetensors weights"):
+        lft.load_teacher("lab/pickled")
+    hub.add("lab/nothing", {"README.md": b"hello"})
+    with pytest.raises(FileNotFoundError, match="no file of a model"):
+        lft.load_teacher("lab/nothing")
+
+
+def test_a_download_that_breaks_off_goes_on(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.add(NAME, folder)
+    size = (folder / "model.safetensors").stat().st_size
+    assert look_up(NAME).missing == look_up(NAME).size > size
+    hub.cut("model.safetensors", after_bytes=size // 2, times=1)
+    found = fetch(NAME)
+    assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert [r for r in hub.requests if r[1].endswith("model.safetensors") and r[2]]  # it asked for the rest only
+    assert look_up(NAME).missing == 0
+
+
+def test_a_download_that_keeps_breaking_off_leaves_nothing_that_loads(hub, folder, monkeypatch):
+    hub.add(NAME, folder)
+    hub.cut("model.safetensors", after_bytes=1_000_000, times=1000)
+    with pytest.raises(ConnectionError, match="goes on where it stopped"):
+        lft.load_teacher(NAME)
+    hub.down()
+    with pytest.raises(ConnectionError):
+        lft.load_teacher(NAME)
+    hub.up()
+    hub.mend()
+    assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
+    assert not partial_files()
+
+
+def test_altered_bytes_never_load(hub, folder):
+    hub.add(NAME, folder)
+    hub.corrupt("model.safetensors", from_byte=5_000_000)
+    for _ in range(2):  # not the second time either
+        with pytest.raises(ValueError, match="damaged on its way or on the disk"):
+            lft.load_teacher(NAME)
+    hub.mend()
+    assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
+
+
+def test_a_file_that_rots_in_the_cache_is_found_and_fetched_again(hub, folder):
+    hub.add(NAME, folder)
+    blob = (fetch(NAME) / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="It has been removed"):
+        lft.load_teacher(NAME)
+    lft.load_teacher(NAME)
+
+
+def test_what_was_fetched_needs_no_hub(hub, folder, monkeypatch):
+    hub.add(NAME, folder)
+    lft.load_teacher(NAME)
+    hub.down()
+    assert not in_reach()
+    lft.load_teacher(NAME)
+    hub.up()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = len(hub.requests)
+    lft.load_teacher(NAME)
+    assert len(hub.requests) == before
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
+        lft.load_teacher("lab/another")
+
+
+def test_missing_and_gated_models_say_what_to_do(hub, folder):
+    hub.add("lab/gated", folder, gated=True)
+    with pytest.raises(PermissionError, match="accept its terms"):
+        lft.load_teacher("lab/gated")
+    with pytest.raises(FileNotFoundError, match="The hub has no 'lab/nothing'"):
+        lft.load_teacher("lab/nothing")
+    with pytest.raises(ValueError, match="no name on the hub"):
+        lft.load_teacher("lab/a b")
+
+
+def test_a_full_disk_is_said_before_the_download(hub, folder, monkeypatch):
+    hub.add(NAME, folder)
+    monkeypatch.setattr("lft_edu.hub.free_space", lambda folder: 1_000_000)
+    with pytest.raises(OSError, match="Make room, or set HF_HOME") as caught:
+        lft.load_teacher(NAME)
+    assert caught.value.errno == errno.ENOSPC
+    assert not [r for r in hub.requests if r[0] == "GET" and "resolve" in r[1]]
+    require_room(900_000, "A model")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "The disk is full" in str(explain(full, NAME))
+
+
+# --- students -----------------------------------------------------------------------------------------------------
+
+
+def test_a_student_goes_to_the_hub_and_comes_back(hub, bundled, monkeypatch):
+    teacher, tokenizer = bundled
+    student = lft.load_student("bundled/flow-walking-6-18", teacher)
+    held = lft.load_corpus("python-stdlib", tokenizer, "test", max_tokens=1024)
+    card = lft.make_card(student, teacher, lft.evaluate(student, teacher, held), "python-stdlib", latency=False)
+    with pytest.raises(ValueError, match="Give the tokenizer"):
+        student.push_to_hub("lab/student")
+    address = student.push_to_hub("lab/student", tokenizer, card, token="hf_test")
+    assert address == f"{hub.url}/lab/student"
+    again = lft.load_student("lab/student", device="cpu")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, student(ids).logits)
+    files = hub.repositories["model", "lab/student"]
+    paths = files.commits[files.branches["main"]]
+    assert {"README.md", "card.json", "model.safetensors", "tokenizer.json", "config.json"} <= paths.keys()
+    readme = paths["README.md"].read(0, 10_000).decode()
+    assert readme.startswith("---\nlibrary_name: transformers")
+    assert f"{card['results']['kl']:.4f} nats" in readme
+    assert 'lft.load_student("lab/student")' in readme
+
+
+def test_a_card_says_what_was_measured_and_escapes_what_it_is_told(bundled, tmp_path):
+    teacher, tokenizer = bundled
+    student = lft.splice(teacher, (6, 12), lft.Skip())
+    held = lft.load_corpus("python-stdlib", tokenizer, "test", max_tokens=1024)
+    found = lft.evaluate(student, teacher, held)
+    skips = cards.best_skips(teacher, held, 2, progress=False)
+    assert 0 < skips[1]["kl"] < skips[2]["kl"]
+    card = lft.make_card(student, teacher, found, "<b>|text", skips=skips)
+    cards.save_card(card, tmp_path)
+    assert cards.load_card(tmp_path) == cards.load_card(tmp_path / "card.json") == card
+    text = (tmp_path / "card.md").read_text()
+    assert "&lt;b>\\|text" in text
+    assert f"{found.kl:.4f} nats a token" in text
+    assert "Skipping the best 2" in text
+    assert card["latency_ms_per_token"]["student"]["decode"] > 0
+    assert "| skip | 6–12 |" in cards.table([card])
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+LINES = [f" = Title {i} = \n" if i % 9 == 0 else f"def f_{i}(x): return x + {i * i}\n" for i in range(4000)]
+
+
+@pytest.fixture
+def wikitext(hub):
+    parts = {
+        "train-00000-of-00002": LINES[:2000],
+        "train-00001-of-00002": LINES[2000:],
+        "test-00000-of-00001": LINES[:500],
+    }
+    files = {f"wikitext-103-raw-v1/{name}.parquet": parquet_bytes(texts) for name, texts in parts.items()}
+    splits = "".join(f"  - {{split: {s}, path: wikitext-103-raw-v1/{s}-*}}\n" for s in ("train", "test"))
+    files["README.md"] = f"---\nconfigs:\n- config_name: wikitext-103-raw-v1\n  data_files:\n{splits}---\n".encode()
+    hub.add("Salesforce/wikitext", files, kind="dataset")
+    return hub
+
+
+def test_wikitext_whole_and_streamed_are_the_same_blocks(wikitext, bundled):
+    whole, streamed = (
+        lft.load_corpus("wikitext-103", bundled[1], "test", 64, streaming=streaming) for streaming in (False, True)
+    )
+    assert whole["input_ids"] == [row["input_ids"] for row in streamed]
+    start = bundled[1].decode([token for block in whole["input_ids"][:10] for token in block])
+    assert "".join(LINES[:20]) in start  # lines are joined, and are no documents of their own
+
+
+def test_a_missing_corpus_is_named(hub, bundled):
+    with pytest.raises(FileNotFoundError, match="no 'Salesforce/wikitext"):
+        lft.load_corpus("wikitext-2", bundled[1])
+    hub.down()
+    with pytest.raises(ConnectionError, match="python-stdlib"):
+        lft.load_corpus("wikitext-2", bundled[1])
+
+
+def test_a_stream_outlives_a_short_silence_of_the_hub(wikitext, bundled, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0.1)
+    wanted = [row["input_ids"] for row in lft.load_corpus("wikitext-103", bundled[1], "train", 64, streaming=True)]
+    rows = iter(lft.load_corpus("wikitext-103", bundled[1], "train", 64, streaming=True))
+    found = [next(rows)["input_ids"] for _ in range(5)]
+    wikitext.down()
+    threading.Timer(0.5, wikitext.up).start()
+    assert found + [row["input_ids"] for row in rows] == wanted
