@@ -162,7 +162,8 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
+    """Bytes as ``"1.25 GB"``, or in MB below a tenth of one."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def blank_teacher(name: str, revision: str | None = None):

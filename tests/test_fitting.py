@@ -229,8 +229,9 @@ def small_loop(tmp_path, loss=None, steps=20, **kwargs):
             return loss(step)
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    path = tmp_path / "c.safetensors"
     return training.optimise(
-        Loss(), [optimizer], lambda i: (i.item(),), steps, checkpoint=tmp_path / "c.safetensors", progress=False, **kwargs
+        Loss(), [optimizer], lambda i: (i.item(),), steps, checkpoint=path, progress=False, **kwargs
     )
 
 

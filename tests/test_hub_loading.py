@@ -180,7 +180,7 @@ def test_a_student_goes_to_the_hub_and_comes_back(hub, bundled, monkeypatch):
     again = lft.load_student("lab/student", device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, student(ids).logits)
+        assert torch.allclose(again(ids).logits, student(ids).logits, atol=1e-4)
     files = hub.repositories["model", "lab/student"]
     paths = files.commits[files.branches["main"]]
     assert {"README.md", "card.json", "model.safetensors", "tokenizer.json", "config.json"} <= paths.keys()
