@@ -12,6 +12,7 @@ from . import (
     lesson06_assembly,
     lesson06_cache,
     lesson06_generation,
+    lesson08,
 )
 from .checking import EXERCISES, Exercise, Report, check
 
@@ -31,4 +32,5 @@ __all__ = [
     "lesson06_assembly",
     "lesson06_cache",
     "lesson06_generation",
+    "lesson08",
 ]

@@ -1,0 +1,222 @@
+"""Checks of lesson 08: what a run costs, in operations, hours and bytes, and which of many was the cheapest."""
+
+import json
+import math
+
+from .. import costs
+from ..teachers import ASSETS
+from .checking import Wrong, describe, exercise
+
+LAYER = 12 * 1024**2  # numbers in the matrices of one of Pythia-410M's layers
+
+
+def number(value, what: str) -> float:
+    """``value`` as a number, or a message that says what it is instead."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise Wrong(f"You returned {describe(value)}; {what} must be one number.") from None
+    if not math.isfinite(found):
+        raise Wrong(f"You returned {found}; {what} must be finite. Is something divided by zero?")
+    return found
+
+
+def equal(value, want: float, what: str, mistakes: dict[str, float], unit: str = "") -> None:
+    """``value`` must be ``want`` to a millionth; a known mistake is named."""
+    got = number(value, what)
+    same = lambda a, b: math.isclose(a, b, rel_tol=1e-6)  # noqa: E731
+    if same(got, want):
+        return
+    numbers = f"Yours is {got:,.6g}{unit}, it should be {want:,.6g}{unit}."
+    for message, outcome in mistakes.items():
+        if same(got, outcome):
+            raise Wrong(f"{message}\n{numbers}")
+    raise Wrong(f"Not {what}. {numbers} That is {got / want:.4g} times as much." if got > 0 else numbers)
+
+
+# --- 8.1 ----------------------------------------------------------------------------------------------------------
+
+
+def _not_operations(m: int, n: int, e: int, k: int) -> dict[str, float]:
+    """What is mistaken for the operations of Flow Walking on [m, n) with k midpoint steps, e = 2k evaluations."""
+    right = LAYER * (n + 3 * e)
+    return {
+        "You let all 24 layers of the teacher run. Nothing needs layer n or any above it: x1 leaves layer n − 1.":
+            LAYER * (24 + 3 * e),
+        "You let only the layers of the span run. The states that enter it come from the layers below: n in all.":
+            LAYER * (n - m + 3 * e),
+        "You ran the teacher backward, too. It is frozen and its states are data: forward only.": 3 * LAYER * (n + e),
+        "You count one evaluation a step. A midpoint step looks twice: k steps are 2k evaluations.":
+            LAYER * (n + 3 * k),
+        "You forgot the gradient. Each evaluation costs once forward and twice that backward: three times.":
+            LAYER * (n + e),
+        "Backward costs twice as much as forward (a gradient for the states and one for the weights): three times in "
+        "all, not twice.": LAYER * (n + 2 * e),
+        "You count FLOP; the question is for multiply-adds. A multiply-add is two FLOP.": 2 * right,
+        "You left out the teacher: its layers below n make x0 and x1 for every batch.": LAYER * 3 * e,
+        "You added the output head. In latent training no logits are made.": right + 1024 * 50304,
+        "You let n + 1 layers run: layers 0 … n − 1 are n layers.": right + LAYER,
+        "You let n − 1 layers run: layers 0 … n − 1 are n layers.": right - LAYER,
+        "The matrices of a layer hold 12 D² numbers; you took 4 D² (attention alone).": right / 3,
+        "The matrices of a layer hold 12 D² numbers; you took 8 D² (the MLP alone).": right * 2 / 3,
+    }  # fmt: skip
+
+
+@exercise("8.1", "Operations, by hand", difficulty=1, minutes=10)
+def operations(answer):
+    yield "Flow Walking on [5, 17) with four midpoint steps"
+    m, n, k = 5, 17, 4
+    equal(
+        answer("flow_walking", (m, n), k),
+        LAYER * (n + 6 * k),
+        "the multiply-adds of a token",
+        _not_operations(m, n, 2 * k, k),
+    )
+    yield "flow matching looks once, whatever k is"
+    mistakes = _not_operations(m, n, 1, 1) | {
+        "Flow matching does not walk: it evaluates the velocity once, at one random time (eq. 3). k is for walks.":
+            LAYER * (n + 6 * k),
+        "Flow matching evaluates the velocity once, at one random time (eq. 3), not twice.": LAYER * (n + 6),
+    }  # fmt: skip
+    equal(answer("flow_matching", (m, n), k), LAYER * (n + 3), "the multiply-adds of a token", mistakes)
+    yield "the paper's two runs, near what the library counts"
+    shape = costs.Shape(1024, 24, 50304, LAYER, LAYER + 13 * 1024, 405_334_016)
+    for objective, span, k in (("flow_matching", (6, 12), 3), ("flow_walking", (6, 18), 3)):
+        counted = costs.training_operations(shape, span, objective, k, "midpoint", block=512)
+        mine = number(answer(objective, span, k), "the multiply-adds of a token")
+        if not 0.9 < mine / counted < 1:
+            raise Wrong(
+                f"{objective} on {span}: yours is {mine:.4g}, with attention and modulation it is {counted:.4g}."
+            )
+
+
+# --- 8.2 ----------------------------------------------------------------------------------------------------------
+
+
+@exercise("8.2", "Hours, before you start", difficulty=1, minutes=6)
+def hours(answer):
+    yield "by hand: 50 multiply-adds a token, 7200 tokens, 400 FLOP/s of which a quarter is reached"
+    right = 2 * 50 * 7200 / (400 * 0.25) / 3600  # two hours
+    mistakes = {
+        "A multiply-add is two FLOP, and devices are rated in FLOP/s: twice as long.": right / 2,
+        "You have seconds; an hour has 3600.": right * 3600,
+        "You have seconds, and half of them: a multiply-add is two FLOP.": right * 1800,
+        "You have minutes; divide by 60 once more.": right * 60,
+        "You have days.": right / 24,
+        "You counted with the whole peak: only the fraction of it that is reached does work.": right / 4,
+        "You counted with the whole peak, and one FLOP a multiply-add.": right / 8,
+        "A smaller fraction takes longer: divide by it, do not multiply.": right / 16,
+    }
+    equal(answer(50, 7200, 400, 0.25), right, "the hours", mistakes, " h")
+    yield "the paper's flow matching, 2.6 billion tokens, 40 % of an H200"
+    wanted = 2 * LAYER * 15 * 2.6e9 / (989e12 * 0.4) / 3600
+    equal(answer(LAYER * 15, 2.6e9, 989e12, 0.4), wanted, "the hours", {}, " h")
+
+
+# --- 8.3 ----------------------------------------------------------------------------------------------------------
+
+
+@exercise("8.3", "Will it fit?", difficulty=2, minutes=10)
+def memory(answer):
+    yield "by hand: a teacher of 1000 weights, 600 kept by the student, an operator of 70, bfloat16, 31 bytes besides"
+    teacher, kept, operator, each, activations = 1000, 600, 70, 2, 31
+    frozen = each * (teacher + kept)
+    right = frozen + 16 * operator + activations
+    rest = frozen + activations
+    mistakes = {
+        "You left out the layers that the student keeps: they are copies, beside the teacher's own.":
+            right - each * kept,
+        "You left out the teacher: it makes the states.": right - each * teacher,
+        "You gave the kept layers a gradient and moments, too. They are frozen; only the operator is trained.":
+            each * teacher + 16 * (kept + operator) + activations,
+        "You gave teacher and student gradients and moments. They are frozen; only the operator is trained.":
+            16 * (teacher + kept + operator) + activations,
+        "You kept the operator in the teacher's type. A small step is lost on a bfloat16 weight: it is trained in "
+        "float32, 4 bytes a number, whatever the teacher's type.": rest + 4 * each * operator,
+        "You left out Adam's moments: two more numbers a weight, beside weight and gradient.": rest + 8 * operator,
+        "You have three numbers a weight of the operator; there are four: weight, gradient, two moments.":
+            rest + 12 * operator,
+        "You have only the operator's weights: training keeps a gradient and two moments beside each.":
+            rest + 4 * operator,
+        "You have the operator twice, in the teacher's type as well: the float32 weights take its place.":
+            right + each * operator,
+        "You left out the activations, what the evaluations keep for the gradient.": right - activations,
+        "You added numbers, not bytes: each takes 2 (bfloat16) or 4 (float32).":
+            teacher + kept + 4 * operator + activations,
+    }  # fmt: skip
+    equal(answer(teacher, kept, operator, each, activations), right, "the bytes", mistakes, " bytes")
+    yield "the same in float32"
+    each = 4
+    equal(
+        answer(teacher, kept, operator, each, activations), each * (teacher + kept) + 16 * operator + activations,
+        "the bytes", {"bytes_per_weight is 4 here; you have 2 for the frozen weights.": right}, " bytes",
+    )  # fmt: skip
+
+
+# --- 8.4 ----------------------------------------------------------------------------------------------------------
+
+# Each of these would be chosen by one way to get it wrong, and one by none.
+BY_HAND = [
+    {"name": "the best", "kl": 0.200, "tokens": 100, "operations": 10},
+    {"name": "fewest tokens", "kl": 0.215, "tokens": 40, "operations": 20},
+    {"name": "right", "kl": 0.218, "tokens": 90, "operations": 8},
+    {"name": "cheapest a token", "kl": 0.219, "tokens": 200, "operations": 5},
+    {"name": "within the range", "kl": 0.240, "tokens": 50, "operations": 10},
+    {"name": "within 0.1 nats", "kl": 0.295, "tokens": 30, "operations": 10},
+    {"name": "cheapest of all", "kl": 0.900, "tokens": 10, "operations": 10},
+]
+WHY = {
+    "the best": "This one has the least KL. Others within 10 % of it took fewer operations.",
+    "fewest tokens": "This one has the fewest tokens of those that serve, but its tokens are dear: multiply by the "
+    "operations each of them takes.",
+    "cheapest a token": "This one is the cheapest *a token* of those that serve, but it took many tokens: multiply.",
+    "within the range": "You allowed a tenth of the range from best to worst. 10 % of the best KL, 0.2, is 0.02.",
+    "within 0.1 nats": "You allowed 0.1 nats. 10 % of the best KL, 0.2, is 0.02.",
+    "cheapest of all": "This one is the cheapest of all, and useless. Choose among those within 10 % of the best.",
+}
+
+
+def finished_runs() -> list[dict]:
+    """The runs of ``assets/results/tokens.json`` on layers 6–18, each with the ``operations`` a token took."""
+    table = json.loads((ASSETS / "results" / "tokens.json").read_text())["rows"]
+    shape = costs.Shape(64, 24, 2048, 12 * 64**2, 12 * 64**2 + 13 * 64, 1_461_888)
+    rows = []
+    for row in (row for row in table if row["span"] == [6, 18]):
+        told = row["training"]
+        walk = told.get("k", 1), told.get("step", "euler")
+        each = costs.training_operations(shape, row["span"], told["objective"], *walk, block=128)
+        rows.append({"name": row["name"], "kl": row["kl"], "tokens": row["tokens"], "operations": each})
+    return rows
+
+
+def _cheapest(rows: list[dict], tolerance: float) -> dict:
+    bar = (1 + tolerance) * min(row["kl"] for row in rows)
+    return min((row for row in rows if row["kl"] <= bar), key=lambda row: row["tokens"] * row["operations"])
+
+
+def _row(value, rows: list[dict]) -> dict:
+    if not isinstance(value, dict) or value not in rows:
+        raise Wrong(f"You returned {describe(value)}; return one of the rows, the dictionary itself.")
+    return value
+
+
+@exercise("8.4", "The cheapest that serves", difficulty=2, minutes=12)
+def cheapest(answer):
+    yield "seven runs made up so that each mistake chooses another"
+    rows = [dict(row) for row in BY_HAND]
+    found = _row(answer(rows, 0.10), rows)
+    if found["name"] != "right":
+        raise Wrong(f"You chose {found}. {WHY[found['name']]}")
+    yield "in any order, and with any tolerance"
+    for tolerance in (0.0, 0.05, 0.5, 10.0):
+        rows = [dict(row) for row in reversed(BY_HAND)]
+        found, wanted = _row(answer(rows, tolerance), rows), _cheapest(BY_HAND, tolerance)
+        if found["name"] != wanted["name"]:
+            raise Wrong(f"With tolerance {tolerance:g} you chose {found}; it should be {wanted}.")
+    if rows != list(reversed(BY_HAND)):
+        raise Wrong("Your function changed the rows it was given.")
+    yield "the thirty runs on the bundled teacher"
+    rows = finished_runs()
+    found, wanted = _row(answer([dict(row) for row in rows], 0.10), rows), _cheapest(rows, 0.10)
+    if found != wanted:
+        raise Wrong(f"You chose {found}; it should be {wanted}.")
