@@ -16,13 +16,13 @@ def test_the_harness_scores_a_saved_student(bundled, tmp_path):
     tokenizer = bundled[1]
     student.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    pairs = [("def f(x):\n    return", " x"), ("import ", "os"), ("for i in range(", "10):")]
+    pairs = [("def f(x):\n    return", " x"), ("import", " os"), ("for i in range(", "10):")]
     instances = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     model = HFLM(pretrained=str(tmp_path), device="cpu", batch_size=2)  # by name: AutoModelForCausalLM finds the type
     scores = model.loglikelihood(instances, disable_tqdm=True)
     for (context, text), (score, greedy) in zip(pairs, scores, strict=True):
-        whole, first = (tokenizer(t, return_tensors="pt")["input_ids"] for t in (context + text, context))
-        at = first.shape[1]
+        first, rest = model._encode_pair(context, text)
+        whole, at = torch.tensor([first + rest]), len(first)
         with torch.no_grad():
             logs = student(whole).logits.log_softmax(-1)[0, at - 1 : -1]
         wanted = logs.gather(1, whole[0, at:, None]).sum().item()
