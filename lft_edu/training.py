@@ -174,17 +174,12 @@ def optimise(
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     parallel = accelerator.prepare_model(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
+    main = accelerator.is_main_process
     bar = tqdm(
         total=steps, initial=min(done, steps), desc=description, unit="step", mininterval=1.0,
-        disable=not (progress and accelerator.is_main_process),
+        disable=not (progress and main),
     )  # fmt: skip
-    started, spent, pending = time.perf_counter(), history.seconds, []
-
-    def save(step: int) -> None:
-        states = gather_object([stream.state()]) if stream is not None else []
-        if accelerator.is_main_process:
-            place = {lane: state for part in states for lane, state in part.items()}
-            kept.save(module, optimizers, {"step": step, "history": history, "settings": settings, "stream": place})
+    recorder = _Recorder(history, bar, tokens_per_step, done, log if main else None)
 
     def one_turn(step: int, turn: int) -> torch.Tensor:
         mine = places(batch_size, turn, rank, world)
@@ -197,45 +192,44 @@ def optimise(
             accelerator.backward(loss / accumulate)
         return loss.detach()
 
+    def one_step(step: int) -> torch.Tensor:
+        _set_rates(optimizers, rates, schedule(step, steps))
+        loss = torch.stack([one_turn(step, turn) for turn in range(accumulate)]).mean()
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return torch.stack([loss + 0 * norm, norm])  # NaN if the gradient was
+
+    def save(step: int) -> None:
+        states = gather_object([stream.state()]) if stream is not None else []
+        if main:
+            place = {lane: state for part in states for lane, state in part.items()}
+            kept.save(module, optimizers, {"step": step, "history": history, "settings": settings, "stream": place})
+
     module.train()
+    pending = []
     with Interruption().watched(kept.place is not None) as interruption:
         for step in range(done, steps):
-            _set_rates(optimizers, rates, schedule(step, steps))
-            loss = torch.stack([one_turn(step, turn) for turn in range(accumulate)]).mean()
-            norm = nn.utils.clip_grad_norm_(parameters, clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            pending.append(torch.stack([loss + 0 * norm, norm]))  # NaN if the gradient was
+            pending.append(one_step(step))
             history.tokens += tokens_per_step
             bar.update()
             last = step + 1 == steps
             saving = kept.place is not None and (last or (step + 1) % save_every == 0)
             measuring = evaluate is not None and (last or (evaluate_every and (step + 1) % evaluate_every == 0))
-            looking = last or saving or measuring or (step + 1) % log_every == 0
             stopping = world == 1 and interruption.asked
-            if looking or stopping:
+            if last or saving or measuring or stopping or (step + 1) % log_every == 0:
                 # The only wait for the device, every log_every steps; what all processes agree on, they agree on here.
-                mine = torch.stack(pending).mean(0)
-                asked = torch.tensor([float(interruption.asked)], device=mine.device)
-                mean, norm, stopping = accelerator.reduce(torch.cat([mine, asked]), "mean").tolist()
+                asked = torch.tensor([float(interruption.asked)], device=pending[0].device)
+                mine = torch.cat([torch.stack(pending).mean(0), asked])
+                mean, norm, stopping = accelerator.reduce(mine, "mean").tolist()
                 pending.clear()
                 _require_finite(mean, step, kept)
-                history.steps.append(step + 1)
-                history.losses.append(mean)
-                history.seconds = spent + time.perf_counter() - started
-                rate = tokens_per_step * (step + 1 - done) / max(1e-9, history.seconds - spent)
-                bar.set_postfix_str(f"loss {mean:.4g}" + (f", {rate:,.0f} tokens/s" if tokens_per_step else ""))
-                if log and accelerator.is_main_process:
-                    log({"step": step + 1, "loss": mean, "gradient_norm": norm, "tokens": history.tokens,
-                         "rate_factor": schedule(step, steps), "seconds": round(history.seconds, 3),
-                         "tokens_per_second": round(rate, 1)})  # fmt: skip
-            if measuring and accelerator.is_main_process:
+                recorder.record(step + 1, mean, norm, schedule(step, steps))
+            if measuring and main:
                 module.eval()
-                history.evaluations.append({"step": step + 1, **evaluate(step + 1)})
+                recorder.evaluated(step + 1, evaluate(step + 1))
                 module.train()
-                if log:
-                    log(history.evaluations[-1])
             if saving or (stopping and kept.place is not None):
                 save(step + 1)
             if stopping and not last:
@@ -245,6 +239,31 @@ def optimise(
     module.eval()
     _set_rates(optimizers, rates, 1.0)
     return history
+
+
+class _Recorder:
+    """Writes what happened into the history, onto the bar and into the log."""
+
+    def __init__(self, history: History, bar, tokens_per_step: int, done: int, log: Callable[[dict], None] | None):
+        self.history, self.bar, self.tokens_per_step, self.done, self.log = history, bar, tokens_per_step, done, log
+        self.started, self.spent = time.perf_counter(), history.seconds
+
+    def record(self, step: int, loss: float, norm: float, factor: float) -> None:
+        """The mean loss and gradient norm of the steps since the last record."""
+        h, sitting = self.history, time.perf_counter() - self.started
+        h.steps.append(step)
+        h.losses.append(loss)
+        h.seconds = self.spent + sitting
+        rate = self.tokens_per_step * (step - self.done) / max(1e-9, sitting)
+        self.bar.set_postfix_str(f"loss {loss:.4g}" + (f", {rate:,.0f} tokens/s" if self.tokens_per_step else ""))
+        if self.log:
+            row = {"step": step, "loss": loss, "gradient_norm": norm, "rate_factor": factor, "tokens": h.tokens}
+            self.log(row | {"seconds": round(h.seconds, 3), "tokens_per_second": round(rate, 1)})
+
+    def evaluated(self, step: int, numbers: dict) -> None:
+        self.history.evaluations.append({"step": step, **numbers})
+        if self.log:
+            self.log(self.history.evaluations[-1])
 
 
 def _set_rates(optimizers: list, rates: list[list[float]], factor: float) -> None:

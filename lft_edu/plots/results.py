@@ -148,7 +148,7 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
             hovertemplate=f"{html.escape(title)}<br>%{{x:,.3g}} {x}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log", tickvals=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
+    figure.update_yaxes(type="log", tickvals=[0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0])
     return figure
 
 
