@@ -75,7 +75,7 @@ def _gpu() -> Finding:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Finding(OK, "GPU", f"{torch.cuda.get_device_name()}, {memory:.0f} GiB")
-    remedy = "Fine for every notebook; Pythia-410M (08) is then out of reach."
+    remedy = "Fine for every notebook; 08 then shows how Pythia-410M is compressed, on little text."
     if shutil.which("nvidia-smi"):
         remedy = "nvidia-smi is here but torch sees no GPU: update the driver, or reinstall torch==2.13.0."
     return Finding(WARN, "GPU", "none, using the CPU", remedy)
@@ -95,23 +95,16 @@ def _assets() -> list[Finding]:
 
 
 def _hub() -> Finding:
-    import socket
-    from urllib.parse import urlsplit
-
     from huggingface_hub import constants
 
-    address = urlsplit(constants.ENDPOINT)
+    from .hub import in_reach
+
     if constants.HF_HUB_OFFLINE:
         return Finding(
             WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network."
         )
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname, port), timeout=3).close()
-    except OSError as error:
-        return Finding(
-            WARN, "hub", f"out of reach ({type(error).__name__})", "Only Pythia (08) and hub corpora need it."
-        )
+    if not in_reach():
+        return Finding(WARN, "hub", "out of reach", "Only Pythia (08) and hub corpora need it.")
     return Finding(OK, "hub", "in reach")
 
 

@@ -182,6 +182,17 @@ def test_accumulated_batches_are_one_large_batch(teacher, blocks):
     assert (ends[0] - ends[1]).abs().max() < 1e-5
 
 
+@pytest.mark.slow
+def test_a_compiled_loss_is_the_same_loss(teacher, blocks):
+    losses = []
+    for compile in (False, True):
+        student = lft.splice(teacher, (2, 5), lft.Flow("midpoint", 2))
+        options = {"steps": 3, "batch_size": 4, "k": 2, "compile": compile, "progress": False}
+        losses.append(lft.fit(student, teacher, blocks, "flow_walking", **options).losses)
+        assert "_orig_mod" not in "".join(student.state_dict())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 # --- other processes ----------------------------------------------------------------------------------------------
 
 TRAIN = [
