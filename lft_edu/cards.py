@@ -196,7 +196,7 @@ def publish(student, tokenizer, name: str, card: dict, private: bool | None = No
 
     from .hub import explained
 
-    with tempfile.TemporaryDirectory() as folder, explained(name, None):
+    with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
         student.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         save_card(card, folder)

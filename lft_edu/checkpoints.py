@@ -106,7 +106,8 @@ def check_settings(path: Path, then: dict, now: dict) -> None:
     changed = {k: (then.get(k), v) for k, v in now.items() if then.get(k) != v}
     if changed:
         lines = "; ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
-        raise ValueError(f"{path} comes from a run with other settings ({lines}). Use them, or another checkpoint.")
+        hint = " Latents are told apart by teacher, span and text." if "latents" in changed else ""
+        raise ValueError(f"{path} comes from a run with other settings ({lines}).{hint} Use them, or another place.")
 
 
 def restore(tensors: dict, module: nn.Module, optimizers: list) -> None:

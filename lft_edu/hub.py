@@ -155,15 +155,15 @@ def in_reach() -> bool:
 class explained:
     """Turns the many errors of the hub's clients into the few that :func:`fetch` promises."""
 
-    def __init__(self, name: str, revision: str | None):
-        self.name, self.revision = name, revision
+    def __init__(self, name: str, revision: str | None = None, instead: str = INSTEAD):
+        self.name, self.revision, self.instead = name, revision, instead
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, Exception):
-            raise explain(error, self.name, self.revision) from error
+            raise explain(error, self.name, self.revision, self.instead) from error
 
 
 def explain(error: Exception, name: str, revision: str | None = None, instead: str = INSTEAD) -> Exception:
@@ -196,6 +196,6 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
         )
     reason = (str(error).strip().splitlines() or [""])[0][:160]
     return ConnectionError(
-        f"{name!r} could not be fetched from the hub ({type(error).__name__}: {reason}). Check the network and "
+        f"{name!r} could not be reached on the hub ({type(error).__name__}: {reason}). Check the network and "
         f"run it again, a download goes on where it stopped; or {instead}."
     )

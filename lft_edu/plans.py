@@ -8,7 +8,10 @@ import torch
 
 from . import costs, hub
 from .costs import Shape
+from .fitting import OBJECTIVES, OPTIMIZERS
+from .flow import STEPS
 from .metrics import evaluation_batch
+from .naming import unknown
 from .operators import operator_from_dict
 from .splicing import check_span
 
@@ -67,8 +70,13 @@ class RunSettings:
         for name in ("tokens", "block", "batch", "accumulate", "k", "save_every", "keep", "held"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(DTYPES)}.")
+        allowed = {"dtype": DTYPES, "solver": STEPS, "optimizer": OPTIMIZERS, "precision": ("no", "bf16")}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}.")
+        if self.objective and self.objective not in OBJECTIVES:
+            raise unknown("objective", self.objective, OBJECTIVES)
+        self.make_operator()  # ValueError for an operator that is unknown
         if self.objective and self.operator not in ("flow", "regression"):
             raise ValueError(f"operator {self.operator!r} is solved, not trained: it takes no objective. Leave it out.")
         if self.dtype == "bfloat16" and self.precision == "no":
@@ -76,8 +84,14 @@ class RunSettings:
 
     @property
     def trained_by(self) -> str:
-        """The objective, by name."""
-        return self.objective or ("regression" if self.operator == "regression" else "flow_walking")
+        """The objective, by name; ``"solved"`` for an operator in closed form."""
+        if self.operator not in ("flow", "regression"):
+            return "solved"
+        return self.objective or self.default_objective
+
+    @property
+    def default_objective(self) -> str:
+        return "regression" if self.operator == "regression" else "flow_walking"
 
     @property
     def walk(self) -> tuple[int, str]:
@@ -127,10 +141,11 @@ class Plan:
 
     def __str__(self) -> str:
         s, (m, n) = self.settings, self.settings.span
+        how = s.trained_by if s.trained_by == "solved" else f"trained by {s.trained_by}"
         rows = [
             ("teacher", f"{s.teacher}: {self.shape.depth} layers, width {self.shape.width}, "
                         f"{self.shape.parameters / 1e6:,.1f} M parameters"),
-            ("operator", f"{s.operator} for layers {m}–{n}, trained by {s.trained_by}"),
+            ("operator", f"{s.operator} for layers {m}–{n}, {how}"),
             ("text", f"{self.steps:,} steps of {s.tokens_a_step(self.processes):,} tokens of {s.corpus}"),
             ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products"),
             ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),

@@ -181,7 +181,8 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: 
 
     try:
         return fit(
-            student, teacher, corpus, settings.trained_by, steps=settings.steps(processes), batch_size=settings.batch,
+            student, teacher, corpus, settings.objective or settings.default_objective,
+            steps=settings.steps(processes), batch_size=settings.batch,
             accumulate=settings.accumulate, lr=settings.rate(teacher.config.hidden_size), k=k, step=solver,
             alpha=settings.alpha, optimizer=settings.optimizer, seed=settings.seed, precision=settings.precision,
             compile=settings.compile, checkpoint=out / "checkpoints", save_every=settings.save_every,

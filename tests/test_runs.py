@@ -77,6 +77,9 @@ def test_what_does_not_fit_is_said():
     [
         ({"tokens": 0}, "tokens=0"),
         ({"dtype": "float16"}, "float32, bfloat16"),
+        ({"solver": "heun"}, "euler, midpoint"),
+        ({"objective": "flow_wlaking"}, "Did you mean 'flow_walking'"),
+        ({"operator": "rige"}, "Did you mean 'ridge'"),
         ({"dtype": "bfloat16"}, "set both"),
         ({"operator": "ridge", "objective": "hybrid"}, "takes no objective"),
     ],
@@ -145,6 +148,8 @@ def test_closed_forms_are_runs_too(bundled, tmp_path):
     run = lft.train(settings, teacher=bundled[0], tokenizer=bundled[1], progress=False)
     assert run.evaluation.kl > 0
     assert (tmp_path / "ridge" / "student" / "config.json").exists()
+    assert run.card["training"]["objective"] == "solved"
+    assert "ridge for layers 6–12, solved" in str(lft.plan(settings, bundled[0]))
 
 
 def test_a_bfloat16_teacher_trains_a_float32_operator(bundled, tmp_path):
