@@ -6,12 +6,15 @@
 
 Every stage runs in a process of its own, so that its peak of memory is its own: resident memory on a CPU, what PyTorch
 allocated on a GPU. Training goes through ``lft.fit``, teacher included, as a run does. Writes
-``benchmarks/results/scale.json`` and ``scale.md``. Needs torch, transformers and accelerate only.
+``benchmarks/results/scale.json`` and ``scale.md``. Needs torch, transformers and accelerate only (the rate at which
+text is read is measured where datasets is there, too).
 """
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ from lft_edu import costs
 from lft_edu.files import whole
 from lft_edu.metrics import evaluation_batch
 from lft_edu.recipes.teacher import write_json
+from lft_edu.streams import Stream
 from lft_edu.teachers import default_device
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,7 +45,8 @@ EXPLANATION = """\
 *Planned* is what `lft.plan` counts (`lft_edu/costs.py`). *Floor*: the counted operations over the speed of bare matrix
 products of these shapes, measured in the same process; *of the floor* is the share of that speed which whole steps
 reach. Hours are for the paper's 2.6 B tokens on this one device at this rate. Text was at hand: reading and tokenizing
-it is not in these numbers."""
+it is not in these numbers, a thread does it beside the training, at the rate below (Python source from memory, the
+bundled tokenizer, four lanes)."""
 
 
 def span_of(span: tuple[int, int], layers: int) -> tuple[int, int]:
@@ -56,6 +61,8 @@ def stage(name: str, folder: str, batch: int, block: int, steps: int) -> dict:
     found = {"speed": 0.0}
     with costs.PeakMemory(device) as memory:
         started = time.perf_counter()
+        if name == "text":
+            return {"tokens_per_second": reading(block), "memory": 0}
         if name != "imports":
             teacher, _ = lft.load_teacher(folder, dtype=half)
             found["load_seconds"] = time.perf_counter() - started
@@ -74,6 +81,24 @@ def stage(name: str, folder: str, batch: int, block: int, steps: int) -> dict:
         if name == "load":
             found["planned"] = shape.parameters * costs.BYTES[half]
     return found | {"memory": memory.peak}
+
+
+def reading(block: int, documents: int = 1500) -> float:
+    """Tokens a second that a stream of text delivers, tokenized and packed."""
+    import datasets
+
+    _, tokenizer = lft.load_teacher("bundled", device="cpu")
+    files = lft.corpora.python_files("python-stdlib", "train")[:documents]
+    texts = datasets.Dataset.from_dict({"text": list(lft.corpora.read_texts(files))}).to_iterable_dataset(num_shards=4)
+    blocks = texts.map(
+        lambda batch: {"input_ids": lft.corpora.pack(batch["text"], tokenizer, block)},
+        batched=True, batch_size=64, remove_columns=["text"],
+    )  # fmt: skip
+    stream, rows, started = Stream(blocks), 32, time.perf_counter()
+    steps = 2**21 // (rows * block)
+    for i in range(steps):
+        stream[list(range(rows * i, rows * (i + 1)))]
+    return steps * rows * block / (time.perf_counter() - started)
 
 
 def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> dict:
@@ -107,6 +132,7 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
 def measure(a: argparse.Namespace) -> dict:
     """Every stage in a process of its own."""
     stages = ["imports", "load", *RUNS, "evaluate"]
+    stages += ["text"] if importlib.util.find_spec("datasets") else []
     with tempfile.TemporaryDirectory() as folder:
         lft.random_teacher(a.shape, layers=a.layers, device="cpu", dtype=torch.float16).save_pretrained(folder)
         lft.load_teacher("bundled", device="cpu")[1].save_pretrained(folder)  # loading wants one
@@ -134,16 +160,19 @@ def render(found: dict) -> str:
     speed = [["Training", "Tokens/s", "Of the floor", "Of bf16 peak", "Hours for 2.6 B tokens", "… at the floor"]]
     for name, row in found["stages"].items():
         planned = f"{(row['planned'] + extra) / 1e9:.2f} GB" if "planned" in row else ""
-        memory.append([name, f"{row['memory'] / 1e9:.2f} GB", planned])
+        if row["memory"]:
+            memory.append([name, f"{row['memory'] / 1e9:.2f} GB", planned])
         if "hours" in row:
             share = f"{row['of_peak']:.2f}" if row["of_peak"] else "not known"
             speed.append([name, f"{row['tokens_per_second']:,.0f}", f"{row['of_floor']:.2f}", share])
             speed[-1] += [f"{row['hours']:,.1f}", f"{row['floor_hours']:,.1f}"]
     versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    text = found["stages"].get("text", {"tokens_per_second": math.nan})["tokens_per_second"]
     return (
         f"# The real size: {found['shape']}, random weights\n\nWritten by `python benchmarks/scale.py` on "
         f"{found['device']}: {versions}. {found['batch']} × {found['block']} tokens a step.\n\n"
-        f"{EXPLANATION}\n\n{table(memory)}\n\n{table(speed)}\n"
+        f"{EXPLANATION}\n\n{table(memory)}\n\n{table(speed)}\n\n"
+        f"Text: {text:,.0f} tokens/s.\n"
     )
 
 
