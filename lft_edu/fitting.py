@@ -1,6 +1,5 @@
 """Fitting an operator to its teacher: which loss, on which tokens, with which optimiser."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from .naming import unknown
 from .operators import Flow, Moments
 from .optimizers import muon_and_adamw
 from .splicing import check_pair
-from .training import History, ShuffledRows, optimise
+from .training import History, ShuffledRows, make_accelerator, optimise
 
 OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
 OPTIMIZERS = ("adamw", "muon")
@@ -138,7 +137,7 @@ def fit(
     if operator.closed_form:
         return _solve(operator, source, steps, batch_size, first_weight, progress)
 
-    accelerator = _accelerator(teacher.device, precision)
+    accelerator = make_accelerator(teacher.device, precision)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), seed)
     if objective == "logit_kl":
         loss, batch_at = LogitLoss(student, teacher), lambda numbers: (source.ids(order(numbers)),)
@@ -182,19 +181,6 @@ def fit(
         )
     finally:
         operator.to(kept_type)
-
-
-def _accelerator(device, precision: str):
-    """Accelerate for this device and precision. It keeps both for the life of the process, so a second call of ``fit``
-    with other ones needs the first call's forgotten; not under a launcher, where the process group lives there."""
-    import accelerate
-
-    if "WORLD_SIZE" not in os.environ:
-        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    if accelerator.device.type != device.type:
-        raise ValueError(f"The teacher is on {device}, this process trains on {accelerator.device}: move it there.")
-    return accelerator
 
 
 def _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight) -> None:

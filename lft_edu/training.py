@@ -7,6 +7,7 @@ what one gives with twice the batch, up to the order of sums.
 """
 
 import math
+import os
 import signal
 import threading
 import time
@@ -72,6 +73,25 @@ def places(batch_size: int, turn: int = 0, rank: int = 0, world: int = 1) -> tor
     Processes take every ``world``-th, so that each can read its own files of a stream.
     """
     return (turn * batch_size + torch.arange(batch_size)) * world + rank
+
+
+def make_accelerator(device: torch.device, precision: str = "no"):
+    """Accelerate for this device and precision.
+
+    It keeps both for the life of the process, so a run with other ones needs the last run's forgotten; not under a
+    launcher, where the process group lives there.
+
+    Raises:
+        ValueError: a launcher has given this process another device.
+    """
+    import accelerate
+
+    if "WORLD_SIZE" not in os.environ:
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if accelerator.device.type != device.type:
+        raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}: move it there.")
+    return accelerator
 
 
 class Interruption:
@@ -148,14 +168,13 @@ def optimise(
         FloatingPointError: the loss is no longer finite; the last checkpoint stays as it was.
         KeyboardInterrupt: SIGINT or SIGTERM came; with a ``checkpoint``, the state at that step has been saved.
     """
-    import accelerate
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
     for name, value in (("save_every", save_every), ("accumulate", accumulate), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1.")
-    accelerator = accelerator or accelerate.Accelerator()
+    accelerator = accelerator or make_accelerator(next(module.parameters()).device)
     rank, world = accelerator.process_index, accelerator.num_processes
     whole_batch = batch_size * accumulate * world
     settings = (settings or {}) | {"sequences_a_step": whole_batch}

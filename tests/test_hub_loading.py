@@ -1,6 +1,7 @@
 """Teachers, students and text from a hub: the real clients, against a server on loopback that can be made to fail."""
 
 import errno
+import json
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hub import Hub, connected, parquet_bytes, tiny_pythia
 from huggingface_hub import HfApi, constants, hf_hub_download
+from safetensors.torch import load_file, save
 
 import lft_edu as lft
 from lft_edu import cards
@@ -51,6 +53,35 @@ def test_pythia_410m_shaped_from_the_hub_by_its_name(hub, tmp_path, bundled):
     student = lft.splice(teacher, (0, 1), lft.Flow())
     lft.fit(student, teacher, torch.randint(9, 2000, (2, 8)), steps=1, batch_size=2, precision="bf16", progress=False)
     assert tokenizer.padding_side == "left"
+
+
+def test_files_as_they_were_published_in_2023(hub, folder, bundled):
+    """Pythia's own files: another name for the head, masks among the weights, rotary settings under their old names,
+    and no generation config."""
+    expected = logits(lft.load_teacher(folder, "cpu")[0])
+    weights = {name.replace("lm_head.", "embed_out."): x for name, x in load_file(folder / "model.safetensors").items()}
+    for i in range(2):
+        buffers = {"bias": torch.ones(1, 1, 8, 8).tril() > 0, "masked_bias": torch.tensor(-1e9)}
+        buffers["rotary_emb.inv_freq"] = torch.rand(4)
+        weights |= {f"gpt_neox.layers.{i}.attention.{name}": buffer for name, buffer in buffers.items()}
+    config = {
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "bos_token_id": 0, "eos_token_id": 0,
+        "hidden_act": "gelu", "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4,
+        "num_hidden_layers": 2, "rotary_emb_base": 10000, "rotary_pct": 0.25, "max_position_embeddings": 2048,
+        "tie_word_embeddings": False, "torch_dtype": "float16", "transformers_version": "4.24.0", "use_cache": True,
+        "use_parallel_residual": True, "vocab_size": 50304,
+    }  # fmt: skip
+    words = {"tokenizer_class": "GPTNeoXTokenizer", "add_prefix_space": False}
+    words |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), bundled[1].eos_token)
+    files = {"model.safetensors": save(weights, {"format": "pt"}), "config.json": json.dumps(config).encode()}
+    files["tokenizer_config.json"] = json.dumps(words).encode()
+    files["tokenizer.json"] = (folder / "tokenizer.json").read_bytes()
+    hub.add(NAME, files)
+    teacher, tokenizer = lft.load_teacher(NAME, device="cpu")
+    assert torch.equal(logits(teacher), expected)
+    assert tokenizer("x = 1")["input_ids"] == bundled[1]("x = 1")["input_ids"]
+    assert tokenizer.eos_token_id == teacher.config.eos_token_id
+    assert lft.splice(teacher, (0, 1), lft.Flow()).config.depth == 2
 
 
 def test_a_revision_is_pinned(hub, folder, tmp_path):

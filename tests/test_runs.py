@@ -20,6 +20,7 @@ from lft_edu.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
 from lft_edu.runs import MetricsLog, read_metrics
+from lft_edu.training import make_accelerator
 
 SMALL = {"span": (6, 12), "tokens": 4096, "block": 64, "batch": 4, "held": 2000, "k": 1}
 
@@ -185,6 +186,12 @@ def test_accumulated_batches_are_one_large_batch(teacher, blocks):
         assert history.tokens == 5 * 8 * 16
         ends.append(torch.cat([p.flatten() for p in student.operator.parameters()]))
     assert (ends[0] - ends[1]).abs().max() < 1e-5
+
+
+def test_the_precision_of_one_run_is_not_the_next_ones():
+    """Accelerate keeps its state for the life of a process: a notebook that trains twice would be refused."""
+    precisions = [make_accelerator(torch.device("cpu"), wanted).mixed_precision for wanted in ("bf16", "no")]
+    assert precisions == ["bf16", "no"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from torch import nn
 from lft_edu import corpora, training
 from lft_edu.files import whole
 from lft_edu.optimizers import muon_and_adamw
-from lft_edu.teachers import ASSETS, sha256
+from lft_edu.teachers import ASSETS, default_device, sha256
 
 END = "<|endoftext|>"
 
@@ -143,11 +143,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ASSETS / "teacher")
     a = parser.parse_args(arguments)
 
-    import accelerate
-
     if not gpu:
         torch.set_num_threads(1)
-    accelerator = accelerate.Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+    accelerator = training.make_accelerator(default_device(), "bf16" if gpu else "no")
     a.work.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
         tokenizer, blocks, held = prepare(a.work, a.vocabulary, a.block)

@@ -3,11 +3,14 @@
     python -m lft_edu.recipes.tokens    # → assets/results/tokens.json; run it again to go on
 
 Every run has its own schedule, from warm-up to decay, so each point is what that many tokens buy, and none is a glance
-at a longer run. Needs torch, transformers, tokenizers, safetensors and accelerate only.
+at a longer run. It is repeated with other seeds: another order of the text, other random times, another start of the
+time embedding. Needs torch, transformers, tokenizers, safetensors and accelerate only.
 """
 
 import argparse
+import itertools
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -37,9 +40,10 @@ def candidates() -> dict:
 
 
 def run(name: str, source: LatentSource, tokens: int, held, options: dict, checkpoint: Path) -> dict:
-    """One operator, one budget: a row."""
+    """One operator, one budget, one seed: a row."""
     operator, training = candidates()[name]
-    student = lft.splice(source.teacher, source.span, operator)
+    start = torch.Generator().manual_seed(options["seed"])
+    student = lft.splice(source.teacher, source.span, operator, start)
     steps = max(1, tokens // (options["batch_size"] * BLOCK))
     options = options | training | {"steps": steps}
     history = lft.fit(student, source.teacher, source, **options, checkpoint=checkpoint, resume=True)
@@ -50,10 +54,28 @@ def run(name: str, source: LatentSource, tokens: int, held, options: dict, check
     return about | {"tokens": history.tokens, "seconds": round(history.seconds, 1), "loss": history.losses[-1], **found}
 
 
+def row_file(work: Path, span: tuple[int, int], tokens: int, seed: int, name: str) -> Path:
+    """Where a finished run is kept until all are collected."""
+    return work / f"{span[0]}-{span[1]}-{name}-{tokens}-{seed}.json"
+
+
 def collect(work: Path, about: dict) -> dict:
-    """Everything in ``tokens.json``: what each run wrote, in order."""
-    rows = [json.loads(path.read_text()) for path in work.glob("*-*-*.json")]
-    return about | {"rows": sorted(rows, key=lambda r: (r["span"], r["name"], r["tokens"]))}
+    """Everything in ``tokens.json``: a row for each operator and budget, over all seeds that have run."""
+    rows = [json.loads(path.read_text()) for path in work.glob("*-*-*-*.json")]
+    point = lambda row: (row["span"], row["name"], row["tokens"])  # noqa: E731
+    rows.sort(key=lambda row: (*point(row), row["training"]["seed"]))
+    return about | {"rows": [over_seeds(list(same)) for _, same in itertools.groupby(rows, point)]}
+
+
+def over_seeds(rows: list[dict]) -> dict:
+    """Runs that differ in their seed alone as one row: ``kl`` is their mean, ``kl_seeds`` holds each of them."""
+    row = {key: rows[0][key] for key in ("name", "span", "operator", "tokens", "nfe", "parameters", "held_tokens")}
+    row["training"] = {key: value for key, value in rows[0]["training"].items() if key != "seed"}
+    row["seeds"] = [each["training"]["seed"] for each in rows]
+    row["kl_seeds"] = [each["kl"] for each in rows]
+    for key in ("kl", "nmse", "perplexity", "loss", "seconds"):
+        row[key] = statistics.fmean(each[key] for each in rows)
+    return row
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=count, nargs="+", default=[count(text) for text in BUDGETS])
     parser.add_argument("--only", nargs="+", choices=sorted({name for names in SPANS.values() for name in names}))
     parser.add_argument("--held", type=count, default=count("16384"), help="test tokens")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/tokens"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
@@ -71,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     teacher, tokenizer = lft.load_teacher(a.teacher)
     blocks = corpora.token_blocks("python-packages", tokenizer, "train", BLOCK, max_tokens=max(a.budget))
     held = corpora.token_blocks("python-stdlib", tokenizer, "test", BLOCK, max_tokens=a.held)
-    options = {"batch_size": 16, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0, "seed": a.seed}
+    options = {"batch_size": 16, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0}
     about = {
         "teacher_sha256": weights_of(a.teacher),
         "corpus": {"name": "python-packages, train split by path hash", "tokens": blocks.numel()},
@@ -80,14 +102,15 @@ def main(arguments: list[str] | None = None) -> None:
     }
     a.work.mkdir(parents=True, exist_ok=True)
     for span, names in SPANS.items():
-        todo = [(tokens, name) for tokens in sorted(a.budget) for name in names if name in (a.only or names)]
-        todo = [(t, name) for t, name in todo if not (a.work / f"{span[0]}-{span[1]}-{name}-{t}.json").exists()]
+        wanted = itertools.product(sorted(a.budget), a.seeds, [name for name in names if name in (a.only or names)])
+        runs = [(row_file(a.work, span, *each), *each) for each in wanted]
+        todo = [each for each in runs if not each[0].exists()]
         if not todo:
             continue
         source = LatentSource(teacher, span, blocks, 32, cache=True)
-        for tokens, name in tqdm(todo, desc=f"{span[0]}–{span[1]}", unit="run"):
-            path = a.work / f"{span[0]}-{span[1]}-{name}-{tokens}.json"
-            write_json(path, run(name, source, tokens, held, options, path.with_suffix(".safetensors")))
+        for path, tokens, seed, name in tqdm(todo, desc=f"{span[0]}–{span[1]}", unit="run"):
+            mine = options | {"seed": seed}
+            write_json(path, run(name, source, tokens, held, mine, path.with_suffix(".safetensors")))
             write_json(a.out / "tokens.json", collect(a.work, about))
 
 
