@@ -114,11 +114,12 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
         times.append(time.perf_counter())
         return {}
 
-    options = {"steps": steps, "batch_size": batch, "k": k, "step": solver, "precision": "bf16" if half else "no"}
-    options |= {"compile": half, "evaluate": clock, "evaluate_every": 1, "progress": False}
+    precision = "bf16" if half else "no"
+    every = max(1, steps // 6)  # seldom: looking at the clock means waiting for the device
+    options = {"steps": 6 * every, "batch_size": batch, "k": k, "step": solver, "optimizer": "muon", "lr": 0.03}
+    options |= {"precision": precision, "compile": half, "evaluate": clock, "evaluate_every": every, "progress": False}
     lft.fit(student, teacher, blocks, objective, **options)
-    first = min(len(times) - 2, steps // 3)  # a GPU compiles first
-    rate = (len(times) - 1 - first) * batch * block / (times[-1] - times[first])
+    rate = 4 * every * batch * block / (times[5] - times[1])  # a GPU compiles first
     operations = costs.training_operations(shape, span, objective, k, solver, block)
     speed = costs.matmul_speed(shape, device, teacher.dtype, rows=batch * block)
     count = costs.evaluations(objective, k, solver)
@@ -126,7 +127,9 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
     found |= {"of_floor": 2 * operations * rate / speed, "hours": PAPER_TOKENS / rate / 3600}
     found |= {"floor_hours": PAPER_TOKENS * 2 * operations / speed / 3600}
     found["of_peak"] = 2 * operations * rate / peak(device) if peak(device) else None
-    return found | {"planned": costs.training_memory(shape, span, objective, count, batch * block, teacher.dtype)}
+    return found | {
+        "planned": costs.training_memory(shape, span, objective, count, batch * block, teacher.dtype, precision)
+    }
 
 
 def measure(a: argparse.Namespace) -> dict:
@@ -183,7 +186,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--batch", type=int, default=32 if gpu else 1, help="sequences a step")
     parser.add_argument("--block", type=int, default=512, help="tokens a sequence")
-    parser.add_argument("--steps", type=int, default=60 if gpu else 4)
+    parser.add_argument("--steps", type=int, default=120 if gpu else 6)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

@@ -76,7 +76,7 @@ def step_of(loss: nn.Module, batch, device, dtype) -> Callable[[], None]:
 def steps_of(teacher, span: tuple[int, int], ids: Tensor) -> dict[str, Callable]:
     """Objective → one training step of an operator of its own, on the same batch."""
     latents, steps = span_latents(teacher, span, ids), {}
-    weight = torch.ones(ids.shape[1], 1)
+    weight = torch.ones(ids.shape[1], 1, device=ids.device)
     weight[0] = 0  # as lft.fit does by default: position 0 does not count
     for objective in OBJECTIVES:
         operator = lft.Regression() if objective == "regression" else lft.Flow(SOLVER, K)

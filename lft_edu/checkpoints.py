@@ -48,8 +48,8 @@ class Checkpoints:
         for old in [] if self.single else self.files()[self.keep :]:
             old.unlink()
 
-    def load(self, module: nn.Module, optimizers: list, settings: dict) -> dict:
-        """Restore the newest checkpoint that can be read; returns its notes.
+    def read(self, settings: dict) -> tuple[dict, dict]:
+        """Notes and tensors of the newest checkpoint that can be read, for :func:`restore`.
 
         Raises:
             ValueError: none can be read, or the settings differ.
@@ -64,8 +64,7 @@ class Checkpoints:
                 warnings.warn(f"{error} Going on from {older.name} instead.", stacklevel=2)
                 continue
             check_settings(path, notes["settings"], settings)
-            restore(tensors, module, optimizers)
-            return notes
+            return notes, tensors
         raise FileNotFoundError(f"No checkpoint in {self.place}.")
 
 
@@ -77,7 +76,7 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes | {"history": asdict(notes["history"])})})

@@ -178,7 +178,7 @@ def generate(args) -> int:
 
         name = _run_or_name(args.student)
         model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(args.seed)
         print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))
     return 0
@@ -318,19 +318,20 @@ def main(arguments: list[str] | None = None) -> int:
     if args.work not in (doctor, lab, explore, export, classroom):
         _quieten()
     try:
-        return args.work(args)
+        status = args.work(args)
+        _leave_group()
+        return status
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"lft-edu {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume). {stop}", file=sys.stderr)
         return 130
-    finally:
-        _leave_group()
 
 
 def _leave_group() -> None:
-    """Under a launcher: leave the process group in good order."""
+    """Under a launcher: leave the process group in good order. After an error no goodbye: the others can't answer it,
+    they wait for this process, and the launcher ends them when it is gone."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -75,6 +75,7 @@ HUB = {
     "wikitext-2": HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", lines=True),
     "pile": HubCorpus("monology/pile-uncopyrighted", streamed=True),  # 800 GB
 }
+LINES = 50  # that are tokenized as one piece, so that a processor's cores share the pieces
 NAMES = ("python-stdlib", "python-packages", *HUB)
 
 
@@ -137,12 +138,16 @@ def window_for(max_tokens: int | None, files: int, block_size: int) -> int | Non
     return max_tokens and 4 * max(2 * block_size, 2 * max_tokens // max(1, files))
 
 
-def pack(texts: Iterable[str], tokenizer, block_size: int) -> list[list[int]]:
-    """Token blocks of ``block_size`` from texts joined by end-of-text; the last, incomplete block is dropped."""
+def pack(texts: Iterable[str], tokenizer, block_size: int, whole: bool = False) -> list[list[int]]:
+    """Token blocks of ``block_size`` from texts, each ended by end-of-text; the last, incomplete block is dropped.
+
+    ``whole``: the texts are pieces of one, which is ended only once.
+    """
     texts = list(texts)
     # The tokenizer warns of texts longer than its model's context; ours are cut into blocks on the next lines.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    stream = list(itertools.chain.from_iterable([*ids, tokenizer.eos_token_id] for ids in encoded))
+    end = [tokenizer.eos_token_id]
+    stream = list(itertools.chain.from_iterable(ids if whole else ids + end for ids in encoded)) + end * whole
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
 
 
@@ -200,8 +205,11 @@ def load_corpus(
     lines = str(name) in HUB and HUB[str(name)].lines
 
     def to_blocks(batch):
-        found = ["".join(batch["text"])] if lines else filter(str.strip, batch["text"])
-        return {"input_ids": pack(found, tokenizer, block_size)}
+        rows = batch["text"]
+        if not lines:
+            return {"input_ids": pack(filter(str.strip, rows), tokenizer, block_size)}
+        pieces = ["".join(rows[i : i + LINES]) for i in range(0, len(rows), LINES)]
+        return {"input_ids": pack(pieces, tokenizer, block_size, whole=True)}
 
     # A stream in small batches, so that none is long waited for; lines in large ones, which lose less at their ends.
     batch = 1000 if lines else 256 if hasattr(texts, "__len__") else 64

@@ -14,7 +14,8 @@ from .families import layers_of
 from .flow import EVALUATIONS
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
-ACTIVATIONS = 26  # numbers per token and unit of width that one evaluation keeps for the gradient
+# Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.
+ACTIVATIONS = 26
 LOGIT_COPIES = 6  # of (tokens, vocabulary) in float32 while two models are compared: logits, log-softmax, products
 PROGRAM = 0.6e9  # bytes that Python, PyTorch and transformers take before any model
 
@@ -124,14 +125,16 @@ def student_parameters(shape: Shape, span, objective: str) -> int:
     return shape.parameters - replaced + operator_parameters(shape, objective)
 
 
-def training_memory(shape: Shape, span, objective: str, count: int, tokens: int, dtype: torch.dtype) -> int:
+def training_memory(
+    shape: Shape, span, objective: str, count: int, tokens: int, dtype: torch.dtype, precision: str = "no"
+) -> int:
     """Bytes at the peak of a training step on ``tokens`` tokens with ``count`` evaluations.
 
     Teacher and student as they are loaded; the operator in float32 four times (weights, gradient, Adam's two moments);
     what each evaluation keeps for the gradient.
     """
     weights = BYTES[dtype] * (shape.parameters + student_parameters(shape, span, objective))
-    kept = 4 * tokens * shape.width * ACTIVATIONS * count
+    kept = (2 if precision == "bf16" else 4) * tokens * shape.width * ACTIVATIONS * count
     logits = LOGIT_COPIES * 4 * tokens * shape.vocabulary if objective == "logit_kl" else 0
     return int(weights + 16 * operator_parameters(shape, objective) + kept + logits)
 

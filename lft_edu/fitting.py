@@ -31,14 +31,15 @@ class LatentLoss(nn.Module):
     def __init__(self, operator, objective: str, k: int, step: str, alpha: float, position_weight=None, scale=None):
         super().__init__()
         self.operator, self.objective, self.k, self.step, self.alpha = operator, objective, k, STEPS[step], alpha
-        self.weight = None if position_weight is None and scale is None else torch.ones(())
+        self.weight = None
         for factor in (position_weight, scale):
-            self.weight = self.weight if factor is None else self.weight * factor
+            if factor is not None:
+                self.weight = factor if self.weight is None else self.weight * factor
 
     def forward(self, latents, generator=None):
         velocity = self.operator.field(**latents.context)
         x0, x1 = latents.x0.float(), latents.x1.float()  # a walk adds small steps: bfloat16 would lose them
-        weight = None if self.weight is None else self.weight.to(x0.device)
+        weight = self.weight
         match self.objective:
             case "flow_matching":
                 return objectives.flow_matching_loss(velocity, x0, x1, generator, weight)
@@ -143,9 +144,11 @@ def fit(
         loss, batch_at = LogitLoss(student, teacher), lambda numbers: (source.ids(order(numbers)),)
     else:
         weights = _weights(source, batch_size, first_weight, scale_dimensions)  # the same on every process
+        weights = [weight if weight is None else weight.to(source.device) for weight in weights]
         loss = LatentLoss(operator, objective, k, step, alpha, *weights)
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     if compile:
+        torch._dynamo.config.optimize_ddp = False  # it would cut one graph, the walk, into pieces of 25 MB
         loss.compile()
     whole_batch = batch_size * accumulate * accelerator.num_processes
     settings = {

@@ -84,7 +84,8 @@ def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
         raise ValueError(f"times has shape {tuple(table.shape)}: give (K+1,) or (B, K+1) with at least 2 times.")
     if table.ndim == 2 and len(table) != len(x):
         raise ValueError(f"times holds {len(table)} rows for a batch of {len(x)}: give one row per sample.")
-    if not torch.compiler.is_compiling():  # a compiled graph would have to stop and wait for the values
+    # The values are looked at where that costs nothing: a GPU, or a compiled graph, would have to stop and wait.
+    if table.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(((table >= 0) & (table <= 1)).all()):
             raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
         if bool((table.diff(dim=-1) < 0).any()):
@@ -130,7 +131,7 @@ class Share:
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers in [0, 1) of this share: ``shape`` begins with the number of its samples."""
         every = torch.rand((self.whole, *shape[1:]), generator=self.generator, device=self.device)
-        return every[self.places.to(self.device)]
+        return every[self.places.to(self.device, non_blocking=True)]
 
 
 def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | Share | None = None, device=None) -> Tensor:

@@ -86,6 +86,8 @@ class LatentSource:
                 raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
         if len(blocks) == 0:
             raise ValueError("The corpus is empty: give at least one block of tokens.")
+        if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
+            blocks = blocks.with_format("torch", columns=["input_ids"])
         self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
         self.device = teacher.device
         self.stored: tuple[Tensor, Tensor] | None = None
@@ -103,9 +105,10 @@ class LatentSource:
 
     def ids(self, rows: Tensor) -> Tensor:
         """Token ids ``(B, T)`` of these rows of the corpus."""
-        if isinstance(self.blocks, Tensor):
-            return self.blocks[rows].long().to(self.device)
-        return torch.tensor(self.blocks[rows.tolist()]["input_ids"], device=self.device)
+        ids = self.blocks[rows] if isinstance(self.blocks, Tensor) else self.blocks[rows.tolist()]["input_ids"]
+        if self.device.type == "cuda":
+            return ids.pin_memory().to(self.device, non_blocking=True).long()  # the GPU need not be waited for
+        return ids.long().to(self.device)
 
     def fingerprint(self) -> str:
         """Tells one teacher, span and corpus from another: a hash of two layers and of the first and last block."""

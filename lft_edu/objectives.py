@@ -88,7 +88,7 @@ def regression_loss(velocity: Velocity, x0: Tensor, x1: Tensor, weight: Tensor |
 
     It is :func:`flow_walking_loss` with ``k = 1`` and Euler steps.
     """
-    return flow_walking_loss(velocity, x0, x1, weight=weight, times=uniform_times(1), step=euler_step)
+    return flow_walking_loss(velocity, x0, x1, weight=weight, times=uniform_times(1, x0.device), step=euler_step)
 
 
 def logit_kl_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:

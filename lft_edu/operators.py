@@ -274,9 +274,10 @@ class TimeModulation(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
         angles = 1000 * t[..., None] * frequencies
         features = torch.cat([angles.cos(), angles.sin()], -1).to(self.inner.weight.dtype)
-        knobs = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
-        identity = torch.tensor([0, 0, 1, 0, 0, 1], dtype=knobs.dtype, device=knobs.device)
-        return knobs + identity[:, None]
+        with torch.autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 knows steps of 1/128 only
+            knobs = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
+        is_alpha = torch.arange(6, device=t.device) % 3 == 2
+        return knobs.to(torch.promote_types(knobs.dtype, torch.float32)) + is_alpha[:, None]
 
 
 class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):

@@ -8,7 +8,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised by five Newton–Schulz iterations (Jordan 2024), for matrices.
 
     ``torch.optim.Muon`` takes the matrices one by one in bfloat16; 24 small layers are 96 of them, and on a CPU without
-    bfloat16 units that took as long as the model. Here equal shapes are stacked and iterated together in float32.
+    bfloat16 units that took as long as the model. Here equal shapes are stacked and iterated together, in float32; in
+    bfloat16 on a GPU that multiplies it, where one large layer in float32 would take half as long as its whole step.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
@@ -34,13 +35,18 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalise(matrices, iterations: int = 5):
     """Matrices ``(N, R, C)`` with their singular values pushed towards 1 (quintic Newton–Schulz)."""
-    x = matrices.float()
+    x = matrices.bfloat16() if _multiplies_bfloat16(matrices.device) else matrices.float()
     x = x.mT if x.shape[1] > x.shape[2] else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Is it a GPU with units for bfloat16 (from Ampere on)?"""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def muon_and_adamw(matrices_of: nn.Module, model: nn.Module, muon_lr: float, adamw_lr: float) -> list:

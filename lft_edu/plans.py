@@ -225,7 +225,7 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     seconds = 2 * (operations * settings.tokens / processes + evaluation * settings.held)
     seconds /= speed * costs.reached(shape, device)
     count = costs.evaluations(objective, k, solver)
-    needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype)]
+    needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype, settings.precision)]
     batch = evaluation_batch(shape.vocabulary, settings.block)
     needs.append(costs.evaluation_memory(shape, settings.span, objective, batch * settings.block, dtype))
     saved = costs.student_parameters(shape, settings.span, objective) * costs.BYTES[dtype]

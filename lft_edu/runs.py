@@ -11,7 +11,7 @@ The folder ``out`` holds ``settings.json``, ``checkpoints/``, ``metrics.jsonl``,
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from .corpora import load_corpus
 from .costs import PeakMemory
 from .files import whole
 from .fitting import fit
-from .metrics import Evaluation, evaluate
+from .metrics import Evaluation, blocks_of, evaluate
 from .plans import DTYPES, RunSettings
 from .splicing import splice
 from .teachers import load_teacher
-from .training import History
+from .training import History, from_main, is_main, join, launched
 
 
 @dataclass
@@ -99,18 +99,16 @@ def read_metrics(path: str | Path) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text().splitlines() if _step_of(line) < float("inf")]
 
 
-def is_main() -> bool:
-    """Is this the process that writes, prints and evaluates?"""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
+@contextmanager
 def in_turn(device: torch.device):
-    """Under a launcher: a block that the main process runs first and the others after it, from its cache."""
-    if "WORLD_SIZE" not in os.environ:
-        return nullcontext()
-    import accelerate
-
-    return accelerate.PartialState(cpu=device.type == "cpu").main_process_first()
+    """Under a launcher: a block that the main process runs first, then one process of every other machine, then the
+    rest, from their machine's cache."""
+    if not launched():
+        yield
+        return
+    processes = join(device)
+    with processes.main_process_first(), processes.local_main_process_first():
+        yield
 
 
 def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=None, progress: bool = True) -> Run:
@@ -128,8 +126,12 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     from .teachers import default_device
 
     out, device = Path(settings.out), default_device()
-    if Checkpoints(out / "checkpoints").files() and not resume:
+    if launched():
+        join(device)
+    if from_main(lambda: bool(Checkpoints(out / "checkpoints").files())) and not resume:
         raise FileExistsError(f"{out} holds a run. Pass resume=True (--resume) to continue it, or choose another out.")
+    if device.type == "cuda" and settings.precision == "bf16":
+        torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
     with in_turn(device):
         if teacher is None:
             teacher, tokenizer = load_teacher(
@@ -138,6 +140,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         corpus, held = corpora_of(settings, tokenizer)
     student = splice(teacher, settings.span, settings.make_operator())
     if is_main():
+        held = blocks_of(held)  # read once, not at every glance
         out.mkdir(parents=True, exist_ok=True)
         with whole(out / "settings.json") as partial:
             partial.write_text(json.dumps(asdict(settings), indent=1))
@@ -182,7 +185,7 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: 
     try:
         return fit(
             student, teacher, corpus, settings.objective or settings.default_objective,
-            steps=settings.steps(processes), batch_size=settings.batch,
+            steps=settings.steps(1 if settings.trained_by == "solved" else processes), batch_size=settings.batch,
             accumulate=settings.accumulate, lr=settings.rate(teacher.config.hidden_size), k=k, step=solver,
             alpha=settings.alpha, optimizer=settings.optimizer, seed=settings.seed, precision=settings.precision,
             compile=settings.compile, checkpoint=out / "checkpoints", save_every=settings.save_every,

@@ -1,31 +1,35 @@
 """Blocks of tokens by number, out of a stream that can only be read from its beginning on.
 
-A stream is read in *lanes*: lane ``l`` of ``S`` is every ``S``-th of its files (node splitting of ``datasets``), and
-block ``b`` of a run is the next one of lane ``b mod S``. So the order of blocks does not depend on how many processes
-share the work, and where ``S`` is a multiple of their number, each process opens its own files only.
+A stream is read in *lanes*: lane ``l`` of ``S`` has its share of the files (shards of ``datasets``), and block ``b`` of
+a run is the next one of lane ``b mod S``. So the order of blocks does not depend on how many processes share the work,
+and where ``S`` is a multiple of their number, each process opens its own files only. (Where the files are no multiple
+of ``S``, some lanes have one less, and come round again sooner.)
 """
 
 import copy
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+from torch import Tensor
+
 MOST_LANES = 32
 AHEAD = 8  # requests that a thread reads ahead while the device works
 
 
 def lanes_of(corpus) -> int:
-    """In how many lanes a stream is read: its number of files, or the largest divisor of it up to ``MOST_LANES``."""
-    files = max(1, corpus.num_shards)
-    return max(d for d in range(1, min(files, MOST_LANES) + 1) if files % d == 0)
+    """In how many lanes a stream is read: the largest power of two, as numbers of processes are, that its files allow.
+
+    Where the processes are as many, or half, or a quarter, none reads a file of another's.
+    """
+    return 1 << min(max(1, corpus.num_shards), MOST_LANES).bit_length() - 1
 
 
 class Lane:
-    """Every ``lanes``-th file of a stream, read forwards; after its last block comes its first again."""
+    """One share of a stream's files, read forwards; after its last block comes its first again."""
 
     def __init__(self, corpus, index: int, lanes: int):
-        from datasets.distributed import split_dataset_by_node
-
-        self.corpus = split_dataset_by_node(corpus, index, lanes) if lanes > 1 else copy.copy(corpus)
+        self.corpus = corpus.shard(lanes, index) if lanes > 1 else copy.copy(corpus)
         self.epoch, self.position, self.rows = 0, 0, None
         self.restored: dict | None = None  # until the first block after it is read, the data set does not know
 
@@ -80,14 +84,14 @@ class Stream:
         self.ahead: deque[tuple[tuple, Future]] = deque()
         self.last: tuple | None = None
         self.served: dict = {}  # the state after the last request that was handed out
-        self.first: list[int] | None = None
+        self.first: Tensor | None = None
 
     def __len__(self) -> int:
         return 2**62  # unknown; nobody reads that far
 
-    def __getitem__(self, numbers: list[int]) -> dict:
+    def __getitem__(self, numbers: list[int]) -> dict[str, Tensor]:
         if numbers == [0] and self.first is not None:  # what tells one corpus from another, asked for again and again
-            return {"input_ids": [self.first]}
+            return {"input_ids": self.first[None]}
         asked, waiting = tuple(numbers), dict(self.ahead)
         if asked not in waiting:
             self._forget()
@@ -111,9 +115,9 @@ class Stream:
         self.thread = self.thread or ThreadPoolExecutor(1, "stream")
         return self.thread.submit(self._read, numbers)
 
-    def _read(self, numbers: tuple) -> tuple[list, dict]:
+    def _read(self, numbers: tuple) -> tuple[Tensor, dict]:
         rows = [self._lane(number % self.count).block(number // self.count) for number in numbers]
-        return rows, self._state()
+        return torch.tensor(rows), self._state()
 
     def _lane(self, index: int) -> Lane:
         if index not in self.lanes:

@@ -179,8 +179,8 @@ def random_teacher(
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
     )  # fmt: skip
     device = torch.device(device or default_device())
-    with torch.random.fork_rng(), torch.device("meta" if device.type == "meta" else "cpu"):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if device.type == "meta" else "cpu"):
+        torch.default_generator.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 

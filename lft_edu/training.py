@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, restore
 from .flow import Share
 
 
@@ -75,6 +76,47 @@ def places(batch_size: int, turn: int = 0, rank: int = 0, world: int = 1) -> tor
     return (turn * batch_size + torch.arange(batch_size)) * world + rank
 
 
+PATIENCE = timedelta(hours=3)  # with a process that downloads, reads or evaluates for all
+
+
+def launched() -> bool:
+    """Is this one of the processes of a launcher, such as ``accelerate launch``?"""
+    return "WORLD_SIZE" in os.environ
+
+
+def is_main() -> bool:
+    """Is this the process that writes, prints and evaluates?"""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def join(device: torch.device):
+    """Meet the launcher's other processes; returns Accelerate's state of them. Their usual patience is ten minutes."""
+    import accelerate
+
+    return accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+
+
+def from_main(work: Callable):
+    """What ``work()`` returns on the main process, on every process; what it raises there, too.
+
+    So one disk decides for all: machines that share no folder would else see different checkpoints.
+    """
+    if not launched():
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    outcome = [None, None]  # result, error
+    if is_main():
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    result, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return result
+
+
 def make_accelerator(device: torch.device, precision: str = "no"):
     """Accelerate for this device and precision.
 
@@ -86,8 +128,12 @@ def make_accelerator(device: torch.device, precision: str = "no"):
     """
     import accelerate
 
-    if "WORLD_SIZE" not in os.environ:
+    if launched():
+        join(device)
+    else:
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        if device.index is not None:
+            torch.cuda.set_device(device)  # Accelerate takes the current one
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.device.type != device.type:
         raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}: move it there.")
@@ -96,15 +142,23 @@ def make_accelerator(device: torch.device, precision: str = "no"):
 
 class Interruption:
     """SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's) are remembered, and acted on between
-    two steps, once a checkpoint is written. A second one does not wait."""
+    two steps, once a checkpoint is written. A second one does not wait, unless it is the same wish once more: a
+    scheduler and a launcher may both pass it on."""
+
+    ECHO = 3.0  # seconds
 
     def __init__(self):
-        self.asked = False
+        self.asked_at: float | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self.asked_at is not None
 
     def _remember(self, number, frame) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self.asked_at > self.ECHO:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked_at = self.asked_at or now
 
     @contextmanager
     def watched(self, active: bool = True):
@@ -181,12 +235,17 @@ def optimise(
     kept = Checkpoints(checkpoint, keep)
     module.to(accelerator.device)
     done, history = 0, History()
-    if kept.files():
-        if not resume:
+
+    def begun() -> tuple[dict, dict] | None:
+        if kept.files() and not resume:
             raise FileExistsError(
                 f"{kept.place} exists. Pass resume=True (--resume) to continue it, or delete it to start again."
             )
-        notes = kept.load(module, optimizers, settings)
+        return kept.read(settings) if kept.files() else None
+
+    if found := from_main(begun):
+        notes, tensors = found
+        restore(tensors, module, optimizers)
         done, history = notes["step"], History(**notes["history"])
         if stream is not None:
             stream.restore(notes.get("stream") or {})
@@ -223,7 +282,9 @@ def optimise(
     def save(step: int) -> None:
         states = gather_object([stream.state()]) if stream is not None else []
         if main:
-            place = {lane: state for part in states for lane, state in part.items()}
+            # A lane may be known to several processes, of which one reads it on: that one is farthest.
+            farthest = sorted((item for part in states for item in part.items()), key=lambda item: item[1]["position"])
+            place = dict(farthest)
             kept.save(module, optimizers, {"step": step, "history": history, "settings": settings, "stream": place})
 
     module.train()
@@ -253,6 +314,7 @@ def optimise(
                 save(step + 1)
             if stopping and not last:
                 bar.close()
+                accelerator.wait_for_everyone()  # a process that left now would have the launcher end one that saves
                 raise KeyboardInterrupt(f"Stopped after step {step + 1:,} of {steps:,}.")
     bar.close()
     module.eval()

@@ -20,7 +20,7 @@ from lft_edu.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
 from lft_edu.runs import MetricsLog, read_metrics
-from lft_edu.training import make_accelerator
+from lft_edu.training import Interruption, make_accelerator
 
 SMALL = {"span": (6, 12), "tokens": 4096, "block": 64, "batch": 4, "held": 2000, "k": 1}
 
@@ -67,6 +67,12 @@ def test_a_plan_of_pythia_needs_no_weights(tmp_path, monkeypatch):
     two = lft.plan(settings, processes=2)
     assert two.seconds / found.seconds == pytest.approx(0.5, rel=0.5)
     assert two.steps == found.steps // 2
+
+
+def test_half_precision_keeps_half_as_much_for_the_gradient(bundled):
+    settings = [lft.RunSettings(batch=64, precision=precision) for precision in ("no", "bf16")]
+    full, half = (lft.plan(each, bundled[0]).memory for each in settings)
+    assert half < full
 
 
 def test_what_does_not_fit_is_said():
@@ -233,6 +239,17 @@ def weights(out) -> dict:
     return load_file(out / "student" / "model.safetensors")
 
 
+def test_a_signal_that_comes_twice_at_once_is_one_wish(monkeypatch):
+    interruption = Interruption()
+    with interruption.watched():
+        for _ in range(2):  # a scheduler's, and the launcher's copy of it
+            signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked
+        monkeypatch.setattr(Interruption, "ECHO", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.slow
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_happened(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -280,38 +297,60 @@ def wikitext(tmp_path_factory, bundled):
         yield hub, root / "home"
 
 
+ON_A_DISK_OF_ITS_OWN = """
+import os, sys
+from lft_edu.cli import main
+sys.exit(main([*sys.argv[2:], "--out", f"{sys.argv[1]}/disk{os.environ['RANK']}"]))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(wikitext, tmp_path):
     """`accelerate launch` of two processes (gloo, without a GPU), a stream of the hub, each process its own file
-    of it. Weights agree to 1e-6, all but the attention's biases: a bias on the keys moves no softmax, its gradient is
-    rounding and nothing else, and Adam makes steps of full size out of any gradient. What two began, one ends."""
+    of it, and each a disk of its own, as on two machines. Weights agree to 1e-6, all but the attention's biases: a bias
+    on the keys moves no softmax, its gradient is rounding and nothing else, and Adam makes steps of full size out of
+    any gradient. What two began, two or one go on with."""
     hub, home = wikitext
     env = hub_environment(hub, home) | {"OMP_NUM_THREADS": "1"}
     text = ["--teacher", "lab/teacher", "--corpus", "wikitext-2", "--streaming"]
     run = [*TRAIN, *text, "--tokens", "5k", "--save-every", "10"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert lft_edu(*run, "--batch", "8", "--out", str(one), env=env).wait(timeout=200) == 0
-    done = subprocess.run(
-        [*launch, "-m", "lft_edu", *run, "--out", str(two)], env=env, timeout=300, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    (tmp_path / "on_a_disk.py").write_text(ON_A_DISK_OF_ITS_OWN)
+
+    def launch(folder, *more) -> subprocess.CompletedProcess:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--main_process_port", port, str(tmp_path / "on_a_disk.py"), str(folder), *run, *more]
+        return subprocess.run(command, env=env, timeout=300, capture_output=True, text=True)
 
     def apart(a, b, biases: bool) -> float:
         a, b = weights(a), weights(b)
         return max((a[k] - b[k]).abs().max().item() for k in a if k.endswith("query_key_value.bias") == biases)
 
+    one, two = tmp_path / "one", tmp_path / "two" / "disk0"
+    assert lft_edu(*run, "--batch", "8", "--out", str(one), env=env).wait(timeout=200) == 0
+    done = launch(two.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert apart(one, two, biases=False) < 1e-6
     assert apart(one, two, biases=True) < 1e-3
     rows = [[row["loss"] for row in read_metrics(out / "metrics.jsonl") if "loss" in row] for out in (one, two)]
     assert rows[0] == pytest.approx(rows[1], rel=1e-5)
-    # Two began it, one ends it: from step 10 of the two on.
+    newest, middle = Checkpoints(two / "checkpoints").files()
+    lanes = read_checkpoint(newest)[0]["stream"]
+    assert {lane: place["position"] for lane, place in lanes.items()} == {"0": 19 * 4, "1": 19 * 4}
+    # A folder that holds a run is refused by both processes, though only one sees it.
+    refused = launch(two.parent)
+    assert refused.returncode != 0
+    assert refused.stderr.count("holds a run") == 2
+    # From the middle on: two go on, one goes on.
     mixed = tmp_path / "mixed" / "checkpoints"
     mixed.mkdir(parents=True)
-    os.link(two / "checkpoints" / "step-000000010.safetensors", mixed / "step-000000010.safetensors")
+    os.link(middle, mixed / middle.name)
+    newest.unlink()
+    done = launch(two.parent, "--resume")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert apart(one, two, biases=False) < 1e-6
     assert lft_edu(*run, "--batch", "8", "--out", str(mixed.parent), "--resume", env=env).wait(timeout=200) == 0
     assert apart(one, mixed.parent, biases=False) < 1e-6

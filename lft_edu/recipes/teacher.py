@@ -55,8 +55,8 @@ def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
         eos_token_id=0,
         pad_token_id=0,
     )
-    with torch.random.fork_rng():  # transformers draws initial weights from the global generator
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
+        torch.default_generator.manual_seed(seed)
         model = GPTNeoXForCausalLM(config)
         for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
             for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
