@@ -1,7 +1,7 @@
 """Plans: the settings of a run, and what it will take, counted before anything starts."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -237,6 +237,19 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
         download=download, disk=(settings.keep + 1) * costs.checkpoint_bytes(shape, objective) + saved,
         free_disk=hub.free_space(out),
     )  # fmt: skip
+
+
+def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:
+    """The plan of this run, in smaller pieces if memory asks for it.
+
+    ``batch`` is halved and ``accumulate`` doubled, so a step takes the same sequences. The plan's ``settings`` are the
+    ones to train by. It may still not fit.
+    """
+    found = plan(settings, teacher, processes)
+    while found.memory > found.free_memory and settings.batch % 2 == 0:
+        settings = replace(settings, batch=settings.batch // 2, accumulate=2 * settings.accumulate)
+        found = plan(settings, teacher, processes)
+    return found
 
 
 def device_name(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import torch
 import lft_edu as lft
 from lft_edu import corpora, teachers
 from lft_edu.optimizers import Muon, orthogonalise
-from lft_edu.recipes import cut, operators
+from lft_edu.recipes import cut, operators, tokens
 from lft_edu.recipes import teacher as recipe
 
 
@@ -78,6 +78,28 @@ def test_short_runs_on_spans_and_the_scan_go_on_where_they_stopped(few_files, mo
     assert rows[:-1] == first
     assert (rows[-1]["span"], rows[-1]["seed"], rows[-1]["name"]) == ([2, 4], 1, "ridge")
     assert cut.trained({"rows": rows}, "ridge") == {(6, 12): next(r["kl"] for r in first if r["name"] == "ridge")}
+
+
+def test_budgets_are_repeated_with_other_seeds(few_files, monkeypatch, tmp_path):
+    """The recipe behind lesson 08's curve of KL against tokens, and the figure of it."""
+    common = ["--work", str(tmp_path / "work"), "--out", str(tmp_path), "--held", "512", "--only", "flow-matching"]
+    tokens.main([*common, "--budget", "4k", "6k", "--seeds", "0", "1"])
+    table = json.loads((tmp_path / "tokens.json").read_text())
+    assert [(row["span"], row["tokens"]) for row in table["rows"]] == [
+        ([6, 12], 2048), ([6, 12], 4096), ([6, 18], 2048), ([6, 18], 4096),
+    ]  # fmt: skip
+    for row in table["rows"]:
+        one, other = row["kl_seeds"]
+        assert row["seeds"] == [0, 1]
+        assert one != other
+        assert row["kl"] == (one + other) / 2
+    line = lft.plots.budget(table, (6, 18)).data[0]
+    assert list(line.y) == [row["kl"] for row in table["rows"][2:]]
+    assert line.error_y.array[0] == pytest.approx(line.error_y.arrayminus[0])
+    monkeypatch.setattr(tokens, "run", None)  # nothing is trained twice
+    tokens.main([*common, "--budget", "4k", "6k", "--seeds", "0", "1"])
+    with pytest.raises(ValueError, match="tokens, operations"):
+        lft.plots.budget(table, (6, 18), x="hours")
 
 
 def test_every_span_of_six_and_twelve_layers_from_the_middle_outwards():

@@ -75,6 +75,20 @@ def test_half_precision_keeps_half_as_much_for_the_gradient(bundled):
     assert half < full
 
 
+def test_a_run_that_does_not_fit_is_cut_into_smaller_pieces(bundled, monkeypatch):
+    settings = lft.RunSettings(batch=64, accumulate=2, block=512)
+    whole = lft.plan(settings, bundled[0])
+    assert lft.plans.plan_that_fits(settings, bundled[0]).settings == settings
+    monkeypatch.setattr("lft_edu.plans.free_memory", lambda device: 0.7 * whole.memory)
+    found = lft.plans.plan_that_fits(settings, bundled[0])
+    assert found.fits
+    assert found.settings.batch < 64
+    assert found.settings.batch * found.settings.accumulate == 128
+    assert found.steps == whole.steps
+    monkeypatch.setattr("lft_edu.plans.free_memory", lambda device: 0)
+    assert lft.plans.plan_that_fits(settings, bundled[0]).settings.batch == 1
+
+
 def test_what_does_not_fit_is_said():
     assert "It does not fit" in str(lft.plan(lft.RunSettings(batch=10**9)))
 

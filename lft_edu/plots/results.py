@@ -123,11 +123,12 @@ def skip_growth(growth: dict) -> go.Figure:
 
 
 def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure:
-    """KL against what a run was given, one line an operator, with 95 % intervals; both axes logarithmic.
+    """KL against what a run was given, one line an operator: means over seeds, bars from the least to the largest.
 
     Args:
         results: ``assets/results/tokens.json``.
-        x: ``"tokens"``, or ``"operations"``: multiply-adds of the whole training, teacher included.
+        x: ``"tokens"``, or ``"operations"``: multiply-adds of the whole training, teacher included. Both axes are
+            logarithmic.
     """
     titles = {"tokens": "tokens trained on", "operations": "multiply-adds of the training, teacher included"}
     if x not in titles:
@@ -138,14 +139,14 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
     rows = [row for row in results["rows"] if tuple(row["span"]) == tuple(span)]
     for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
         mine = sorted((row for row in rows if row["name"] == name), key=lambda row: row["tokens"])
-        kl = [row["kl"] for row in mine]
-        bars = {"array": [row["kl_interval"][1] - row["kl"] for row in mine], "type": "data", "thickness": 1}
-        bars["arrayminus"] = [row["kl"] - row["kl_interval"][0] for row in mine]
-        colour, title = COLOURS.get(name, BLACK), row_title(mine[0])
+        bars = {"array": [max(row["kl_seeds"]) - row["kl"] for row in mine], "type": "data", "thickness": 1}
+        bars |= {"arrayminus": [row["kl"] - min(row["kl_seeds"]) for row in mine]}
+        colour, title = COLOURS.get(name, BLACK), html.escape(row_title(mine[0]))
         figure.add_scatter(
-            x=[row[x] for row in mine], y=kl, error_y=bars, name=html.escape(title), mode="lines+markers",
+            x=[row[x] for row in mine], y=[row["kl"] for row in mine], error_y=bars, name=title, mode="lines+markers",
             line={"color": colour}, marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": colour},
-            hovertemplate=f"{html.escape(title)}<br>%{{x:,.3g}} {x}: %{{y:.3f}}<extra></extra>",
+            customdata=[f"{min(row['kl_seeds']):.3f} to {max(row['kl_seeds']):.3f}" for row in mine],
+            hovertemplate=f"{title}<br>%{{x:,.3g}} {x}: %{{y:.3f}} (seeds: %{{customdata}})<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log", tickvals=[0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0])
