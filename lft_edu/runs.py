@@ -38,7 +38,7 @@ class Run:
         teacher, tokenizer, student, history: what it used and made.
         evaluation: on the test split; None on all processes but the first, as are ``card`` and ``taken``.
         card: the results card (:mod:`lft_edu.cards`).
-        taken: seconds, and bytes of memory at the peak and of disk, to be held against the plan.
+        taken: seconds over all sittings, bytes of memory at the peak and of disk, to be held against the plan.
     """
 
     settings: RunSettings
@@ -144,9 +144,9 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         out.mkdir(parents=True, exist_ok=True)
         with whole(out / "settings.json") as partial:
             partial.write_text(json.dumps(asdict(settings), indent=1))
-    started = time.perf_counter()
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
+        trained = time.perf_counter()
         run = Run(settings, teacher, tokenizer, student, history)
         if is_main():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
@@ -154,7 +154,8 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         run.card = make_card(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        run.taken = {"seconds": time.perf_counter() - started, "memory": memory.peak, "disk": size}
+        spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
+        run.taken = {"seconds": spent, "memory": memory.peak, "disk": size}
     return run
 
 

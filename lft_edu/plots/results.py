@@ -1,6 +1,7 @@
 """Figures of results: the ladder, training curves, damage by layer and by token."""
 
 import html
+import math
 
 import plotly.graph_objects as go
 
@@ -148,9 +149,27 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
             customdata=[f"{min(row['kl_seeds']):.3f} to {max(row['kl_seeds']):.3f}" for row in mine],
             hovertemplate=f"{title}<br>%{{x:,.3g}} {x}: %{{y:.3f}} (seeds: %{{customdata}})<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log", tickvals=[0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0])
+    ticks = _log_ticks([row[x] for row in rows])
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[_amount(tick) for tick in ticks])
+    least, most = min(row["kl"] for row in rows), max(row["kl"] for row in rows)
+    levels = [kl for kl in (0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0) if 0.9 * least < kl < 1.1 * most]
+    figure.update_yaxes(type="log", tickvals=levels, ticktext=[f"{kl:g}" for kl in levels])
     return figure
+
+
+def _log_ticks(values: list[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten, from the least value to the largest."""
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    steps = (m * 10.0**power for power in powers for m in (1, 2, 5))
+    return [step for step in steps if 0.8 * min(values) <= step <= 1.25 * max(values)]
+
+
+def _amount(value: float) -> str:
+    """``200 k``, ``5 M``; from a billion on ``2·10⁹``."""
+    if value < 1e9:
+        return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
+    mantissa, power = f"{value:.0e}".split("e+")
+    return f"{mantissa}·10" + "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(int(power)))
 
 
 def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Figure:
