@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .corpora import spread
 from .families import layers_of
 from .files import whole
 from .metrics import Evaluation, evaluation_batch, latencies
@@ -51,19 +52,24 @@ def make_card(
     return card
 
 
-def best_skips(teacher, corpus, most: int = 3, progress: bool = True) -> dict[int, dict]:
-    """For 1 … ``most`` layers: the contiguous span whose skipping costs least, with its KL. The bar to clear."""
+def best_skips(teacher, corpus, most: int = 3, sample: int = 64, progress: bool = True) -> dict[int, dict]:
+    """For 1 … ``most`` layers: the contiguous span whose skipping costs least, with its KL. The bar to clear.
+
+    Args:
+        sample: sequences, spread over the corpus, on which the spans are compared; the best ones are then measured on
+            all of it.
+    """
     from .metrics import blocks_of, bootstrap_means, interval, skip_damage
 
     depth, blocks = len(layers_of(teacher)), blocks_of(corpus)
     spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
-    batch = evaluation_batch(teacher.config.vocab_size, blocks.shape[1])
-    damage = skip_damage(teacher, blocks, spans, batch_size=batch, progress=progress)
+    options = {"batch_size": evaluation_batch(teacher.config.vocab_size, blocks.shape[1]), "progress": progress}
+    tried = skip_damage(teacher, blocks[spread(len(blocks), sample)], spans, **options)
+    best = [min((s for s in spans if s[1] - s[0] == j), key=lambda s: tried[s].mean()) for j in range(1, most + 1)]
     found = {}
-    for j in range(1, most + 1):
-        best = min((s for s in damage if s[1] - s[0] == j), key=lambda s: damage[s].mean().item())
-        kl = damage[best]
-        found[j] = {"span": list(best), "kl": kl.mean().item(), "kl_interval": list(interval(bootstrap_means(kl)))}
+    for span, kl in skip_damage(teacher, blocks, best, **options).items():
+        low, high = interval(bootstrap_means(kl))
+        found[span[1] - span[0]] = {"span": list(span), "kl": kl.mean().item(), "kl_interval": [low, high]}
     return found
 
 

@@ -106,6 +106,8 @@ def check_settings(path: Path, then: dict, now: dict) -> None:
     if changed:
         lines = "; ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
         hint = " Latents are told apart by teacher, span and text." if "latents" in changed else ""
+        if "sequences_a_step" in changed:
+            hint += " A step takes batch × accumulate × processes sequences: with more processes, a smaller batch."
         raise ValueError(f"{path} comes from a run with other settings ({lines}).{hint} Use them, or another place.")
 
 

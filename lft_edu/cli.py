@@ -89,12 +89,17 @@ def train(args) -> int:
     if args.dry_run:
         print(plan(settings))
         return 0
+    planned = None if args.quiet or not is_main() else plan(settings)
+    if planned:
+        print(f"{planned}\n", file=sys.stderr)
     if args.resume and not Checkpoints(Path(args.out) / "checkpoints").files() and is_main():
         print(f"No checkpoint in {args.out} yet: starting from the beginning.", file=sys.stderr)
     run = run_to_its_end(settings, resume=args.resume, progress=not args.quiet)
     if is_main():
         spent, student = run.history.seconds, Path(args.out) / "student"
         print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
+        if planned:
+            print(planned.compared(run.taken))
     return 0
 
 

@@ -17,6 +17,7 @@ BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 # Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.
 ACTIVATIONS = 26
 LOGIT_COPIES = 6  # of (tokens, vocabulary) in float32 while two models are compared: logits, log-softmax, products
+TEXT_SPEED = 750_000  # tokens a second that one process reads and tokenizes (benchmarks/results/scale.md)
 PROGRAM = 0.6e9  # bytes that Python, PyTorch and transformers take before any model
 
 
@@ -27,6 +28,7 @@ class Shape:
     Attributes:
         layer_matrices: numbers in the matrices of one layer; each is multiplied once per token.
         layer_parameters, parameters: of a layer, and of the whole model.
+        layer_count: matrices in one layer.
     """
 
     width: int
@@ -35,6 +37,7 @@ class Shape:
     layer_matrices: int
     layer_parameters: int
     parameters: int
+    layer_count: int = 4
 
     @classmethod
     def of(cls, model) -> "Shape":
@@ -46,6 +49,7 @@ class Shape:
             sum(p.numel() for p in layers[0].parameters() if p.ndim == 2),
             sum(p.numel() for p in layers[0].parameters()),
             sum(p.numel() for p in model.parameters()),
+            sum(p.ndim == 2 for p in layers[0].parameters()),
         )
 
     def layer(self, block: int) -> int:
@@ -99,6 +103,23 @@ def training_operations(
     return found + operator_operations(shape, span, objective, k, solver, block)
 
 
+def optimizer_operations(shape: Shape, objective: str, optimizer: str) -> int:
+    """Multiply-adds of one optimiser step, whatever the batch. Muon's five Newton–Schulz iterations multiply each of
+    the operator's matrices twice by its Gram matrix, and that by itself; AdamW multiplies no matrices."""
+    if optimizer != "muon" or objective == "solved":
+        return 0
+    timed = objective != "regression"  # six knobs for each unit of width, in one matrix (the smaller one is left out)
+    numbers = shape.layer_matrices + timed * 6 * shape.width**2
+    return 5 * (2 * numbers * shape.width + (shape.layer_count + timed) * shape.width**3)
+
+
+def skip_operations(shape: Shape, most: int, block: int) -> int:
+    """Multiply-adds per token of trying to skip every contiguous span of 1 … ``most`` layers
+    (:func:`lft_edu.cards.best_skips`): the teacher once, and for each span its tail and the head."""
+    tails = [shape.depth - m - j for j in range(1, most + 1) for m in range(shape.depth - j + 1)]
+    return (shape.depth + sum(tails)) * shape.layer(block) + (1 + len(tails)) * shape.head
+
+
 def evaluation_operations(shape: Shape, span, nfe: int, block: int) -> int:
     """Multiply-adds per token of comparing student and teacher."""
     layers = 2 * shape.depth - (span[1] - span[0]) + nfe
@@ -107,9 +128,10 @@ def evaluation_operations(shape: Shape, span, nfe: int, block: int) -> int:
 
 def reached(shape: Shape, device: torch.device) -> float:
     """Share of the speed of bare matrix products that whole steps reach. CPU: measured (benchmarks/results/splice.md:
-    0.5–0.6 at width 64, 0.8–0.9 at Pythia-410M's). GPU: the goal of this course, not yet measured."""
+    0.5–0.6 at width 64, 0.8–0.9 at Pythia-410M's). GPU: not yet measured; where bare products reach 80 % of the maker's
+    peak, half of them is the goal of this course, 40 % of the peak."""
     if device.type == "cuda":
-        return 0.4
+        return 0.5
     return 0.5 if shape.width < 512 else 0.8
 
 
@@ -152,19 +174,25 @@ def checkpoint_bytes(shape: Shape, objective: str) -> int:
 
 @torch.no_grad()
 def matmul_speed(shape: Shape, device: torch.device, dtype: torch.dtype, seconds: float = 0.3, rows: int = 0) -> float:
-    """FLOP/s at which ``device`` multiplies ``rows`` tokens by a matrix of the teacher's MLP; takes ``seconds``."""
+    """FLOP/s at which ``device`` multiplies ``rows`` tokens by a matrix of the teacher's MLP; takes ``seconds``, or two
+    products where one takes longer."""
     rows = rows or (8192 if device.type == "cuda" else 512)
     weight = torch.randn(shape.width, 4 * shape.width, device=device).to(dtype)
     states = torch.randn(rows, shape.width, device=device).to(dtype)
     product = states @ weight
-    best, deadline = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
+
+    def timed(times: int) -> float:
         wait_for(device)
         started = time.perf_counter()
-        for _ in range(8):
+        for _ in range(times):
             torch.mm(states, weight, out=product)
         wait_for(device)
-        best = min(best, (time.perf_counter() - started) / 8)
+        return (time.perf_counter() - started) / times
+
+    deadline = time.perf_counter() + seconds
+    best = timed(1)
+    while time.perf_counter() + 8 * best < deadline:
+        best = min(best, timed(8))
     return 2 * rows * 4 * shape.width**2 / best
 
 

@@ -1,7 +1,9 @@
 """Plans: the settings of a run, and what it will take, counted before anything starts."""
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +17,10 @@ from .naming import unknown
 from .operators import operator_from_dict
 from .splicing import check_span
 
+# Settings that may change where a run goes on. (A step must take as many sequences as before, which `fit` looks after.)
+INCIDENTAL = (
+    "batch", "accumulate", "compile", "held", "save_every", "keep", "evaluate_every", "tensorboard", "out",
+)  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -98,6 +104,17 @@ class RunSettings:
         """Steps and solver of the walk in training."""
         return self.train_k or self.k, self.solver
 
+    @property
+    def name(self) -> str:
+        """Such as ``flow_walking-6-18-3f2a91``: another name for any other result, to keep runs apart by."""
+        what = json.dumps(self.deciding(), sort_keys=True)
+        digest = hashlib.sha256(what.encode()).hexdigest()[:6]
+        return f"{self.objective or self.operator}-{self.span[0]}-{self.span[1]}-{digest}"
+
+    def deciding(self) -> dict:
+        """The settings that decide what is trained; the others say how much at once, what is kept and what is shown."""
+        return {name: value for name, value in asdict(self).items() if name not in INCIDENTAL}
+
     def make_operator(self):
         """The operator, not built yet."""
         flow = {"solver": self.solver, "steps": self.k} if self.operator == "flow" else {}
@@ -118,7 +135,13 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take: counted from the teacher's shape, its text and this device. Bytes, seconds, FLOP/s."""
+    """What a run will take: counted from the teacher's shape, its text and this device. Bytes, seconds, FLOP/s.
+
+    Attributes:
+        speed, share: of bare matrix products on this device, and the share of it that whole steps should reach.
+        seconds, reading: of the run, and of reading its text alone, which goes on beside it.
+        unseen: the hub was out of reach, and the teacher's shape is taken from memory.
+    """
 
     settings: RunSettings
     shape: Shape
@@ -127,17 +150,25 @@ class Plan:
     steps: int
     operations: int
     speed: float
+    share: float
     seconds: float
+    reading: float
     memory: float
     free_memory: float
     download: int
     disk: int
     free_disk: int
+    unseen: bool = False
 
     @property
     def fits(self) -> bool:
         """Are memory and disk enough?"""
         return self.memory < self.free_memory and self.download + self.disk < self.free_disk
+
+    @property
+    def reads(self) -> bool:
+        """Does reading the text take longer than computing with it?"""
+        return self.reading >= self.seconds
 
     def __str__(self) -> str:
         s, (m, n) = self.settings, self.settings.span
@@ -147,14 +178,17 @@ class Plan:
                         f"{self.shape.parameters / 1e6:,.1f} M parameters"),
             ("operator", f"{s.operator} for layers {m}–{n}, {how}"),
             ("text", f"{self.steps:,} steps of {s.tokens_a_step(self.processes):,} tokens of {s.corpus}"),
-            ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products"),
+            ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products, "
+                       f"of which whole steps should reach {self.share:.0%}"),
             ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
-            ("time", duration(self.seconds)),
+            ("time", duration(self.seconds) + (", as long as reading the text takes" if self.reads else "")),
             ("memory", f"{gigabytes(self.memory)} (free: {gigabytes(self.free_memory)})"),
             ("disk", f"{gigabytes(self.download)} to download, {gigabytes(self.disk)} for the run "
                      f"(free: {gigabytes(self.free_disk)})"),
         ]  # fmt: skip
         lines = [f"{name:<11} {text}" for name, text in rows]
+        if self.unseen:
+            lines.append("The hub is out of reach: shape and download are those that the model was published with.")
         if not self.fits:
             lines.append("It does not fit: lower batch or block, or free some memory or disk.")
         return "\n".join(lines)
@@ -182,7 +216,11 @@ def gigabytes(count: float) -> str:
 
 
 def blank_teacher(name: str, revision: str | None = None):
-    """A teacher without weights (on torch's meta device), and the bytes that loading it would download."""
+    """A teacher without weights (on torch's meta device), and the bytes that loading it would download.
+
+    Raises:
+        ValueError, OSError: a teacher that is not there; ConnectionError, the hub is out of reach.
+    """
     from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -203,6 +241,8 @@ def blank_teacher(name: str, revision: str | None = None):
 def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:
     """What a run will take, before it starts. Downloads at most a config, and times matrix products for a moment.
 
+    Pythia is planned without the hub, too: its shape is known.
+
     Args:
         teacher: the teacher, if it is loaded already.
         processes: that will share the work; those of the launcher, if None.
@@ -213,7 +253,7 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     from .teachers import default_device
 
     device, dtype = default_device(), DTYPES[settings.dtype]
-    model, download = (teacher, 0) if teacher is not None else blank_teacher(settings.teacher, settings.revision)
+    model, download, unseen = (teacher, 0, False) if teacher is not None else _blank_or_published(settings)
     shape, objective, (k, solver) = Shape.of(model), settings.trained_by, settings.walk
     check_span(settings.span, shape.depth)
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
@@ -222,8 +262,10 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     nfe = settings.make_operator().nfe
     evaluation = costs.evaluation_operations(shape, settings.span, nfe, settings.block)
     speed = costs.matmul_speed(shape, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
-    seconds = 2 * (operations * settings.tokens / processes + evaluation * settings.held)
-    seconds /= speed * costs.reached(shape, device)
+    steps, share = settings.steps(processes), costs.reached(shape, device)
+    updates = steps * costs.optimizer_operations(shape, objective, settings.optimizer)
+    seconds = 2 * (operations * settings.tokens / processes + updates + evaluation * settings.held) / (speed * share)
+    reading = settings.tokens / processes / costs.TEXT_SPEED
     count = costs.evaluations(objective, k, solver)
     needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype, settings.precision)]
     batch = evaluation_batch(shape.vocabulary, settings.block)
@@ -232,11 +274,25 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     out = Path(settings.out)
     return Plan(
         settings=settings, shape=shape, device=device_name(device), processes=processes,
-        steps=settings.steps(processes), operations=operations, speed=speed, seconds=seconds,
+        steps=steps, operations=operations, speed=speed, share=share, seconds=max(seconds, reading), reading=reading,
         memory=max(needs) + (0 if device.type == "cuda" else costs.PROGRAM), free_memory=free_memory(device),
         download=download, disk=(settings.keep + 1) * costs.checkpoint_bytes(shape, objective) + saved,
-        free_disk=hub.free_space(out),
+        free_disk=hub.free_space(out), unseen=unseen,
     )  # fmt: skip
+
+
+def _blank_or_published(settings: RunSettings) -> tuple:
+    """A blank teacher, its download, and whether both come from memory, since the hub is out of reach."""
+    from .teachers import SHAPES, random_teacher
+
+    try:
+        return *blank_teacher(settings.teacher, settings.revision), False
+    except ConnectionError:
+        shape = settings.teacher.removeprefix("EleutherAI/")
+        if shape not in SHAPES:
+            raise
+        model = random_teacher(shape, device="meta")
+        return model, 2 * sum(p.numel() for p in model.parameters()), True  # published in float16
 
 
 def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:

@@ -120,16 +120,16 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
 
     Raises:
         FileExistsError: the folder holds a run, and ``resume`` is not asked for.
+        ValueError: it holds a run with other settings.
         KeyboardInterrupt: interrupted; a checkpoint is saved.
-        ValueError, OSError: see :func:`lft_edu.load_teacher`, :func:`lft_edu.load_corpus` and :func:`lft_edu.fit`.
+        OSError: see :func:`lft_edu.load_teacher`, :func:`lft_edu.load_corpus` and :func:`lft_edu.fit`.
     """
     from .teachers import default_device
 
     out, device = Path(settings.out), default_device()
     if launched():
         join(device)
-    if from_main(lambda: bool(Checkpoints(out / "checkpoints").files())) and not resume:
-        raise FileExistsError(f"{out} holds a run. Pass resume=True (--resume) to continue it, or choose another out.")
+    begun = from_main(lambda: begun_in(out, settings, resume))
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
     with in_turn(device):
@@ -142,8 +142,9 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     if is_main():
         held = blocks_of(held)  # read once, not at every glance
         out.mkdir(parents=True, exist_ok=True)
-        with whole(out / "settings.json") as partial:
-            partial.write_text(json.dumps(asdict(settings), indent=1))
+        if not begun:
+            with whole(out / "settings.json") as partial:
+                partial.write_text(json.dumps(asdict(settings), indent=1))
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
@@ -157,6 +158,21 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
         run.taken = {"seconds": spent, "memory": memory.peak, "disk": size}
     return run
+
+
+def begun_in(out: Path, settings: RunSettings, resume: bool) -> bool:
+    """Does ``out`` hold a run that these settings go on with? Raises as :func:`train` does if it holds another."""
+    if not Checkpoints(out / "checkpoints").files():
+        return False
+    if not resume:
+        raise FileExistsError(f"{out} holds a run. Pass resume=True (--resume) to continue it, or choose another out.")
+    file = out / "settings.json"
+    then = RunSettings(**json.loads(file.read_text())).deciding() if file.exists() else {}
+    now = settings.deciding()
+    changed = [f"{name}: {value!r} then, {now[name]!r} now" for name, value in then.items() if value != now[name]]
+    if changed:
+        raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}). Use those, or another out.")
+    return True
 
 
 def corpora_of(settings: RunSettings, tokenizer) -> tuple:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from lft_edu import costs
 from lft_edu.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
+from lft_edu.optimizers import orthogonalise
 from lft_edu.runs import MetricsLog, read_metrics
 from lft_edu.training import Interruption, make_accelerator
 
@@ -67,6 +70,33 @@ def test_a_plan_of_pythia_needs_no_weights(tmp_path, monkeypatch):
     two = lft.plan(settings, processes=2)
     assert two.seconds / found.seconds == pytest.approx(0.5, rel=0.5)
     assert two.steps == found.steps // 2
+
+
+def test_pythia_is_planned_without_the_hub(monkeypatch):
+    monkeypatch.setattr("lft_edu.hub.look_up", Mock(side_effect=ConnectionError("no hub")))
+    found = lft.plan(lft.RunSettings(teacher="EleutherAI/pythia-410m"))
+    assert found.unseen
+    assert found.download == 2 * found.shape.parameters == 2 * 405_334_016
+    assert "The hub is out of reach" in str(found)
+    with pytest.raises(ConnectionError):
+        lft.plan(lft.RunSettings(teacher="lab/unknown"))
+
+
+def test_text_is_no_faster_than_it_can_be_read(bundled, monkeypatch):
+    monkeypatch.setattr("lft_edu.costs.matmul_speed", lambda *_: 1e18)
+    found = lft.plan(lft.RunSettings(tokens=7_500_000), bundled[0])
+    assert found.seconds == found.reading == 10
+    assert "as long as reading the text" in str(found)
+
+
+def test_muon_is_counted_as_torch_counts_it():
+    matrices = [(384, 128), (128, 128), (512, 128), (128, 512), (768, 128)]  # of a layer of width 128, and its knobs
+    with FlopCounterMode(display=False) as counter:
+        for shape in matrices:
+            orthogonalise(torch.randn(1, *shape))
+    layer = costs.Shape(128, 6, 50304, 12 * 128**2, 12 * 128**2 + 13 * 128, 0)
+    assert counter.get_total_flops() == 2 * costs.optimizer_operations(layer, "flow_matching", "muon")
+    assert costs.optimizer_operations(layer, "flow_matching", "adamw") == 0
 
 
 def test_half_precision_keeps_half_as_much_for_the_gradient(bundled):
@@ -155,6 +185,21 @@ def test_tensorboard_reads_them_too(finished):
 def test_a_run_is_not_overwritten(finished):
     with pytest.raises(FileExistsError, match="--resume"):
         lft.train(finished[1].settings, progress=False)
+
+
+def test_other_settings_are_refused_by_name_and_nothing_is_touched(finished):
+    run = finished[1]
+    kept = (lft.runs.Path(run.settings.out) / "settings.json").read_bytes()
+    with pytest.raises(ValueError, match="tokens: 4096 then, 8192 now"):
+        lft.train(replace(run.settings, tokens=8192), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
+    with pytest.raises(ValueError, match="batch × accumulate × processes"):
+        lft.train(replace(run.settings, batch=8), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
+    assert (lft.runs.Path(run.settings.out) / "settings.json").read_bytes() == kept
+    smaller = replace(run.settings, batch=2, accumulate=2, keep=1)  # the same steps, in smaller pieces
+    again = lft.train(smaller, resume=True, teacher=run.teacher, tokenizer=run.tokenizer, progress=False)
+    assert again.evaluation.kl == run.evaluation.kl
+    assert again.taken["seconds"] > run.history.seconds  # of all sittings
+    assert smaller.name == run.settings.name != replace(run.settings, tokens=8192).name
 
 
 def test_a_log_forgets_the_steps_that_come_again(tmp_path):
