@@ -6,7 +6,7 @@ from test_exercises import solutions
 import lft_edu as lft
 from lft_edu import costs
 from lft_edu.exercises import check
-from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, finished_runs
+from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, _not_operations, finished_runs
 
 
 def operations(teacher=lambda m, n: n, factor=3, per_step=2, matching=1, scale=1, extra=0):
@@ -34,10 +34,19 @@ def chooses(name):
     return lambda rows, tolerance: next(row for row in rows if row["name"] == name)
 
 
+def cheapest_below(rows, tolerance):
+    bar = (1 + tolerance) * min(row["kl"] for row in rows)
+    return min((row for row in rows if row["kl"] < bar), key=lambda row: row["tokens"] * row["operations"])
+
+
 MISTAKES = [
     ("8.1", operations(teacher=lambda m, n: 24), "all 24 layers"),
     ("8.1", operations(teacher=lambda m, n: n - m), "only the layers of the span"),
-    ("8.1", operations(teacher=lambda m, n: 3 * n), "backward, too"),
+    ("8.1", operations(teacher=lambda m, n: 3 * n), "You ran the teacher backward, too"),
+    ("8.1", operations(teacher=lambda m, n: m), "only the layers below m"),
+    ("8.1", operations(teacher=lambda m, n: 72), "all of them backward"),
+    ("8.1", operations(per_step=1, factor=1), "and that a midpoint step looks twice"),
+    ("8.1", operations(scale=1 / LAYER), "You count layers"),
     ("8.1", operations(per_step=1), "A midpoint step looks twice"),
     ("8.1", operations(factor=1), "You forgot the gradient"),
     ("8.1", operations(factor=2), "three times in all"),
@@ -60,6 +69,7 @@ MISTAKES = [
     ("8.2", hours(reached=lambda f: 1), "with the whole peak: only"),
     ("8.2", hours(reached=lambda f: 1, flop=1), "one FLOP a multiply-add"),
     ("8.2", hours(reached=lambda f: 1 / f), "divide by it"),
+    ("8.2", lambda *case: 1 / hours()(*case), "upside down"),
     ("8.3", memory(kept=0), "the layers that the student keeps"),
     ("8.3", memory(teacher=0), "You left out the teacher"),
     ("8.3", lambda t, k, o, each, a: each * t + 16 * (k + o) + a, "You gave the kept layers"),
@@ -69,10 +79,13 @@ MISTAKES = [
     ("8.3", memory(copies=4), "only the operator's weights"),
     ("8.3", memory(copies=18), "the operator twice"),
     ("8.3", memory(activations=0), "the activations"),
+    ("8.3", lambda *case: memory()(*case) / 1e9, "You have gigabytes"),
+    ("8.3", lambda t, k, o, each, a: memory()(t, k, o, 4, a), "is 2 here"),
     ("8.3", lambda t, k, o, each, a: t + k + 4 * o + a, "numbers, not bytes"),
     ("8.3", lambda t, k, o, each, a: 2 * (t + k) + 16 * o + a, "bytes_per_weight is 4 here"),
     *[("8.4", chooses(name), why[:40]) for name, why in WHY.items()],
     ("8.4", lambda rows, tolerance: 3, "return one of the rows"),
+    ("8.4", cheapest_below, "Compare by ≤"),
     ("8.4", lambda rows, tolerance: rows[2], "With tolerance"),
 ]
 
@@ -82,6 +95,12 @@ def test_mistakes_get_the_message_meant_for_them(number, answer, words):
     report = check(number, answer)
     assert not report
     assert words in report.message, report
+
+
+def test_no_two_mistakes_are_the_same_number():
+    layers = [round(outcome) for outcome in _not_operations(5, 18, 8, 4).values()]
+    assert len(set(layers)) == len(layers)
+    assert round(operations()("flow_walking", (5, 18), 4)) not in layers
 
 
 def test_changed_rows_are_noticed():
