@@ -251,6 +251,12 @@ def row_layers(row: dict) -> str:
     return f"{j} ({low}–{high})" if (low, high) != (j, j) else j
 
 
+def ratio_interval(kl: Tensor, other: Tensor) -> tuple[float, float]:
+    """95 % interval of the ratio of two mean divergences of the same sequences, ``(N,)`` each, resampled together."""
+    means = bootstrap_means(torch.stack([kl, other], -1))
+    return interval(means[:, 0] / means[:, 1])
+
+
 def recovery(kl: float, skip_kl: float) -> float:
     """Share of the damage of skipping the same span that the operator undoes: 1 − KL / KL(skip)."""
     return 1 - kl / skip_kl

@@ -107,7 +107,7 @@ class RunSettings:
     @property
     def name(self) -> str:
         """Such as ``flow_walking-6-18-3f2a91``: another name for any other result, to keep runs apart by."""
-        what = json.dumps(self.deciding(), sort_keys=True)
+        what = json.dumps([self.deciding(), self.batch * self.accumulate], sort_keys=True)
         digest = hashlib.sha256(what.encode()).hexdigest()[:6]
         return f"{self.objective or self.operator}-{self.span[0]}-{self.span[1]}-{digest}"
 

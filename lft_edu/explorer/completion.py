@@ -33,7 +33,9 @@ def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
     for name, model in models.items():
         heads.append(f"<th scope='col' style='{style}'>{html.escape(name)}</th>")
         new = html.escape(complete(model, tokenizer, text, tokens))
-        cells.append(f"<td style='{style}'><pre style='margin:0'>{html.escape(text)}<b>{new}</b></pre></td>")
+        cells.append(
+            f"<td style='{style}'><pre style='margin:0;word-break:normal'>{html.escape(text)}<b>{new}</b></pre></td>"
+        )
     return f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody><tr>{''.join(cells)}</tr></tbody></table>"
 
 

@@ -183,7 +183,8 @@ def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Fi
         chunks = [slice(a, a + smooth) for a in range(0, len(history.losses) - smooth + 1, smooth)]
         figure.add_scatter(
             x=[history.steps[c][-1] for c in chunks], y=[sum(history.losses[c]) / smooth for c in chunks],
-            name=html.escape(name), line={"color": SERIES[i % len(SERIES)]}, mode="lines",
+            name=html.escape(name), line={"color": SERIES[i % len(SERIES)]},
+            mode="lines" if len(chunks) > 1 else "markers",
             showlegend=len(histories) > 1,
         )  # fmt: skip
     return figure.update_yaxes(type="log")
