@@ -39,7 +39,7 @@ def make_card(
         "operator": student.operator.to_dict(),
         "layers_evaluated": {"teacher": depth, "student": depth - (n - m) + found.nfe},
         "training": training,
-        "held_out": {"corpus": corpus, "split": split},
+        "held_out": {"corpus": corpus, "split": split, "block": found.tokens // len(found.sequence_kl)},
         "results": {**found.to_dict(), "kl_interval": list(found.kl_interval)},
         "skips": {str(j): skip for j, skip in skips.items()} if skips else None,
         "latency_ms_per_token": None,
@@ -90,7 +90,7 @@ def operator_title(card: dict) -> str:
 
 def rows_of(card: dict) -> list[tuple[str, str]]:
     """The card as names and values, for people."""
-    results, teacher, (m, n) = card["results"], card["teacher"], card["span"]
+    results, teacher, held, (m, n) = card["results"], card["teacher"], card["held_out"], card["span"]
     low, high = results["kl_interval"]
     at = f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
     rows = [
@@ -98,7 +98,7 @@ def rows_of(card: dict) -> list[tuple[str, str]]:
         ("Replaced", f"layers {m}–{n} (half open) by {operator_title(card)}"),
         ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
         ("Layer evaluations a token", "{student} (teacher: {teacher})".format(**card["layers_evaluated"])),
-        ("Held-out text", f"{results['tokens']:,} tokens of {card['held_out']['corpus']}, {card['held_out']['split']}"),
+        ("Held-out text", f"{results['tokens']:,} tokens of {held['corpus']}, {held['split']}, by {held['block']}"),
         ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats a token (95 %: {low:.4f} to {high:.4f})"),
         ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
         ("NMSE of the states", f"{results['nmse']:.4f}"),
@@ -198,10 +198,12 @@ def publish(student, tokenizer, name: str, card: dict, private: bool | None = No
         name: ``"owner/name"`` on the hub; made if it is not there.
         token: of an account that may write; that of ``hf auth login``, if None.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
     from .hub import explained
 
+    if not (token or get_token()):
+        raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
     with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
         student.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -35,17 +35,19 @@ class Checkpoints:
             return []
         if self.single:
             return [self.place] if self.place.exists() else []
-        return sorted(self.place.glob("step-*.safetensors"), reverse=True)
+        return sorted(self.place.glob(f"step-{'[0-9]' * 9}.safetensors"), reverse=True)
 
     def newest_step(self) -> int:
         """Steps done in the newest checkpoint of a folder, by its name; 0 if there is none."""
         return int(self.files()[0].stem.removeprefix("step-")) if self.files() else 0
 
     def save(self, module: nn.Module, optimizers: list, notes: dict) -> None:
-        """Write one checkpoint, whole or not at all; then let go of the oldest."""
+        """Write one checkpoint, whole or not at all; then let go of the oldest, and of damaged ones that claim more
+        steps than have been done."""
         path = self.place if self.single else self.place / f"step-{notes['step']:09d}.safetensors"
         save_checkpoint(path, module, optimizers, notes)
-        for old in [] if self.single else self.files()[self.keep :]:
+        files = [] if self.single else self.files()
+        for old in {*files[files.index(path) + self.keep :], *files[: files.index(path)]} if files else ():
             old.unlink()
 
     def read(self, settings: dict) -> tuple[dict, dict]:
@@ -70,6 +72,7 @@ class Checkpoints:
 
 def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict) -> None:
     """Write weights, optimiser state and notes (JSON) as one safetensors file, all or nothing."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -78,8 +81,16 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
             tensors |= {f"optimizer.{i}.{j}.{key}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes | {"history": asdict(notes["history"])})})
+    metadata = {"lft_edu": json.dumps(notes | {"history": asdict(notes["history"])})}
+    try:
+        with whole(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise OSError(
+            f"The checkpoint ({size / 1e6:.0f} MB) could not be written to {path.parent} ({error}); the last one is as "
+            "it was. Make room and resume."
+        ) from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict, dict]:

@@ -148,18 +148,21 @@ def evaluate(args) -> int:
     found = lft.evaluate(student, teacher, corpus, progress=True)
     skips = cards.best_skips(teacher, corpus, args.skips) if args.skips else None
     card = cards.make_card(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
+    print(json.dumps({"student": args.student} | card, indent=1) if args.json else cards.markdown(card), flush=True)
     if args.out:
         cards.save_card(card, args.out)
     if args.push_to:
         print(student.push_to_hub(args.push_to, tokenizer, card), file=sys.stderr)
-    print(json.dumps({"student": args.student} | card, indent=1) if args.json else cards.markdown(card))
     return 0
 
 
 def _training_of(student: str) -> dict | None:
     """How a run says that it was trained."""
     card = Path(student).expanduser() / "card.json"
-    return json.loads(card.read_text())["training"] if card.exists() else None
+    try:
+        return json.loads(card.read_text()).get("training") if card.exists() else None
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{card} is damaged ({error}). Delete it to evaluate without what it says.") from error
 
 
 def _run_or_name(name: str) -> str:
@@ -182,7 +185,7 @@ def generate(args) -> int:
         from transformers import AutoTokenizer
 
         name = _run_or_name(args.student)
-        model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name)
+        model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(args.seed)
         print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))

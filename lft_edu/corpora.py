@@ -62,18 +62,21 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class HubCorpus:
-    """A data set of the hub. ``streamed``: too large to download; ``lines``: a row is a line, not a document."""
+    """A data set of the hub. ``streamed``: too large to download; ``lines``: a row is a line, not a document; ``files``
+    of each split, where the hub could not tell."""
 
     repository: str
     configuration: str | None = None
     streamed: bool = False
     lines: bool = False
+    files: dict[str, str] | None = None
 
 
+PILE = {"train": "train/*.jsonl.zst", "validation": "val.jsonl.zst", "test": "test.jsonl.zst"}
 HUB = {
     "wikitext-103": HubCorpus("Salesforce/wikitext", "wikitext-103-raw-v1", lines=True),
     "wikitext-2": HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", lines=True),
-    "pile": HubCorpus("monology/pile-uncopyrighted", streamed=True),  # 800 GB
+    "pile": HubCorpus("monology/pile-uncopyrighted", streamed=True, files=PILE),  # 800 GB
 }
 LINES = 50  # that are tokenized as one piece, so that a processor's cores share the pieces
 NAMES = ("python-stdlib", "python-packages", *HUB)
@@ -175,6 +178,7 @@ def load_corpus(
     block_size: int = 128,
     max_tokens: int | None = None,
     streaming: bool | None = None,
+    revision: str | None = None,
 ):
     """A corpus as a ``datasets.Dataset`` (or ``IterableDataset``, for a streamed one) with a column ``input_ids``.
 
@@ -187,6 +191,7 @@ def load_corpus(
         block_size: tokens a row, at least 2.
         max_tokens: about this many tokens, spread evenly over all files (a stream gives its first).
         streaming: read a corpus of the hub while it is used, without downloading it; as the corpus needs, if None.
+        revision: commit, tag or branch of a corpus on the hub; the newest, if None.
 
     Raises:
         ValueError: unknown name or split, a block size below 2, or too little text for one block.
@@ -201,7 +206,7 @@ def load_corpus(
         raise ValueError(f"max_tokens={max_tokens}: give a positive number, or None for the whole corpus.")
     if not str(name):
         raise ValueError(f"The corpus name is empty. Choose one of {', '.join(NAMES)}, or give a path.")
-    texts = _text_dataset(str(name), split, max_tokens, block_size, streaming)
+    texts = _text_dataset(str(name), split, max_tokens, block_size, streaming, revision)
     lines = str(name) in HUB and HUB[str(name)].lines
 
     def to_blocks(batch):
@@ -226,7 +231,7 @@ def load_corpus(
     return corpus if rows is None else corpus.take(rows)
 
 
-def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int, streaming: bool | None):
+def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int, streaming, revision):
     import datasets  # half a second: only where a corpus is loaded
 
     if name in ("python-stdlib", "python-packages"):
@@ -235,7 +240,7 @@ def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int
             {"text": list(read_texts(files, window_for(max_tokens, len(files), block_size)))}
         )
     if name in HUB:
-        return _hub_texts(name, split, streaming)
+        return _hub_texts(name, split, streaming, revision)
     path = Path(name).expanduser()
     if path.exists():
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
@@ -253,7 +258,7 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _hub_texts(name: str, split: str, streaming: bool | None):
+def _hub_texts(name: str, split: str, streaming: bool | None, revision: str | None):
     import datasets
 
     from . import hub
@@ -261,7 +266,10 @@ def _hub_texts(name: str, split: str, streaming: bool | None):
     corpus = HUB[name]
     streaming = corpus.streamed if streaming is None else streaming
     try:
-        return datasets.load_dataset(corpus.repository, corpus.configuration, split=split, streaming=streaming)
+        return datasets.load_dataset(
+            corpus.repository, corpus.configuration, split=split, streaming=streaming, data_files=corpus.files,
+            revision=revision,
+        )  # fmt: skip
     except Exception as error:  # the hub's clients raise a dozen unrelated classes for "no network"
         instead = 'use "python-stdlib", which needs no network'
         raise hub.explain(error, f"{corpus.repository} ({split})", instead=instead) from error

@@ -6,6 +6,7 @@ Files come through ``huggingface_hub`` into its cache (``HF_HOME``), so what oth
 
 import errno
 import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,17 @@ FILES = [
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
-    "tokenizer*",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab*",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
 ]
+VOCABULARIES = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}
+CLOSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM)
 INSTEAD = 'use load_teacher("bundled"), which needs no network'
 
 
@@ -60,6 +66,8 @@ def fetch(name: str, revision: str | None = None) -> Path:
         pass  # the cache may hold it all
     with explained(name, revision):
         folder = Path(_snapshot(name, plan.commit if plan else revision))
+    if plan is None:
+        require_whole(folder, name)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{name!r} holds no config.json: it is no transformers model. Check the name.")
     if not list(folder.glob("*.safetensors")):
@@ -68,7 +76,35 @@ def fetch(name: str, revision: str | None = None) -> Path:
             "never loaded: choose a revision with a model.safetensors, or convert them yourself and give the folder."
         )
     verify(folder)
+    if not any((folder / file).exists() for file in VOCABULARIES):
+        raise FileNotFoundError(f"{name!r} holds no tokenizer: without one no text can be read. Choose another model.")
     return folder
+
+
+def dataset_commit(name: str) -> str | None:
+    """The newest commit of a data set on the hub; None where nobody can be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name).sha
+    except Exception:  # of the hub's clients, which share no class; who loads it will say what is wrong
+        return None
+
+
+def require_whole(folder: Path, name: str) -> None:
+    """ConnectionError unless the cache holds config, vocabulary and every part of the weights. Without the hub nobody
+    else would say that a download had broken off."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.exists():
+        weights = set(json.loads(index.read_text()).get("weight_map", {}).values())
+    found = {path.name for path in folder.iterdir()}
+    missing = sorted(({"config.json"} | weights) - found) + ([] if found & VOCABULARIES else ["tokenizer.json"])
+    if missing:
+        raise ConnectionError(
+            f"{name!r} is not whole in {cache_folder()} ({', '.join(missing)} missing), and the hub is out of reach. "
+            f"Fetch it once with the hub, or {INSTEAD}."
+        )
 
 
 def look_up(name: str, revision: str | None = None) -> Download:
@@ -88,7 +124,7 @@ def _snapshot(name: str, revision: str | None, **options):
 
 
 def verify(folder: Path) -> None:
-    """Compare every large file with its SHA-256, which is its name in the hub's cache.
+    """Compare every file with its hash, which is its name in the hub's cache: SHA-256 of a large one, git's of others.
 
     The clients compare lengths only, so a file that was altered on its way, or rotted on the disk, would load as good.
 
@@ -97,18 +133,26 @@ def verify(folder: Path) -> None:
     """
     for link in sorted(folder.rglob("*")):
         blob = link.resolve()
-        if not link.is_symlink() or len(blob.name) != 64:
+        if not link.is_symlink() or len(blob.name) not in (40, 64):
             continue
-        with blob.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _hash_like(blob)
         if found != blob.name:
             size = blob.stat().st_size
             link.unlink()
             blob.unlink()
             raise ValueError(
-                f"{link.name} of {folder.name[:12]} was damaged on its way or on the disk ({size:,} bytes, SHA-256 "
+                f"{link.name} of {folder.name[:12]} was damaged on its way or on the disk ({size:,} bytes, hash "
                 f"{found[:12]}…, should be {blob.name[:12]}…). It has been removed: run this again to download it anew."
             )
+
+
+def _hash_like(blob: Path) -> str:
+    """The hash of a file, of the kind that is its name."""
+    if len(blob.name) == 40:  # git's, of the content behind a header
+        data = blob.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    with blob.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -175,6 +219,10 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
         chain += [e for e in (e.__cause__, e.__context__) if e is not None and e not in chain]
     found = lambda *kinds: next((e for e in chain if isinstance(e, kinds)), None)  # noqa: E731
     full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
+    barred = next((e for e in chain if isinstance(e, OSError) and e.errno in CLOSED), None)
+    if barred:
+        reason = f"{cache_folder()} can't be written ({barred.strerror}): set HF_HOME to another folder"
+        return OSError(barred.errno, reason)
     if full:
         place = cache_folder()
         return OSError(errno.ENOSPC, f"The disk is full ({place}) while fetching {name!r}. Make room and run it again")

@@ -34,6 +34,7 @@ class RunSettings:
         objective: of :func:`lft_edu.fit`; None: regression for a regression, else Flow Walking.
         train_k: steps of the walk in training, if others than ``k``; alpha: of the hybrid.
         corpus, tokens, block: text, number of tokens to train on, tokens a sequence.
+        corpus_revision: commit of a corpus on the hub; None: a run takes the newest, and keeps to it.
         streaming: read a corpus of the hub while training; None: as the corpus needs.
         batch, accumulate: sequences a process takes at once, and how often before each step.
         optimizer, lr: lr None: 0.03 for Muon, for AdamW 0.002 at width 64 and less by the root of the width (ours).
@@ -53,6 +54,7 @@ class RunSettings:
     train_k: int | None = None
     alpha: float = 0.1
     corpus: str = "python-stdlib"
+    corpus_revision: str | None = None
     streaming: bool | None = None
     tokens: int = 500_000
     block: int = 128
@@ -229,11 +231,14 @@ def blank_teacher(name: str, revision: str | None = None):
     place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
     download = 0
     if not isinstance(place, Path):
-        found = hub.look_up(place, revision)
+        try:
+            found = hub.look_up(place, revision)
+            download, commit, cached = found.missing, found.commit, False
+        except ConnectionError:
+            commit, cached = revision, True  # it may be on this disk
         with hub.explained(name, revision):
-            place = Path(hf_hub_download(name, "config.json", revision=found.commit)).parent
-        download = found.missing
-    config = AutoConfig.from_pretrained(place, local_files_only=True)
+            place = Path(hf_hub_download(name, "config.json", revision=commit, local_files_only=cached)).parent
+    config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config), download
 

@@ -12,14 +12,15 @@ import json
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 
+from . import hub
 from .cards import make_card, save_card
 from .checkpoints import Checkpoints
-from .corpora import load_corpus
+from .corpora import HUB, load_corpus
 from .costs import PeakMemory
 from .files import whole
 from .fitting import fit
@@ -129,7 +130,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     out, device = Path(settings.out), default_device()
     if launched():
         join(device)
-    begun = from_main(lambda: begun_in(out, settings, resume))
+    settings, begun = from_main(lambda: settled(settings, resume))
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
     with in_turn(device):
@@ -160,27 +161,44 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     return run
 
 
-def begun_in(out: Path, settings: RunSettings, resume: bool) -> bool:
-    """Does ``out`` hold a run that these settings go on with? Raises as :func:`train` does if it holds another."""
-    if not Checkpoints(out / "checkpoints").files():
-        return False
-    if not resume:
+def settled(settings: RunSettings, resume: bool) -> tuple[RunSettings, bool]:
+    """The settings with the commit of their text, and whether ``out`` holds a run that they go on with.
+
+    Raises as :func:`train` does if it holds another.
+    """
+    out = Path(settings.out)
+    begun = bool(Checkpoints(out / "checkpoints").files())
+    closed = (out / "card.json").exists() and not begun  # an operator that was solved has a card and no checkpoints
+    if (begun or closed) and not resume:
         raise FileExistsError(f"{out} holds a run. Pass resume=True (--resume) to continue it, or choose another out.")
     file = out / "settings.json"
-    then = RunSettings(**json.loads(file.read_text())).deciding() if file.exists() else {}
-    now = settings.deciding()
-    changed = [f"{name}: {value!r} then, {now[name]!r} now" for name, value in then.items() if value != now[name]]
+    then = _settings_in(file) if begun and file.exists() else None
+    if settings.corpus in HUB and settings.corpus_revision is None:
+        commit = then.corpus_revision if then else hub.dataset_commit(HUB[settings.corpus].repository)
+        settings = replace(settings, corpus_revision=commit)
+    now, before = settings.deciding(), then.deciding() if then else {}
+    changed = [f"{name}: {value!r} then, {now[name]!r} now" for name, value in before.items() if value != now[name]]
     if changed:
         raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}). Use those, or another out.")
-    return True
+    return settings, begun
+
+
+def _settings_in(file: Path) -> RunSettings:
+    """The settings of an earlier run; those of another version of this library that are no more are passed over."""
+    known = {field.name for field in fields(RunSettings)}
+    try:
+        return RunSettings(**{name: value for name, value in json.loads(file.read_text()).items() if name in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Delete it to go on without its check.") from error
 
 
 def corpora_of(settings: RunSettings, tokenizer) -> tuple:
     """The text to train on, and the text to evaluate on."""
     streamed = settings.streaming or (settings.streaming is None and settings.corpus == "pile")
     wanted = None if streamed else settings.tokens  # a stream is read as far as the steps go
+    options = {"streaming": settings.streaming, "revision": settings.corpus_revision}
     load = lambda split, tokens: load_corpus(  # noqa: E731
-        settings.corpus, tokenizer, split, settings.block, max_tokens=tokens, streaming=settings.streaming
+        settings.corpus, tokenizer, split, settings.block, max_tokens=tokens, **options
     )
     return load("train", wanted), load("test", settings.held)
 
@@ -217,7 +235,7 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: 
 def training_notes(run: Run) -> dict:
     """What the card says of the training."""
     settings, history = run.settings, run.history
-    names = ("corpus", "block", "batch", "accumulate", "optimizer", "precision", "dtype", "seed")
+    names = ("corpus", "corpus_revision", "block", "batch", "accumulate", "optimizer", "precision", "dtype", "seed")
     notes = {"objective": settings.trained_by, "lr": settings.rate(run.teacher.config.hidden_size)}
     notes |= {"k": settings.walk[0], "solver": settings.walk[1]} if settings.operator == "flow" else {}
     notes |= {name: getattr(settings, name) for name in names}

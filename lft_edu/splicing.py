@@ -74,8 +74,8 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
         if config.span is None or config.text_config is None:
             raise ValueError("This is no spliced model: load it by lft.load_teacher, then lft.splice it.")
+        m, n = check_span(config.span, config.depth)
         super().__init__(config)
-        m, n = config.span
         if model is None:  # from_pretrained: allocate; weights follow
             bare = operator_from_dict(config.operator)
             first = m + bare.slots  # the tail's first slot; one layer stands for the operator, which may be made of it

@@ -7,8 +7,12 @@ of ``S``, some lanes have one less, and come round again sooner.)
 """
 
 import copy
+import queue
+import threading
+import weakref
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 
 import torch
 from torch import Tensor
@@ -25,11 +29,44 @@ def lanes_of(corpus) -> int:
     return 1 << min(max(1, corpus.num_shards), MOST_LANES).bit_length() - 1
 
 
+class StreamError(ConnectionError):
+    """The text could not be read on."""
+
+
+class StreamInterrupted(KeyboardInterrupt):
+    """Somebody asked to stop while the text was waited for."""
+
+
+class Reader:
+    """One thread that does what it is given, in order. It ends with the process, even while the network is silent."""
+
+    def __init__(self):
+        self.tasks: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=Reader._work, args=(self.tasks,), name="stream", daemon=True).start()
+        weakref.finalize(self, self.tasks.put, None)
+
+    def submit(self, work: Callable, *args) -> Future:
+        future = Future()
+        self.tasks.put((future, work, args))
+        return future
+
+    @staticmethod
+    def _work(tasks: queue.SimpleQueue) -> None:
+        while (task := tasks.get()) is not None:
+            future, work, args = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(*args))
+                except BaseException as error:
+                    future.set_exception(error)
+            del task, future, work, args  # they hold the stream, whose end is this thread's
+
+
 class Lane:
     """One share of a stream's files, read forwards; after its last block comes its first again."""
 
     def __init__(self, corpus, index: int, lanes: int):
-        self.corpus = corpus.shard(lanes, index) if lanes > 1 else copy.copy(corpus)
+        self.corpus = corpus.shard(lanes, index)  # of its own: data sets that share their files share their places
         self.epoch, self.position, self.rows = 0, 0, None
         self.restored: dict | None = None  # until the first block after it is read, the data set does not know
 
@@ -80,7 +117,8 @@ class Stream:
     def __init__(self, corpus):
         self.corpus, self.lanes = corpus, {}
         self.count = lanes_of(corpus)
-        self.thread: ThreadPoolExecutor | None = None
+        self.thread: Reader | None = None
+        self.stopping: Callable[[], bool] = lambda: False  # asked while the text is waited for
         self.ahead: deque[tuple[tuple, Future]] = deque()
         self.last: tuple | None = None
         self.served: dict = {}  # the state after the last request that was handed out
@@ -97,7 +135,7 @@ class Stream:
             self._forget()
         while self.ahead and self.ahead[0][0] != asked:
             self.ahead.popleft()
-        rows, self.served = self.ahead.popleft()[1].result() if self.ahead else self._submit(asked).result()
+        rows, self.served = self._wait(self.ahead.popleft()[1] if self.ahead else self._submit(asked))
         if asked[0] == 0:
             self.first = rows[0]
         self._read_ahead(asked)
@@ -111,8 +149,24 @@ class Stream:
             following = tuple(number + stride for number in newest)
             self.ahead.append((following, self._submit(following)))
 
+    def _wait(self, future: Future):
+        """What the thread has read; StreamError if it could not, StreamInterrupted if it takes too long to stop."""
+        while not wait([future], timeout=0.5).done:
+            if self.stopping():
+                raise StreamInterrupted("Stopped while the text was waited for.")
+        try:
+            return future.result()
+        except Exception as error:  # of the hub's clients and of the readers of its files, which share no class
+            if type(error) is ValueError:  # our own
+                raise
+            reason = (str(error).strip().splitlines() or [""])[0][:160]
+            raise StreamError(
+                f"The text could not be read on ({type(error).__name__}: {reason}). When it can be, go on with "
+                "resume=True (--resume)."
+            ) from error
+
     def _submit(self, numbers: tuple) -> Future:
-        self.thread = self.thread or ThreadPoolExecutor(1, "stream")
+        self.thread = self.thread or Reader()
         return self.thread.submit(self._read, numbers)
 
     def _read(self, numbers: tuple) -> tuple[Tensor, dict]:
@@ -136,8 +190,8 @@ class Stream:
             self._submit_restore(self.served)
 
     def _submit_restore(self, state: dict) -> None:
-        self.thread = self.thread or ThreadPoolExecutor(1, "stream")
-        self.thread.submit(self._restore, state).result()
+        self.thread = self.thread or Reader()
+        self._wait(self.thread.submit(self._restore, state))
 
     def _restore(self, state: dict) -> None:
         self.lanes = {}

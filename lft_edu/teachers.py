@@ -98,7 +98,7 @@ def load_teacher(
         source, origin = ASSETS / "teacher", {"name": "bundled", "revision": None}
     else:
         source, origin = _source(str(name), revision)
-    model = _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, use_safetensors=True)
+    model = _load_model(AutoModelForCausalLM, source, dtype)
     tokenizer = _from_pretrained(AutoTokenizer, source, padding_side="left")
     family_of(model.config)
     if tokenizer.pad_token_id is None:
@@ -135,16 +135,37 @@ def _folder_or_hub_name(name: str) -> str | Path:
 
 
 def _from_pretrained(kind, folder: Path, **options):
-    """``kind.from_pretrained``, safetensors only and no code, with the disk's many errors made one."""
-    from safetensors import SafetensorError
-
+    """``kind.from_pretrained`` without any code of the folder's, with the disk's many errors made one."""
+    if not Path(folder).joinpath("config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json: it is no folder of a model. Give one that is.")
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, SafetensorError) as error:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except MemoryError:
+        raise
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{folder} brings code of its own, which is never run here. Choose a model of a family that transformers "
+            "knows, or convert it."
+        ) from error
+    except Exception as error:  # of transformers, safetensors and tokenizers, which share no class
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         raise FileNotFoundError(
             f"{folder} holds no loadable model; it is incomplete or damaged ({reason}). Save or copy it again."
         ) from error
+
+
+def _load_model(kind, folder: Path, dtype: torch.dtype):
+    """A model whose every weight comes from the folder's safetensors: what is missing would be random numbers."""
+    model, loading = _from_pretrained(kind, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks weights that its config asks for, or has them in another shape ({len(missing)}, such as "
+            f"{missing[0]}). It is incomplete or damaged: save or copy it again."
+        )
+    return model
 
 
 def _source(name: str, revision: str | None) -> tuple[Path, dict]:
@@ -211,7 +232,7 @@ def load_student(
 
     name = str(name)
     if name == "bundled" or not name.startswith("bundled/"):
-        model = _from_pretrained(SplicedForCausalLM, _source(name, revision)[0], dtype=dtype)
+        model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
         return model.to(device or default_device()).eval().freeze()
     if name not in bundled_students():
         raise unknown("student", name, bundled_students(), ", or a folder")

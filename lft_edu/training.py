@@ -22,6 +22,7 @@ from torch import nn
 
 from .checkpoints import Checkpoints, restore
 from .flow import Share
+from .streams import StreamError, StreamInterrupted
 
 
 @dataclass
@@ -221,6 +222,7 @@ def optimise(
         FileExistsError: ``checkpoint`` is there and ``resume`` is not asked for.
         FloatingPointError: the loss is no longer finite; the last checkpoint stays as it was.
         KeyboardInterrupt: SIGINT or SIGTERM came; with a ``checkpoint``, the state at that step has been saved.
+        ConnectionError: the stream of text broke off. A single process has saved the steps that it had done.
     """
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
@@ -290,8 +292,16 @@ def optimise(
     module.train()
     pending = []
     with Interruption().watched(kept.place is not None) as interruption:
+        if hasattr(stream, "stopping"):
+            stream.stopping = lambda: world == 1 and interruption.asked
         for step in range(done, steps):
-            pending.append(one_step(step))
+            try:
+                pending.append(one_step(step))
+            except (StreamError, StreamInterrupted):  # no text, so nothing of this step has been done
+                bar.close()
+                if world == 1 and kept.place is not None and step > done:
+                    save(step)
+                raise
             history.tokens += tokens_per_step
             bar.update()
             last = step + 1 == steps

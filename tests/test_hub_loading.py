@@ -2,18 +2,19 @@
 
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from hub import Hub, connected, parquet_bytes, tiny_pythia
+from hub import Hub, connected, jsonl_bytes, parquet_bytes, tiny_pythia
 from huggingface_hub import HfApi, constants, hf_hub_download
 from safetensors.torch import load_file, save
 
 import lft_edu as lft
 from lft_edu import cards
-from lft_edu.hub import cache_folder, explain, fetch, in_reach, look_up, require_room
+from lft_edu.hub import cache_folder, dataset_commit, explain, fetch, in_reach, look_up, require_room, require_whole
 
 NAME = "lab/pythia"
 
@@ -114,6 +115,91 @@ def test_code_and_pickles_are_never_asked_for(hub, folder):
         lft.load_teacher("lab/nothing")
 
 
+@pytest.mark.parametrize("where", ["hub", "folder"])
+def test_code_that_comes_along_is_not_run_even_if_asked(hub, folder, tmp_path, monkeypatch, where):
+    """A type that transformers does not know, with code for it: nobody is asked whether to run that, it is refused."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    config = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "tokenizer_evil.C", "AutoModelForCausalLM": "tokenizer_evil.M"},
+    }
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n".encode()
+    files = files_of(folder) | {"config.json": json.dumps(config).encode(), "tokenizer_evil.py": code}
+    if where == "hub":
+        hub.add(NAME, files)
+        name = NAME
+    else:
+        name = tmp_path / "local"
+        name.mkdir()
+        for file, data in files.items():
+            (name / file).write_bytes(data)
+    with pytest.raises(ValueError, match="code of its own, which is never run"):
+        lft.load_teacher(name)
+    assert not (tmp_path / "ran").exists()
+    assert not [path for _, path, _ in hub.requests if path.endswith(".py")]
+
+
+def test_a_pickled_student_is_not_loaded(bundled, tmp_path):
+    student = lft.splice(bundled[0], (6, 18), lft.Flow())
+    student.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(student.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="no loadable model"):
+        lft.load_student(tmp_path)
+
+
+def test_weights_that_are_missing_are_not_made_up(bundled, folder, tmp_path):
+    """Transformers would draw them at random and say so in a table."""
+    lft.splice(bundled[0], (6, 18), lft.Flow()).save_pretrained(tmp_path / "student")
+    shutil.copytree(folder, tmp_path / "teacher")
+    for load, place, part in ((lft.load_student, "student", "modulation"), (lft.load_teacher, "teacher", "layers.1.")):
+        file = tmp_path / place / "model.safetensors"
+        weights = {name: x for name, x in load_file(file).items() if part not in name}
+        file.write_bytes(save(weights, {"format": "pt"}))
+        with pytest.raises(FileNotFoundError, match=f"lacks weights .*{part}"):
+            load(tmp_path / place)
+
+
+def test_a_student_whose_config_was_changed_is_refused(bundled, tmp_path):
+    lft.splice(bundled[0], (6, 18), lft.Flow()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"span": [12, 6]}, {"span": [6, 99]}, {"span": ["a", "b"]}, {"depth": 30}, {"operator": None}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises((ValueError, FileNotFoundError)):
+            lft.load_student(tmp_path)
+
+
+def test_half_a_download_is_not_taken_for_a_whole_one(hub, folder):
+    """Without the hub, nobody else says what is missing."""
+    hub.add(NAME, folder)
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        hf_hub_download(NAME, name)
+    hub.down()
+    with pytest.raises(ConnectionError, match=r"tokenizer.json missing|cached snapshot"):  # ours, or its clients' word
+        lft.load_teacher(NAME)
+    hub.up()
+    found = fetch(NAME)
+    for name in ("tokenizer.json", "model.safetensors", "config.json"):
+        (found / name).rename(found / "kept")
+        with pytest.raises(ConnectionError, match=f"not whole in .*{name} missing"):
+            require_whole(found, NAME)
+        (found / "kept").rename(found / name)
+    hub.add("lab/mute", {name: data for name, data in files_of(folder).items() if not name.startswith("tokenizer")})
+    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+        lft.load_teacher("lab/mute")
+
+
+def test_small_files_are_checked_too(hub, folder):
+    hub.add(NAME, folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        blob = (fetch(NAME) / name).resolve()
+        assert len(blob.name) == 40
+        blob.write_bytes(blob.read_bytes().replace(b"2", b"1"))
+        with pytest.raises(ValueError, match="It has been removed"):
+            lft.load_teacher(NAME)
+    lft.load_teacher(NAME)
+
+
 def test_a_download_that_breaks_off_goes_on(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     hub.add(NAME, folder)
@@ -169,6 +255,7 @@ def test_what_was_fetched_needs_no_hub(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     before = len(hub.requests)
     lft.load_teacher(NAME)
+    assert lft.plan(lft.RunSettings(teacher=NAME, span=(0, 1))).download == 0
     assert len(hub.requests) == before
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
         lft.load_teacher("lab/another")
@@ -264,6 +351,31 @@ def test_wikitext_whole_and_streamed_are_the_same_blocks(wikitext, bundled):
     assert whole["input_ids"] == [row["input_ids"] for row in streamed]
     start = bundled[1].decode([token for block in whole["input_ids"][:10] for token in block])
     assert "".join(LINES[:20]) in start  # lines are joined, and are no documents of their own
+
+
+def test_the_pile_as_it_lies_on_the_hub(hub, bundled):
+    """Thirty files of training text in a folder, and one each of validation and test text beside it."""
+    parts = {f"train/{i:02d}.jsonl.zst": [f"train {i}\n" * 40] for i in range(30)}
+    parts |= {"val.jsonl.zst": ["validation\n" * 40], "test.jsonl.zst": ["test\n" * 40]}
+    hub.add(
+        "monology/pile-uncopyrighted", {name: jsonl_bytes(texts, "zstd") for name, texts in parts.items()}, "dataset"
+    )
+    for split in ("train", "validation", "test"):
+        corpus = lft.load_corpus("pile", bundled[1], split, block_size=16)
+        assert corpus.num_shards == (30 if split == "train" else 1)
+        assert split in bundled[1].decode(next(iter(corpus))["input_ids"])
+
+
+def test_a_commit_of_a_corpus_is_kept_to(wikitext, bundled):
+    first = dataset_commit("Salesforce/wikitext")
+    before = lft.load_corpus("wikitext-103", bundled[1], "test", 64, streaming=True, revision=first)
+    wanted = next(iter(before))["input_ids"]
+    files = {"wikitext-103-raw-v1/test-00000-of-00001.parquet": parquet_bytes(["other text "] * 400)}
+    wikitext.add("Salesforce/wikitext", files, kind="dataset")
+    assert dataset_commit("Salesforce/wikitext") != first
+    assert next(iter(before))["input_ids"] == wanted
+    wikitext.down()
+    assert dataset_commit("Salesforce/wikitext") is None
 
 
 def test_a_missing_corpus_is_named(hub, bundled):

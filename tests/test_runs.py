@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from hub import Hub, hub_environment, parquet_bytes
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +25,7 @@ from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
 from lft_edu.optimizers import orthogonalise
 from lft_edu.runs import MetricsLog, read_metrics
-from lft_edu.training import Interruption, make_accelerator
+from lft_edu.training import History, Interruption, make_accelerator
 
 SMALL = {"span": (6, 12), "tokens": 4096, "block": 64, "batch": 4, "held": 2000, "k": 1}
 
@@ -214,6 +216,8 @@ def test_closed_forms_are_runs_too(bundled, tmp_path):
     run = lft.train(settings, teacher=bundled[0], tokenizer=bundled[1], progress=False)
     assert run.evaluation.kl > 0
     assert (tmp_path / "ridge" / "student" / "config.json").exists()
+    with pytest.raises(FileExistsError, match="holds a run"):
+        lft.train(settings, teacher=bundled[0], tokenizer=bundled[1], progress=False)
     assert run.card["training"]["objective"] == "solved"
     assert "ridge for layers 6–12, solved" in str(lft.plan(settings, bundled[0]))
 
@@ -240,6 +244,40 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_p
         lft.fit(again, teacher, blocks, **options, resume=True)
     for a, b in zip(whole.operator.parameters(), again.operator.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_damaged_checkpoint_never_costs_a_good_one(teacher, tmp_path):
+    """With one to keep, and a damaged one that claims more steps: the damaged one goes."""
+    student = lft.splice(teacher, (2, 5), lft.Flow())
+    kept, notes = Checkpoints(tmp_path, keep=1), {"history": History(), "settings": {}}
+    for step in (13, 16):
+        kept.save(student.operator, [], notes | {"step": step})
+    (tmp_path / "step-x.safetensors").write_bytes(b"a stray")
+    kept.files()[0].write_bytes(b"damaged")
+    kept.save(student.operator, [], notes | {"step": 14})
+    assert [path.stem for path in kept.files()] == ["step-000000014"]
+    assert kept.newest_step() == 14
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(teacher, tmp_path, monkeypatch):
+    student = lft.splice(teacher, (2, 5), lft.Flow())
+    kept, notes = Checkpoints(tmp_path), {"history": History(), "settings": {}, "step": 1}
+    kept.save(student.operator, [], notes)
+    full = SafetensorError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr("safetensors.torch.save_file", Mock(side_effect=full))
+    with pytest.raises(OSError, match=r"MB\) could not be written .*Make room and resume"):
+        kept.save(student.operator, [], notes | {"step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.safetensors"]
+
+
+def test_damaged_settings_are_named(finished, tmp_path):
+    run = finished[1]
+    shutil.copytree(run.settings.out, tmp_path / "copy")
+    settings = replace(run.settings, out=str(tmp_path / "copy"))
+    for text in ("garbage", "[]", '{"span": null}'):
+        (tmp_path / "copy" / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match=r"settings.json is damaged"):
+            lft.train(settings, resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
 
 
 def test_accumulated_batches_are_one_large_batch(teacher, blocks):

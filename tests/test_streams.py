@@ -1,13 +1,16 @@
 """Streams of text: one order of blocks for any number of processes, and a place to come back to."""
 
 import json
+import signal
+import threading
 
 import datasets
 import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu.streams import AHEAD, Stream, lanes_of
+from lft_edu.checkpoints import Checkpoints
+from lft_edu.streams import AHEAD, Stream, StreamError, lanes_of
 from lft_edu.training import places
 
 
@@ -133,6 +136,63 @@ def test_places_in_files_of_parquet_are_kept_lane_by_lane(tmp_path):
         again = Stream(corpus)
         again.restore(state)
         assert read(again, range(3, 6), batch=8) == alone[3:]
+
+
+def broken(after: int, how):
+    """A stream of two files that gives ``after`` blocks of each, then ``how()``."""
+
+    def generate(names):
+        for name in names:
+            generator = torch.Generator().manual_seed(name)
+            for i in range(40):
+                if i == after:
+                    how()
+                yield {"input_ids": torch.randint(1, 300, (8,), generator=generator).tolist()}
+
+    return datasets.IterableDataset.from_generator(generate, gen_kwargs={"names": [1, 2]})
+
+
+def test_a_stream_that_breaks_off_leaves_the_steps_that_were_done(teacher, tmp_path):
+    def fit(path, stream, student=None):
+        student = lft.splice(teacher, (2, 5), lft.Flow())
+        options = {"steps": 10, "batch_size": 8, "checkpoint": path, "save_every": 4, "resume": True, "progress": False}
+        lft.fit(student, teacher, stream, **options)
+        return student.operator.state_dict()
+
+    def fail():
+        raise OSError("the line went dead")
+
+    whole = fit(tmp_path / "whole", broken(40, fail))
+    with pytest.raises(StreamError, match=r"OSError: the line went dead.*--resume"):
+        fit(tmp_path / "parts", broken(26, fail))  # blocks 0–51: six steps, not a multiple of save_every
+    assert [path.stem for path in Checkpoints(tmp_path / "parts").files()] == ["step-000000006", "step-000000004"]
+    parts = fit(tmp_path / "parts", broken(40, fail))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
+    """A signal is heeded while the text is waited for: what was done is saved, and the process can end."""
+    silence = threading.Event()
+    threading.Timer(3, lambda: signal.raise_signal(signal.SIGTERM)).start()
+    student = lft.splice(teacher, (2, 5), lft.Flow())
+    options = {"steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt, match="waited for"):
+        lft.fit(student, teacher, broken(26, silence.wait), **options)
+    silence.set()
+    assert Checkpoints(tmp_path).newest_step() == 6
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "stream")
+
+
+def test_streams_of_one_data_set_do_not_disturb_each_other():
+    corpus = files(1, rows=400)
+    alone = read(Stream(corpus), range(40), batch=4)
+    one, other = Stream(corpus), Stream(corpus)
+    for step in range(20):
+        assert read(one, [step], batch=4) == alone[step : step + 1]
+        read(other, [2 * step], batch=4)
+    again = Stream(corpus)
+    again.restore(one.state())
+    assert read(again, range(20, 30), batch=4) == alone[20:30]
 
 
 def test_an_empty_stream_says_so():

@@ -158,10 +158,14 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
 
 
 def _log_ticks(values: list[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten, from the least value to the largest."""
+    """1, 2 and 5 times the powers of ten, from the least value to the largest; 1 to 9 times where those are few."""
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    steps = (m * 10.0**power for power in powers for m in (1, 2, 5))
-    return [step for step in steps if 0.8 * min(values) <= step <= 1.25 * max(values)]
+    for digits in ((1, 2, 5), range(1, 10)):
+        steps = [digit * 10.0**power for power in powers for digit in digits]
+        found = [step for step in steps if 0.8 * min(values) <= step <= 1.25 * max(values)]
+        if len(found) > 2:
+            break
+    return found
 
 
 def _amount(value: float) -> str:
@@ -187,7 +191,8 @@ def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Fi
             mode="lines" if len(chunks) > 1 else "markers",
             showlegend=len(histories) > 1,
         )  # fmt: skip
-    return figure.update_yaxes(type="log")
+    ticks = _log_ticks([loss for trace in figure.data for loss in trace.y if loss > 0] or [1.0])
+    return figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def token_kl(tokens: list[str], divergence: list[float], title: str) -> go.Figure:
