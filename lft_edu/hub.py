@@ -182,11 +182,15 @@ def require_room(needed: int, what: str, folder: Path | None = None) -> None:
 def in_reach() -> bool:
     """Does the hub answer, and may it be asked?"""
     import socket
+    import urllib.request
     from urllib.parse import urlsplit
 
     from huggingface_hub import constants
 
     address = urlsplit(constants.ENDPOINT)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(address.hostname):
+        address = urlsplit(proxy)  # it alone can be reached from here
     try:
         if constants.HF_HUB_OFFLINE:
             return False
