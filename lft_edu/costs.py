@@ -28,7 +28,7 @@ class Shape:
     Attributes:
         layer_matrices: numbers in the matrices of one layer; each is multiplied once per token.
         layer_parameters, parameters: of a layer, and of the whole model.
-        layer_count: matrices in one layer.
+        matrix_count: matrices in one layer.
     """
 
     width: int
@@ -37,7 +37,7 @@ class Shape:
     layer_matrices: int
     layer_parameters: int
     parameters: int
-    layer_count: int = 4
+    matrix_count: int = 4
 
     @classmethod
     def of(cls, model) -> "Shape":
@@ -110,7 +110,7 @@ def optimizer_operations(shape: Shape, objective: str, optimizer: str) -> int:
         return 0
     timed = objective != "regression"  # six knobs for each unit of width, in one matrix (the smaller one is left out)
     numbers = shape.layer_matrices + timed * 6 * shape.width**2
-    return 5 * (2 * numbers * shape.width + (shape.layer_count + timed) * shape.width**3)
+    return 5 * (2 * numbers * shape.width + (shape.matrix_count + timed) * shape.width**3)
 
 
 def skip_operations(shape: Shape, most: int, block: int) -> int:

@@ -66,7 +66,8 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
 
     Raises:
         ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``. (Equal
-            neighbours are a step of length zero, which random times may draw: allowed.)
+            neighbours are a step of length zero, which random times may draw: allowed. Values of times on a GPU are
+            not looked at.)
     """
     times = check_times(times, x0)
     path = [x0]

@@ -106,7 +106,7 @@ class LatentSource:
     def ids(self, rows: Tensor) -> Tensor:
         """Token ids ``(B, T)`` of these rows of the corpus."""
         ids = self.blocks[rows] if isinstance(self.blocks, Tensor) else self.blocks[rows.tolist()]["input_ids"]
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and ids.device.type == "cpu":
             return ids.pin_memory().to(self.device, non_blocking=True).long()  # the GPU need not be waited for
         return ids.long().to(self.device)
 
