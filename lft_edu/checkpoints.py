@@ -4,6 +4,7 @@ A checkpoint holds weights, optimiser state, and as JSON beside them the step, t
 lane of a stream of text stood. No pickle is written or read.
 """
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict
@@ -81,7 +82,8 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
             tensors |= {f"optimizer.{i}.{j}.{key}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"lft_edu": json.dumps(notes | {"history": asdict(notes["history"])})}
+    notes = notes | {"history": asdict(notes["history"]), "sha256": digest(tensors)}
+    metadata = {"lft_edu": json.dumps(notes)}
     try:
         with whole(path) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -91,6 +93,15 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
             f"The checkpoint ({size / 1e6:.0f} MB) could not be written to {path.parent} ({error}); the last one is as "
             "it was. Make room and resume."
         ) from error
+
+
+def digest(tensors: dict) -> str:
+    """SHA-256 of tensors and their names, in hexadecimal: a disk that forgets a bit is found out."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def read_checkpoint(path: Path) -> tuple[dict, dict]:
@@ -106,6 +117,8 @@ def read_checkpoint(path: Path) -> tuple[dict, dict]:
             notes = json.loads(file.metadata()["lft_edu"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         notes["step"], notes["history"], notes["settings"]
+        if notes["sha256"] != digest(tensors):
+            raise ValueError("its numbers are not those that were written")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}). Delete it to start again.") from error
     return notes, tensors

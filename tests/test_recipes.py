@@ -95,7 +95,7 @@ def test_budgets_are_repeated_with_other_seeds(few_files, monkeypatch, tmp_path)
         assert row["kl"] == (one + other) / 2
     line = lft.plots.budget(table, (6, 18)).data[0]
     assert list(line.y) == [row["kl"] for row in table["rows"][2:]]
-    assert lft.plots.budget(table, (6, 18)).layout.xaxis.ticktext == ("2 k", "5 k")
+    assert lft.plots.budget(table, (6, 18)).layout.xaxis.ticktext == ("2 k", "3 k", "4 k", "5 k")
     assert line.error_y.array[0] == pytest.approx(line.error_y.arrayminus[0])
     monkeypatch.setattr(tokens, "run", None)  # nothing is trained twice
     tokens.main([*common, "--budget", "4k", "6k", "--seeds", "0", "1"])

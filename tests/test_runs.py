@@ -233,12 +233,14 @@ def test_a_bfloat16_teacher_trains_a_float32_operator(bundled, tmp_path):
     assert {t.dtype for name, t in tensors.items() if name.startswith("module.")} == {torch.float32}
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_path):
+@pytest.mark.parametrize("damage", [lambda data: data[:300], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_path, damage):
+    """Cut short, or with one bit of one number changed."""
     options = {"steps": 6, "batch_size": 4, "checkpoint": tmp_path / "c", "save_every": 2, "progress": False}
     whole = lft.splice(teacher, (2, 5), lft.Flow())
     lft.fit(whole, teacher, blocks, **options)
     newest = Checkpoints(tmp_path / "c").files()[0]
-    newest.write_bytes(newest.read_bytes()[:300])
+    newest.write_bytes(damage(newest.read_bytes()))
     again = lft.splice(teacher, (2, 5), lft.Flow())
     with pytest.warns(UserWarning, match="Going on from step-000000004"):
         lft.fit(again, teacher, blocks, **options, resume=True)

@@ -285,4 +285,5 @@ def test_hub_corpora_are_asked_for_by_name_and_streamed(tokenizer, monkeypatch):
     rows = list(stream)
     assert len(rows) == 10
     assert {len(row["input_ids"]) for row in rows} == {16}
-    assert asked == [(("monology/pile-uncopyrighted", None), {"split": "train", "streaming": True})]
+    wanted = {"split": "train", "streaming": True, "data_files": lft.corpora.PILE, "revision": None}
+    assert asked == [(("monology/pile-uncopyrighted", None), wanted)]
