@@ -47,9 +47,11 @@ class Checkpoints:
         steps than have been done."""
         path = self.place if self.single else self.place / f"step-{notes['step']:09d}.safetensors"
         save_checkpoint(path, module, optimizers, notes)
-        files = [] if self.single else self.files()
-        for old in {*files[files.index(path) + self.keep :], *files[: files.index(path)]} if files else ():
-            old.unlink()
+        if not self.single:
+            files = self.files()  # newest first: damaged ones that claim more come before this one
+            here = files.index(path)
+            for old in files[:here] + files[here + self.keep :]:
+                old.unlink()
 
     def read(self, settings: dict) -> tuple[dict, dict]:
         """Notes and tensors of the newest checkpoint that can be read, for :func:`restore`.
@@ -126,13 +128,17 @@ def read_checkpoint(path: Path) -> tuple[dict, dict]:
 
 def check_settings(path: Path, then: dict, now: dict) -> None:
     """ValueError that names every setting which is not what it was."""
-    changed = {k: (then.get(k), v) for k, v in now.items() if then.get(k) != v}
-    if changed:
-        lines = "; ".join(f"{k}: {old!r} then, {new!r} now" for k, (old, new) in changed.items())
+    if changed := differences(then, now):
         hint = " Latents are told apart by teacher, span and text." if "latents" in changed else ""
         if "sequences_a_step" in changed:
             hint += " A step takes batch × accumulate × processes sequences: with more processes, a smaller batch."
+        lines = "; ".join(changed.values())
         raise ValueError(f"{path} comes from a run with other settings ({lines}).{hint} Use them, or another place.")
+
+
+def differences(then: dict, now: dict) -> dict[str, str]:
+    """Of each setting that is not what it was, by name: what it was and is, in words."""
+    return {k: f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in now.items() if then.get(k) != v}
 
 
 def restore(tensors: dict, module: nn.Module, optimizers: list) -> None:

@@ -11,6 +11,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .naming import reason
+
 # Matched against the whole path in the repository: folders with other formats of the same weights are left out.
 FILES = [
     "config.json",
@@ -225,8 +227,8 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
     full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
     barred = next((e for e in chain if isinstance(e, OSError) and e.errno in CLOSED), None)
     if barred:
-        reason = f"{cache_folder()} can't be written ({barred.strerror}): set HF_HOME to another folder"
-        return OSError(barred.errno, reason)
+        what = f"{cache_folder()} can't be written ({barred.strerror}): set HF_HOME to another folder"
+        return OSError(barred.errno, what)
     if full:
         place = cache_folder()
         return OSError(errno.ENOSPC, f"The disk is full ({place}) while fetching {name!r}. Make room and run it again")
@@ -246,8 +248,7 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
         return ConnectionError(
             f"{name!r} is not whole in {cache_folder()}, and HF_HUB_OFFLINE is set. Unset it, or {instead}."
         )
-    reason = (str(error).strip().splitlines() or [""])[0][:160]
     return ConnectionError(
-        f"{name!r} could not be reached on the hub ({type(error).__name__}: {reason}). Check the network and "
+        f"{name!r} could not be reached on the hub ({reason(error)}). Check the network and "
         f"run it again, a download goes on where it stopped; or {instead}."
     )

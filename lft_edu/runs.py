@@ -19,7 +19,7 @@ import torch
 
 from . import hub
 from .cards import make_card, save_card
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, differences
 from .corpora import HUB, load_corpus
 from .costs import PeakMemory
 from .files import whole
@@ -176,10 +176,9 @@ def settled(settings: RunSettings, resume: bool) -> tuple[RunSettings, bool]:
     if settings.corpus in HUB and settings.corpus_revision is None:
         commit = then.corpus_revision if then else hub.dataset_commit(HUB[settings.corpus].repository)
         settings = replace(settings, corpus_revision=commit)
-    now, before = settings.deciding(), then.deciding() if then else {}
-    changed = [f"{name}: {value!r} then, {now[name]!r} now" for name, value in before.items() if value != now[name]]
-    if changed:
-        raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}). Use those, or another out.")
+    if then and (changed := differences(then.deciding(), settings.deciding())):
+        lines = "; ".join(changed.values())
+        raise ValueError(f"{out} holds a run with other settings ({lines}). Use those, or another out.")
     return settings, begun
 
 

@@ -17,6 +17,8 @@ from concurrent.futures import Future, wait
 import torch
 from torch import Tensor
 
+from .naming import reason
+
 MOST_LANES = 32
 AHEAD = 8  # requests that a thread reads ahead while the device works
 
@@ -159,10 +161,8 @@ class Stream:
         except Exception as error:  # of the hub's clients and of the readers of its files, which share no class
             if type(error) is ValueError:  # our own
                 raise
-            reason = (str(error).strip().splitlines() or [""])[0][:160]
             raise StreamError(
-                f"The text could not be read on ({type(error).__name__}: {reason}). When it can be, go on with "
-                "resume=True (--resume)."
+                f"The text could not be read on ({reason(error)}). When it can be, go on with resume=True (--resume)."
             ) from error
 
     def _submit(self, numbers: tuple) -> Future:

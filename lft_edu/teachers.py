@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from . import hub
-from .naming import unknown
+from .naming import reason, unknown
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
@@ -150,9 +150,9 @@ def _from_pretrained(kind, folder: Path, **options):
             "knows, or convert it."
         ) from error
     except Exception as error:  # of transformers, safetensors and tokenizers, which share no class
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        why = reason(error, 200)
         raise FileNotFoundError(
-            f"{folder} holds no loadable model; it is incomplete or damaged ({reason}). Save or copy it again."
+            f"{folder} holds no loadable model; it is incomplete or damaged ({why}). Save or copy it again."
         ) from error
 
 
