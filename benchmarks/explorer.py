@@ -125,8 +125,7 @@ def main() -> None:
 
     import lft_edu as lft
     from lft_edu.explorer.app import STUDENTS
-    from lft_edu.files import whole
-    from lft_edu.recipes.teacher import write_json
+    from lft_edu.support.files import whole, write_json
 
     rows = first_picture()
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")

@@ -29,9 +29,8 @@ from tqdm.auto import tqdm
 
 from lft_edu import plane, shapes
 from lft_edu.couplings import optimal_assignment
-from lft_edu.files import whole
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
-from lft_edu.recipes.teacher import write_json
+from lft_edu.support.files import whole, write_json
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"torchcfm": "torchcfm", "flow_matching": "flow_matching", "ot": "POT"}  # module → what pip calls it

@@ -26,12 +26,12 @@ from plane import table
 from throughput import peak
 
 import lft_edu as lft
-from lft_edu import costs
-from lft_edu.files import whole
-from lft_edu.metrics import evaluation_batch
-from lft_edu.recipes.teacher import write_json
-from lft_edu.streams import Stream
-from lft_edu.teachers import default_device
+from lft_edu import objectives
+from lft_edu.runs import costs
+from lft_edu.support import machine
+from lft_edu.support.files import whole, write_json
+from lft_edu.support.machine import default_device, evaluation_batch
+from lft_edu.training.streams import Stream
 
 RESULTS = Path(__file__).parent / "results"
 PAPER_TOKENS = 2.6e9
@@ -59,7 +59,7 @@ def stage(name: str, folder: str, batch: int, block: int, steps: int) -> dict:
     device = default_device()
     half = torch.bfloat16 if device.type == "cuda" else torch.float32
     found = {"speed": 0.0}
-    with costs.PeakMemory(device) as memory:
+    with machine.PeakMemory(device) as memory:
         started = time.perf_counter()
         if name == "text":
             return {"tokens_per_second": reading(block), "memory": 0}
@@ -110,7 +110,7 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
     student, times = lft.splice(teacher, span, lft.Flow(solver, k)), []
 
     def clock(step):
-        costs.wait_for(device)
+        machine.wait_for(device)
         times.append(time.perf_counter())
         return {}
 
@@ -123,7 +123,7 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
     operations = costs.training_operations(shape, span, objective, k, solver, block)
     operations += costs.optimizer_operations(shape, objective, optimizer) // (batch * block)
     speed = costs.matmul_speed(shape, device, teacher.dtype, rows=batch * block)
-    count = costs.evaluations(objective, k, solver)
+    count = objectives.evaluations(objective, k, solver)
     found = {"tokens_per_second": rate, "operations": operations, "speed": speed}
     found |= {"of_floor": 2 * operations * rate / speed, "hours": PAPER_TOKENS / rate / 3600}
     found |= {"floor_hours": PAPER_TOKENS * 2 * operations / speed / 3600}

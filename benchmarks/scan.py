@@ -29,14 +29,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import lft_edu as lft
-from lft_edu import corpora
 from lft_edu.couplings import assign
 from lft_edu.criteria import Depth, Pair
-from lft_edu.files import whole
 from lft_edu.latents import depth_states
-from lft_edu.recipes.teacher import write_json
-from lft_edu.spans import scan_spans, summary
-from lft_edu.teachers import random_teacher
+from lft_edu.loading import corpora
+from lft_edu.loading.teachers import random_teacher
+from lft_edu.spans import scan_spans
+from lft_edu.support.files import whole, write_json
+from lft_edu.support.statistics import summary
 
 RESULTS = Path(__file__).parent / "results"
 OURS, THREADED, POT = "ours: scan_spans", "ours: scan_spans, 2 threads", "POT: ot.dist, ot.emd, arg max"

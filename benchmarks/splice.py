@@ -29,9 +29,9 @@ from throughput import seconds
 from torch import Tensor, nn
 
 import lft_edu as lft
-from lft_edu.files import whole
-from lft_edu.recipes.teacher import write_json
-from lft_edu.teachers import SHAPES, default_device, random_teacher
+from lft_edu.loading.teachers import SHAPES, random_teacher
+from lft_edu.support.files import whole, write_json
+from lft_edu.support.machine import default_device
 
 RESULTS = Path(__file__).parent / "results"
 SPANS = ((6, 12), (6, 18))

@@ -14,11 +14,12 @@ from plane import table
 from torch import Tensor, nn
 
 import lft_edu as lft
-from lft_edu import costs
+from lft_edu import objectives
 from lft_edu.families import layers_of
 from lft_edu.fitting import LatentLoss, LogitLoss
 from lft_edu.latents import span_latents
-from lft_edu.training import step_generator
+from lft_edu.runs import costs
+from lft_edu.training.sampling import step_generator
 
 K, SOLVER = 3, "midpoint"  # of the walk, as in the paper
 OBJECTIVES = ("regression", "flow_matching", "flow_walking", "hybrid", "logit_kl")
@@ -111,7 +112,7 @@ def measure(teacher, span: tuple[int, int], rows: int, tokens: int, rounds: int)
     lower = count * costs.teacher_operations(shape, span, "flow_matching", tokens)
     rows_ = []
     for name in OBJECTIVES:
-        evaluations = costs.evaluations(name, K, SOLVER)
+        evaluations = objectives.evaluations(name, K, SOLVER)
         needed = count * costs.operator_operations(shape, span, name, K, SOLVER, tokens)
         fraction = statistics.median(needed / v / s for v, s in zip(speeds, taken[name], strict=True))
         row = {"objective": name, "evaluations": evaluations, "seconds": statistics.median(taken[name])}

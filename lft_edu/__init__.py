@@ -1,49 +1,61 @@
 """lft_edu: a course on Latent Flow Transformers, and the small library under it.
 
-Names are imported on first use, so that ``import lft_edu`` takes milliseconds.
+Names are imported on first use, so that ``import lft_edu`` takes milliseconds. ``_HOMES`` is the map of the house, in
+reading order: the core first, then the wings.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "couplings": ("Coupling",),
-    "recoupling": ("recoupling_ratio",),
-    "spans": ("scan_spans", "SpanScan"),
+_HOMES = {  # module → the names that are public as lft_edu.name
+    # the core: points
+    "flow": (),
+    "objectives": ("FlowMatching", "FlowWalking", "Hybrid", "Regress", "LogitKL"),
+    "couplings": ("Coupling", "recoupling_ratio"),
+    "shapes": (),
+    "plane": (),
+    # the model
+    "families": (),
+    "velocity": ("VelocityEstimator",),
     "operators": ("Skip", "MeanShift", "Procrustes", "Ridge", "Loop", "Regression", "Flow"),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
-    "teachers": ("load_teacher", "load_student", "random_teacher"),
-    "corpora": ("load_corpus",),
-    "metrics": ("evaluate",),
+    "latents": (),
     "fitting": ("fit",),
-    "training": ("History",),
-    "plans": ("RunSettings", "plan"),
-    "runs": ("train",),
-    "cards": ("make_card",),
+    # how good, and where to cut
+    "metrics": ("evaluate", "worst_tokens"),
+    "skipping": (),
+    "criteria": (),
+    "spans": ("scan_spans", "SpanScan"),
+    # to look at
+    "text": (),
     "trajectories": ("capture",),
     "projections": ("PCA", "UMAP"),
-    "failures": ("worst_tokens",),
+    # the wings
+    "support": (),
+    "training": (),
+    "training.callbacks": ("History",),
+    "training.settings": ("Training",),
+    "loading": (),
+    "loading.teachers": ("load_teacher", "load_student", "random_teacher"),
+    "loading.corpora": ("load_corpus",),
+    "loading.hub": (),
+    "runs": (),
+    "runs.settings": ("RunSettings",),
+    "runs.plans": ("plan",),
+    "runs.run": ("train",),
+    "runs.costs": (),
+    "runs.cards": ("make_card",),
+    "plots": (),
     "explorer": ("TrajectoryExplorer",),
+    "exercises": (),
+    "export": (),
+    "doctor": (),
+    "cli": (),
 }
-_MODULES = (
-    *(
-        "flow",
-        "objectives",
-        "shapes",
-        "plane",
-        "families",
-        "latents",
-        "criteria",
-        "costs",
-        "hub",
-        "plots",
-        "exercises",
-        "export",
-    ),
-    *("cli", "doctor", *_HOMES),
-)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = {module.rpartition(".")[2]: module for module in _HOMES}
+_MODULES |= {"recoupling": "couplings", "failures": "metrics"}  # where what they held has gone
 __all__ = sorted({*_HOME, *_MODULES})
 
 
@@ -53,7 +65,7 @@ def __getattr__(name: str):
         globals()[name] = value
         return value
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

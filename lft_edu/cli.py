@@ -6,35 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9}
-
-
-def count(text: str) -> int:
-    """``"200k"``, ``"2.6B"`` or ``"4096"`` as a whole number."""
-    unit = MULTIPLES.get(text[-1:].lower(), 1)
-    try:
-        value = int(float(text[:-1] if unit > 1 else text) * unit)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: write 4096, 200k, 5M or 2.6B")
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
-    return int(text)
-
-
-def span(text: str) -> tuple[int, int]:
-    """``"6:18"`` as (6, 18)."""
-    try:
-        m, n = text.replace("-", ":").split(":")
-        return int(m), int(n)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span: write m:n, such as 6:18") from None
+from .support.arguments import count, positive, span
 
 
 def doctor(args) -> int:
@@ -80,10 +52,10 @@ def _server_flags(flags: list[str]) -> list[str]:
 
 
 def train(args) -> int:
-    from .checkpoints import Checkpoints
-    from .plans import plan
-    from .runs import is_main
-    from .runs import train as run_to_its_end
+    from .runs.plans import plan
+    from .runs.run import is_main
+    from .runs.run import train as run_to_its_end
+    from .training.checkpoints import Checkpoints
 
     settings = _settings(args)
     if args.dry_run:
@@ -107,7 +79,7 @@ def _settings(args):
     """What the words of the command line mean for a run."""
     import dataclasses
 
-    from .plans import RunSettings
+    from .runs.settings import RunSettings
 
     names = {f.name for f in dataclasses.fields(RunSettings)}
     return RunSettings(**{name: value for name, value in vars(args).items() if name in names})
@@ -138,15 +110,16 @@ def scan(args) -> int:
 def evaluate(args) -> int:
     import lft_edu as lft
 
-    from . import cards
-    from .plans import DTYPES
+    from . import skipping
+    from .runs import cards
+    from .runs.settings import DTYPES
 
     student_is_bundled = str(args.student).startswith("bundled")
     teacher, tokenizer = lft.load_teacher(args.teacher, dtype=DTYPES[args.dtype], revision=args.revision)
     student = lft.load_student(_run_or_name(args.student), teacher if student_is_bundled else None, dtype=teacher.dtype)
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
     found = lft.evaluate(student, teacher, corpus, progress=True)
-    skips = cards.best_skips(teacher, corpus, args.skips) if args.skips else None
+    skips = skipping.best_skips(teacher, corpus, args.skips) if args.skips else None
     card = cards.make_card(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
     print(json.dumps({"student": args.student} | card, indent=1) if args.json else cards.markdown(card), flush=True)
     if args.out:
@@ -214,7 +187,7 @@ def classroom(args) -> int:
 
 
 def train_options(sub) -> None:
-    """Options of ``train``, named as the fields of :class:`lft_edu.plans.RunSettings`."""
+    """Options of ``train``, named as the fields of :class:`lft_edu.runs.settings.RunSettings`."""
     sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
     sub.add_argument(
         "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"

@@ -82,7 +82,7 @@ def _gpu() -> Finding:
 
 
 def _assets() -> list[Finding]:
-    from .teachers import ASSETS, DamagedAssetError, verify
+    from .loading.assets import ASSETS, DamagedAssetError, verify
 
     findings = []
     for name in ("teacher", "operators", "atlas"):
@@ -97,7 +97,7 @@ def _assets() -> list[Finding]:
 def _hub() -> Finding:
     from huggingface_hub import constants
 
-    from .hub import in_reach
+    from .loading.hub import in_reach
 
     if constants.HF_HUB_OFFLINE:
         return Finding(

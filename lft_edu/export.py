@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 
-from .files import whole
+from .support.files import whole
 
 # The policy lets no request leave the page, whatever a notebook's cells hold. tojson writes < as \u003c, so that no
 # text of a figure ends its script.

@@ -1,21 +1,26 @@
 """Fitting an operator to its teacher: which loss, on which tokens, with which optimiser."""
 
+import hashlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import objectives
+from .families import layers_of
 from .flow import STEPS, check_steps
-from .latents import LatentSource
-from .naming import unknown
+from .latents import Latents, span_latents
+from .objectives import OBJECTIVES
 from .operators import Flow, Moments
-from .optimizers import muon_and_adamw
 from .splicing import check_pair
-from .training import History, ShuffledRows, make_accelerator, optimise
-
-OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
-OPTIMIZERS = ("adamw", "muon")
+from .support.errors import unknown
+from .support.machine import require_memory
+from .training.callbacks import History
+from .training.loop import optimise
+from .training.optimizers import OPTIMIZERS, muon_and_adamw
+from .training.processes import make_accelerator
+from .training.sampling import ShuffledRows
+from .training.streams import Stream
 
 
 class LatentLoss(nn.Module):
@@ -102,7 +107,7 @@ def fit(
 
     Args:
         corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``, or a
-            :class:`~lft_edu.latents.LatentSource` that several operators share.
+            :class:`~lft_edu.fitting.LatentSource` that several operators share.
         objective: ``"flow_matching"`` (eq. 3), ``"flow_walking"`` (eq. 8), ``"hybrid"`` (eq. 9), ``"regression"``
             (one Euler step), or ``"logit_kl"`` (through the whole model, the one objective that is not latent only).
         steps, batch_size, lr: optimiser steps, blocks a step, peak learning rate.
@@ -119,7 +124,7 @@ def fit(
             bit, streams of text too.
 
     Returns:
-        :class:`~lft_edu.training.History`.
+        :class:`~lft_edu.training.callbacks.History`.
 
     Raises:
         ValueError: an objective that is unknown or does not fit the operator, k < 1, an empty corpus.
@@ -242,3 +247,76 @@ def _solve(operator, source, batches: int, batch_size: int, first_weight: float,
         tokens += found.x0.shape[:2].numel()
     operator.solve(moments)
     return History(tokens=tokens)
+
+
+class LatentSource:
+    """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
+
+    Args:
+        batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
+        cache: compute the latents of every block once and keep them.
+    """
+
+    def __init__(
+        self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True
+    ):
+        self.streamed = not hasattr(blocks, "__len__")
+        if self.streamed:
+            blocks = Stream(blocks)
+            if cache:
+                raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
+        if len(blocks) == 0:
+            raise ValueError("The corpus is empty: give at least one block of tokens.")
+        if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
+            blocks = blocks.with_format("torch", columns=["input_ids"])
+        self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
+        self.device = teacher.device
+        self.stored: tuple[Tensor, Tensor] | None = None
+        self.context: dict = {}
+        if cache:
+            self._fill(batch_size, progress)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self.ids(torch.zeros(1, dtype=torch.long)).shape[1]
+
+    def ids(self, rows: Tensor) -> Tensor:
+        """Token ids ``(B, T)`` of these rows of the corpus."""
+        ids = self.blocks[rows] if isinstance(self.blocks, Tensor) else self.blocks[rows.tolist()]["input_ids"]
+        if self.device.type == "cuda" and ids.device.type == "cpu":
+            return ids.pin_memory().to(self.device, non_blocking=True).long()  # the GPU need not be waited for
+        return ids.long().to(self.device)
+
+    def fingerprint(self) -> str:
+        """Tells one teacher, span and corpus from another: a hash of two layers and of the first and last block."""
+        layers, (m, n) = layers_of(self.teacher), self.span
+        ends = torch.tensor([0] if self.streamed else [0, len(self) - 1])
+        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(ends)]
+        found = hashlib.sha256(f"{m} {n} {len(self)}".encode())
+        for tensor in tensors:
+            found.update(tensor.detach().cpu().float().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def __call__(self, rows: Tensor) -> Latents:
+        if self.stored is None:
+            return span_latents(self.teacher, self.span, self.ids(rows))
+        x0, x1 = (x[rows].to(self.device) for x in self.stored)
+        return Latents(x0, x1, self.context)
+
+    def _fill(self, batch_size: int, progress: bool) -> None:
+        from tqdm.auto import tqdm
+
+        rows = torch.arange(len(self.blocks))
+        first = span_latents(self.teacher, self.span, self.ids(torch.arange(batch_size) % len(rows)))
+        # The same for every batch of unpadded blocks, so one row of a mask serves batches of any size.
+        self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
+        need = 2 * first.x0[0].nbytes * len(rows)
+        require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
+        self.stored = tuple(torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
+        for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
+            found = span_latents(self.teacher, self.span, self.ids(part))
+            self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()

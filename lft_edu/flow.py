@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .training.sampling import Share
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
 
@@ -113,26 +115,6 @@ def random_times(k: int, batch: int, generator: torch.Generator | None = None, d
     """
     inner = draw_uniform((batch, check_steps(k) - 1), generator, device).sort(dim=-1).values
     return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0)
-
-
-class Share:
-    """The random numbers of some samples of a larger batch: what a generator would give them, were all drawn together.
-
-    So a batch that is spread over processes, or over turns of gradient accumulation, sees the times it would see whole.
-
-    Args:
-        generator: seeded alike for all shares.
-        places: ``(B,)``, which samples of the whole batch these are.
-        whole: samples in the whole batch.
-    """
-
-    def __init__(self, generator: torch.Generator, places: Tensor, whole: int):
-        self.generator, self.places, self.whole, self.device = generator, places, whole, generator.device
-
-    def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform numbers in [0, 1) of this share: ``shape`` begins with the number of its samples."""
-        every = torch.rand((self.whole, *shape[1:]), generator=self.generator, device=self.device)
-        return every[self.places.to(self.device, non_blocking=True)]
 
 
 def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | Share | None = None, device=None) -> Tensor:

@@ -4,14 +4,12 @@ They are computed on the fly: storing them for 2.6 billion tokens of Pythia-410M
 layers below the span's end run; the rest of the teacher never does.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .families import Family, by_name, family_of, layers_of
-from .streams import Stream
 
 
 class _Enough(Exception):
@@ -66,88 +64,6 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
         for hook in hooks:
             hook.remove()
     return Latents(**seen)
-
-
-class LatentSource:
-    """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
-
-    Args:
-        batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
-        cache: compute the latents of every block once and keep them.
-    """
-
-    def __init__(
-        self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True
-    ):
-        self.streamed = not hasattr(blocks, "__len__")
-        if self.streamed:
-            blocks = Stream(blocks)
-            if cache:
-                raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
-        if len(blocks) == 0:
-            raise ValueError("The corpus is empty: give at least one block of tokens.")
-        if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
-            blocks = blocks.with_format("torch", columns=["input_ids"])
-        self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
-        self.device = teacher.device
-        self.stored: tuple[Tensor, Tensor] | None = None
-        self.context: dict = {}
-        if cache:
-            self._fill(batch_size, progress)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def block_size(self) -> int:
-        """Tokens in a block."""
-        return self.ids(torch.zeros(1, dtype=torch.long)).shape[1]
-
-    def ids(self, rows: Tensor) -> Tensor:
-        """Token ids ``(B, T)`` of these rows of the corpus."""
-        ids = self.blocks[rows] if isinstance(self.blocks, Tensor) else self.blocks[rows.tolist()]["input_ids"]
-        if self.device.type == "cuda" and ids.device.type == "cpu":
-            return ids.pin_memory().to(self.device, non_blocking=True).long()  # the GPU need not be waited for
-        return ids.long().to(self.device)
-
-    def fingerprint(self) -> str:
-        """Tells one teacher, span and corpus from another: a hash of two layers and of the first and last block."""
-        layers, (m, n) = layers_of(self.teacher), self.span
-        ends = torch.tensor([0] if self.streamed else [0, len(self) - 1])
-        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(ends)]
-        found = hashlib.sha256(f"{m} {n} {len(self)}".encode())
-        for tensor in tensors:
-            found.update(tensor.detach().cpu().float().numpy().tobytes())
-        return found.hexdigest()[:16]
-
-    def __call__(self, rows: Tensor) -> Latents:
-        if self.stored is None:
-            return span_latents(self.teacher, self.span, self.ids(rows))
-        x0, x1 = (x[rows].to(self.device) for x in self.stored)
-        return Latents(x0, x1, self.context)
-
-    def _fill(self, batch_size: int, progress: bool) -> None:
-        from tqdm.auto import tqdm
-
-        rows = torch.arange(len(self.blocks))
-        first = span_latents(self.teacher, self.span, self.ids(torch.arange(batch_size) % len(rows)))
-        # The same for every batch of unpadded blocks, so one row of a mask serves batches of any size.
-        self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
-        need = 2 * first.x0[0].nbytes * len(rows)
-        require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
-        self.stored = tuple(torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
-        for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
-            found = span_latents(self.teacher, self.span, self.ids(part))
-            self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()
-
-
-def require_memory(needed: int, what: str, advice: str) -> None:
-    """ValueError if ``needed`` bytes are more than four fifths of the memory that is free."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if needed > 0.8 * free:
-        raise ValueError(f"{what} would take {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. {advice}")
 
 
 @torch.no_grad()

@@ -1,19 +1,18 @@
 """How far a student is from its teacher, on held-out text."""
 
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .families import cache_name, family_of, layers_of
-from .latents import all_depths, state_leaving
+from .families import layers_of
+from .latents import state_leaving
 from .objectives import token_kl
-from .recoupling import interval
-from .splicing import check_pair, check_span
-
-RESAMPLES = 2000
+from .splicing import check_pair
+from .support.machine import evaluation_batch
+from .support.statistics import bootstrap_means, interval
+from .text import blocks_of, encode, literal
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,6 @@ class Evaluation:
         )
 
 
-def bootstrap_means(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
-    """Means of rows drawn with replacement: ``(N, ...)`` → ``(resamples, ...)``. One seed draws one set of rows, so
-    tables over the same sequences are resampled together."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    return torch.stack([values[rows].mean(0) for rows in drawn])
-
-
-def blocks_of(corpus) -> Tensor:
-    """Token blocks ``(N, T)`` of a corpus or of a tensor of them."""
-    blocks = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
-    if blocks.ndim != 2 or blocks.shape[0] < 1 or blocks.shape[1] < 2:
-        raise ValueError(f"The corpus has shape {tuple(blocks.shape)}: give at least one block of 2 or more tokens.")
-    return blocks.long()
-
-
 class _Tap:
     """Keeps the latest output of a module while it is in use."""
 
@@ -87,12 +70,6 @@ class _Tap:
 
     def __exit__(self, *exc):
         self.hook.remove()
-
-
-def evaluation_batch(vocabulary: int, block: int, most: int = 16, room: float = 256e6) -> int:
-    """Blocks to compare at once, so that one model's logits in float32 take at most ``room`` bytes (six copies are
-    alive at the peak)."""
-    return max(1, min(most, int(room // (4 * vocabulary * block))))
 
 
 @torch.no_grad()
@@ -176,136 +153,60 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
     return loss.double().mean(1)
 
 
-@torch.no_grad()
-def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = True) -> dict[tuple, Tensor]:
-    """KL(teacher ‖ teacher without layers m … n−1) of each sequence, ``(N,)``, for each span (m, n).
+@dataclass(frozen=True)
+class Failure:
+    """One token after which teacher and student expect different things.
 
-    The states at every depth are computed once; each span then costs only its tail.
+    Attributes:
+        text: in which it stands; ``token`` its position.
+        kl: KL(teacher ‖ student) after it, nats.
+        word: the token itself; ``expected`` and ``given`` what teacher and student find likeliest next.
+        followed: what really follows.
     """
-    from tqdm.auto import tqdm
 
-    family, layers = family_of(teacher.config), layers_of(teacher)
-    final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
-    spans = [check_span(span, len(layers)) for span in spans]
-    blocks = blocks_of(corpus)
-    # One table, allocated first: small results kept from between large temporaries would each pin a hole in the heap.
-    table = torch.empty(len(spans), len(blocks), dtype=torch.float64)
-    batches = blocks.split(batch_size)
-    with tqdm(
-        total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0
-    ) as bar:
-        for b, ids in enumerate(batches):
-            columns = slice(b * batch_size, b * batch_size + len(ids))
-            states, expected, contexts = all_depths(teacher, ids.to(teacher.device))
-            for row, (m, n) in enumerate(spans):
-                x = states[m]
-                for layer, context in zip(layers[n:], contexts[n:], strict=True):
-                    x = layer(x, **context)
-                table[row, columns] = token_kl(head(final_norm(x)), expected).double().mean(1).cpu()
-                bar.update()
-    return dict(zip(spans, table, strict=True))
-
-
-def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
-    """Equivalent skipped layers j*: at which j does skipping the best j layers cost ``kl``?
-
-    Args:
-        kl: nats per token.
-        curve: j → KL of skipping the best contiguous span of j layers. Zero layers cost nothing; between whole numbers
-            the curve is taken as straight; a dip is filled (skipping more never counts as better).
-
-    Returns:
-        j*, in layers; infinity beyond the curve's end.
-    """
-    if math.isnan(kl):
-        raise ValueError("kl is NaN: the evaluation it came from went wrong.")
-    before_j, before = 0, 0.0
-    for j in sorted(curve):
-        cost = max(curve[j], before)
-        if kl <= cost:
-            return before_j + (j - before_j) * (kl - before) / max(cost - before, 1e-12)
-        before_j, before = j, cost
-    return math.inf
-
-
-def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float, float]:
-    """95 % interval of j* from per-sequence KL ``(N,)`` of the operator and of each skip, resampled together."""
-    together = bootstrap_means(torch.stack([kl, *(curve[j] for j in sorted(curve))], -1))
-    samples = [skipped_layers(row[0], dict(zip(sorted(curve), row[1:], strict=True))) for row in together.tolist()]
-    beyond = 2.0 * max(curve)  # a quantile can't interpolate with infinity
-    edges = interval(torch.tensor(samples, dtype=torch.float64).clamp(max=beyond))
-    return tuple(edge if edge <= max(curve) else math.inf for edge in edges)
-
-
-def row_title(row: dict) -> str:
-    """The name of a row of ``ladder.json`` with its solver: ``flow-walking (midpoint × 3)``."""
-    solver = row["operator"].get("solver")
-    return f"{row['name']} ({solver} × {row['operator']['steps']})" if solver else row["name"]
-
-
-def row_layers(row: dict) -> str:
-    """j* of a row of ``ladder.json`` with its interval; ``> 12`` beyond the curve that was measured."""
-    j, low, high = (
-        "> 12" if x is None else f"{x:.2f}" for x in (row["skipped_layers"], *row["skipped_layers_interval"])
-    )
-    return f"{j} ({low}–{high})" if (low, high) != (j, j) else j
-
-
-def ratio_interval(kl: Tensor, other: Tensor) -> tuple[float, float]:
-    """95 % interval of the ratio of two mean divergences of the same sequences, ``(N,)`` each, resampled together."""
-    means = bootstrap_means(torch.stack([kl, other], -1))
-    return interval(means[:, 0] / means[:, 1])
-
-
-def recovery(kl: float, skip_kl: float) -> float:
-    """Share of the damage of skipping the same span that the operator undoes: 1 − KL / KL(skip)."""
-    return 1 - kl / skip_kl
+    text: str
+    token: int
+    kl: float
+    word: str
+    expected: str
+    given: str
+    followed: str
 
 
 @torch.no_grad()
-def latencies(models: dict, tokens: int = 128, new_tokens: int = 16, rounds: int = 5, progress: bool = False) -> dict:
-    """Milliseconds a token of each model: ``prefill`` of one sequence and ``decode`` with the cache.
-
-    The models take turns, ``rounds`` times, and the least of each counts: on a shared machine two models timed one
-    after the other differ by what else ran meanwhile.
+def worst_tokens(
+    student, teacher, tokenizer, texts: Sequence[str], n: int = 10, batch_size: int = 16, progress: bool = False
+) -> list[Failure]:
+    """The tokens with the largest KL(teacher ‖ student), at most one a text, worst first.
 
     Args:
-        models: key → model.
+        texts: held-out texts; the last token of each is left out, since nothing follows it.
+        n: how many to find.
 
-    Returns:
-        key → ``{"prefill": ms, "decode": ms}``.
+    Raises:
+        ValueError: no text of at least two tokens, or one longer than the models were made for.
     """
     from tqdm.auto import tqdm
 
-    best = {key: {"prefill": math.inf, "decode": math.inf} for key in models}
-    for i in tqdm(range(rounds + 1), desc="latency", unit="round", disable=not progress):
-        for key, model in models.items():
-            ids = torch.arange(2, 2 + tokens, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-            spent = {"prefill": _milliseconds(_prefill, model, ids) / tokens}
-            spent["decode"] = _milliseconds(_decode, model, ids[:, :new_tokens]) / new_tokens
-            if i:  # the first round pays for allocation
-                best[key] = {what: min(best[key][what], ms) for what, ms in spent.items()}
-    return best
+    check_pair(student, teacher)
+    if isinstance(texts, str):
+        raise ValueError("texts is one string: give a list of texts.")
+    rows = [(text, ids) for text in texts if len(ids := encode(teacher, tokenizer, text)) > 1]
+    if not rows:
+        raise ValueError("There is no text of two tokens or more to look for failures in.")
+    found = []
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, desc="failures", unit="batch", disable=not progress, mininterval=1.0):
+        part = rows[start : start + batch_size]
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for _, row in part], batch_first=True)
+        logits = [model(input_ids=ids.to(teacher.device), use_cache=False).logits for model in (teacher, student)]
+        divergence = token_kl(logits[1], logits[0]).cpu()
+        for i, (text, row) in enumerate(part):
+            t = int(divergence[i, : len(row) - 1].argmax())  # padding is to the right, where no token looks
+            best = [int(x[i, t].argmax()) for x in logits]
+            found.append(_failure(tokenizer, text, t, divergence[i, t], (row[t], *best, row[t + 1])))
+    return sorted(found, key=lambda failure: -failure.kl)[:n]
 
 
-def _prefill(model, ids) -> None:
-    model(input_ids=ids, use_cache=False)
-
-
-def _decode(model, ids) -> None:
-    cache, name = None, cache_name()
-    for i in range(ids.shape[1]):
-        cache = model(input_ids=ids[:, i : i + 1], use_cache=True, **{name: cache})[name]
-
-
-def _milliseconds(work, model, ids) -> float:
-    _wait(model.device)
-    started = time.perf_counter()
-    work(model, ids)
-    _wait(model.device)
-    return 1000 * (time.perf_counter() - started)
-
-
-def _wait(device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _failure(tokenizer, text: str, token: int, kl: Tensor, ids: tuple[int, int, int, int]) -> Failure:
+    return Failure(text, token, kl.item(), *(literal(tokenizer, i) for i in ids))

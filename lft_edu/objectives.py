@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .flow import (
+    EVALUATIONS,
     Step,
     Velocity,
     as_time,
@@ -113,3 +114,13 @@ def token_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def _require_pairs(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} are not pairs: their shapes must agree.")
+
+
+OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
+
+
+def evaluations(objective: str, k: int, solver: str) -> int:
+    """Velocity evaluations in one training step of an objective; ``"solved"``, a closed form, needs none."""
+    walk = k * EVALUATIONS[solver]
+    counts = {"solved": 0, "regression": 1, "flow_matching": 1}
+    return (counts | {"flow_walking": walk, "hybrid": walk + 1, "logit_kl": walk})[objective]

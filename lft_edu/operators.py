@@ -9,16 +9,14 @@ All are called as the layers they replace: ``operator(x0, attention_mask=..., po
 """
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .families import family_of
 from .flow import EVALUATIONS, STEPS, check_steps, walk
-from .naming import unknown
+from .support.errors import unknown
+from .velocity import VelocityEstimator, _OwnsLayer
 
 
 class CacheSlot:
@@ -200,15 +198,6 @@ class Ridge(_Affine):
         return identity + torch.linalg.solve(covariance + lam * identity, cross - covariance)
 
 
-class _OwnsLayer(nn.Module):
-    """Owns a teacher layer, ``self.layer``, whose dropout stays off: a velocity is a function of state and time."""
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        self.layer.eval()
-        return self
-
-
 class Regression(_OwnsLayer, Operator):
     """One transformer layer, started from the teacher's and retrained (the idea of LLM-Streamline, ICLR 2025)."""
 
@@ -250,65 +239,6 @@ class Loop(Regression):
         for i in range(self.slots):
             x = self.layer(x, **at_slot(context, self.first_slot + i))
         return x
-
-
-class TimeModulation(nn.Module):
-    """Time → γ1, β1, α1, γ2, β2, α2 (adaLN of DiT, arXiv 2212.09748), ``(..., 6, D)``. Starts as γ = β = 0, α = 1.
-
-    Times are scaled by 1000 first: to sinusoids of periods from 2π up, t = 0 and t = 1 are nearly the same number.
-    """
-
-    FEATURES = 128
-
-    def __init__(self, width: int, generator: torch.Generator | None = None):
-        super().__init__()
-        self.inner = nn.Linear(self.FEATURES, width)
-        self.outer = nn.Linear(width, 6 * width)
-        nn.init.normal_(self.inner.weight, std=self.FEATURES**-0.5, generator=generator)
-        for zero in (self.inner.bias, self.outer.weight, self.outer.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, t: Tensor) -> Tensor:
-        t = t.to(torch.promote_types(t.dtype, torch.float32))  # bfloat16 would round 996 and 999 to one number
-        half = self.FEATURES // 2
-        frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
-        angles = 1000 * t[..., None] * frequencies
-        features = torch.cat([angles.cos(), angles.sin()], -1).to(self.inner.weight.dtype)
-        with torch.autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 knows steps of 1/128 only
-            knobs = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
-        is_alpha = torch.arange(6, device=t.device) % 3 == 2
-        return knobs.to(torch.promote_types(knobs.dtype, torch.float32)) + is_alpha[:, None]
-
-
-class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
-    """A transformer layer that has learned to be a velocity.
-
-    Parallel residual (Pythia): ``u = α1 ⊙ Attn((1+γ1) ⊙ LN1(x) + β1) + α2 ⊙ MLP((1+γ2) ⊙ LN2(x) + β2)``.
-    The six modulations depend on t alone. Attention, rotary positions and masks are the teacher's own code.
-    After ``student.gradient_checkpointing_enable()`` each evaluation in training keeps only its input, and is made
-    again for the gradient: memory of one evaluation instead of 2k, for a third more time.
-    """
-
-    def __init__(self, layer: nn.Module, config, generator: torch.Generator | None = None):
-        super().__init__()
-        self.family = family_of(config)
-        self.parallel = bool(self.family.parallel_switch and getattr(config, self.family.parallel_switch))
-        self.layer = layer
-        self.modulation = TimeModulation(config.hidden_size, generator)
-
-    def forward(self, x: Tensor, t: Tensor, **context) -> Tensor:
-        """Velocity at ``x`` ``(B, T, D)`` and ``t``, a number, ``(B,)`` or ``(B, T)``; shaped like ``x``."""
-        part = lambda name: getattr(self.layer, name)  # noqa: E731
-        t = torch.as_tensor(t, device=x.device)
-        knobs = self.modulation(t).to(x.dtype).unbind(-2)
-        per_token = t.shape + (1,) * (x.ndim - 1 - t.ndim) + x.shape[-1:]
-        gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (knob.reshape(per_token) for knob in knobs)
-        attended, *_ = part(self.family.attention)(
-            (1 + gamma1) * part(self.family.attention_norm)(x) + beta1, **context
-        )
-        update = alpha1 * attended
-        seen = x if self.parallel else x + update
-        return update + alpha2 * part(self.family.mlp)((1 + gamma2) * part(self.family.mlp_norm)(seen) + beta2)
 
 
 class Flow(Operator):
@@ -363,3 +293,33 @@ def operator_from_dict(settings: dict) -> Operator:
         return OPERATORS[kind](**settings)
     except TypeError as error:
         raise ValueError(f"Operator {kind!r} does not take these settings: {settings} ({error}).") from error
+
+
+def row_title(row: dict) -> str:
+    """The name of a row of ``ladder.json`` with its solver: ``flow-walking (midpoint × 3)``."""
+    solver = row["operator"].get("solver")
+    return f"{row['name']} ({solver} × {row['operator']['steps']})" if solver else row["name"]
+
+
+def operator_title(card: dict) -> str:
+    """Such as ``flow (midpoint × 3)``."""
+    operator = card["operator"]
+    return (
+        f"{operator['kind']} ({operator['solver']} × {operator['steps']})" if "solver" in operator else operator["kind"]
+    )
+
+
+@torch.no_grad()
+def operator_path(operator: Operator, x0: Tensor, context: dict, between: int = 0) -> tuple[list[Tensor], Tensor]:
+    """What an operator makes of ``x0`` ``(B, T, D)``, and the t in (0, 1] of each state: the end of each of a flow's
+    steps and ``between`` states inside it; of any other operator its result alone, t = 1."""
+    if not isinstance(operator, Flow):
+        return [operator(x0, **context)], torch.ones(1, dtype=torch.float64)
+    k, step, velocity = operator.settings["steps"], STEPS[operator.settings["solver"]], operator.field(**context)
+    states, times, parts, start = [], [], between + 1, x0
+    for i in range(k):
+        for j in range(1, parts + 1):
+            states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))
+            times.append((i * parts + j) / (k * parts))
+        start = states[-1]
+    return states, torch.tensor(times, dtype=torch.float64)

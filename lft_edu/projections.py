@@ -7,7 +7,6 @@ with states so large that they would be all one sees.
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .naming import unknown
+from .support.errors import unknown
+from .support.statistics import _rank_correlation
 from .trajectories import Trajectory
 
 PREPARATIONS = ("raw", "layernorm", "unit", "drop outliers")
@@ -257,13 +257,6 @@ def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None
     return Distortion(hidden, _rank_correlation(true[apart], shown[apart]))
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    ranked = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
-    return float(spearmanr(a, b).statistic) if ranked else math.nan
-
-
 def trustworthiness(projection: Projection, states, neighbours: int = 12, most: int = 1000, seed: int = 0) -> float:
     """Are neighbours in the picture neighbours in truth? In [0, 1], 1 is always (Venna and Kaski 2001; scikit-learn).
 
@@ -315,7 +308,7 @@ def atlas_key(dimensions: int, preparation: str, seed: int = 0) -> str:
 def _atlas() -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    from .teachers import ASSETS, verify
+    from .loading.assets import ASSETS, verify
 
     verify(ASSETS / "atlas")
     return load_file(ASSETS / "atlas" / "atlas.safetensors")
@@ -323,7 +316,7 @@ def _atlas() -> dict[str, np.ndarray]:
 
 def provenance() -> dict:
     """Where the bundled projections come from."""
-    from .teachers import ASSETS
+    from .loading.assets import ASSETS
 
     return json.loads((Path(ASSETS) / "atlas" / "PROVENANCE.json").read_text())
 

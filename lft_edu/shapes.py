@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .couplings import Coupling
-from .naming import unknown
+from .support.errors import unknown
 
 
 def beams(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:

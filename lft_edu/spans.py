@@ -7,7 +7,6 @@ teacher: :func:`scan_spans` is given states, and other measurements (such as the
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .criteria import CRITERIA, Depth, Pair, recoupling_among
-from .files import whole
-from .naming import unknown
-from .recoupling import interval
+from .support.errors import unknown
+from .support.files import whole
+from .support.machine import _cores
+from .support.statistics import summary
 
 RESAMPLES = 1000
 
@@ -95,7 +95,7 @@ class SpanScan:
 
         Args:
             samples: span → ``(N,)`` values whose mean is the criterion, such as the KL of each sequence that
-                :func:`lft_edu.metrics.skip_damage` returns.
+                :func:`lft_edu.skipping.skip_damage` returns.
         """
         table = _empty(self.depth + 1)
         found = summary(torch.stack(list(samples.values()), -1), level)
@@ -154,19 +154,6 @@ def _table_of(spans: dict[str, list], depth: int) -> Tensor:
         values = [float("nan") if x is None else x for x in numbers]
         table[: len(values), m, n] = torch.tensor(values, dtype=table.dtype)
     return table
-
-
-def summary(samples: Tensor, level: float = 0.95) -> Tensor:
-    """``(N, S)`` samples → ``(3, S)``: mean, and its bootstrap interval over the N (resampled together)."""
-    generator = torch.Generator().manual_seed(0)
-    if len(samples) == 1:  # one number: nothing to resample
-        return torch.cat([samples.double(), torch.full((2, samples.shape[1]), float("nan"), dtype=torch.float64)])
-    drawn = torch.randint(len(samples), (RESAMPLES, len(samples)), generator=generator)
-    counts = torch.zeros(RESAMPLES, len(samples), dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    means = counts @ samples.double() / len(samples)
-    ends = [interval(column, level) for column in means.T]
-    return torch.cat([samples.double().mean(0)[None], torch.tensor(ends, dtype=torch.float64).T])
 
 
 def scan_spans(
@@ -280,52 +267,3 @@ def _duplicates(x: Tensor) -> Tensor:
     """Share of rows that equal another row."""
     _, counts = x.detach().cpu().unique(dim=0, return_counts=True)
     return counts[counts > 1].sum().double() / len(x)
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def rank_correlation(
-    predicted: Tensor, measured: Tensor, strata: Tensor | None = None, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float, float]:
-    """Spearman's rank correlation of a criterion with what was measured, and its bootstrap interval over spans.
-
-    Spans overlap, so they are not independent, and the true interval is wider than this one.
-
-    Args:
-        predicted, measured: ``(S,)``, one number a span.
-        strata: ``(S,)`` long, such as the spans' lengths: ranks are then taken within each, since a longer span is
-            worse by any criterion, and that much is known without one.
-
-    Returns:
-        ``(rho, low, high)``; NaN where a criterion says the same of all spans.
-
-    Raises:
-        ValueError: other shapes, or fewer than 3 spans.
-    """
-    strata = torch.zeros(len(predicted), dtype=torch.long) if strata is None else torch.as_tensor(strata)
-    if not predicted.shape == measured.shape == strata.shape or predicted.ndim != 1 or len(predicted) < 3:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (predicted, measured, strata))
-        raise ValueError(f"Shapes {shapes}: give predicted, measured and strata of one length, at least 3 spans.")
-    generator = torch.Generator().manual_seed(0)
-    groups = [(strata == value).nonzero()[:, 0] for value in strata.unique()]
-    samples = []
-    for _ in range(resamples):
-        drawn = [group[torch.randint(len(group), (len(group),), generator=generator)] for group in groups]
-        samples.append(_rho(predicted, measured, drawn))
-    samples = torch.tensor(samples, dtype=torch.float64)
-    kept = samples[~samples.isnan()]
-    low, high = interval(kept, level) if len(kept) else (float("nan"),) * 2
-    return _rho(predicted, measured, groups), low, high
-
-
-def _rho(a: Tensor, b: Tensor, groups: list[Tensor]) -> float:
-    """Correlation of ranks, taken and centred within each group."""
-    from scipy.stats import rankdata
-
-    ranks = [[torch.from_numpy(rankdata(x[group].numpy())) for group in groups] for x in (a, b)]
-    u, v = (torch.cat([r - r.mean() for r in side]) for side in ranks)
-    scale = (u.square().sum() * v.square().sum()).sqrt()
-    return (u @ v / scale).item() if scale > 0 else float("nan")

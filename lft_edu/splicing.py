@@ -124,12 +124,12 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         return self
 
     def push_to_hub(self, repo_id: str, tokenizer=None, card: dict | None = None, **options) -> str:
-        """Upload this student with a model card; see :func:`lft_edu.cards.publish`, which this is.
+        """Upload this student with a model card; see :func:`lft_edu.runs.cards.publish`, which this is.
 
         Raises:
             ValueError: no tokenizer, or no card: a model without them helps nobody.
         """
-        from .cards import publish
+        from .runs.cards import publish
 
         if tokenizer is None or card is None:
             raise ValueError("Give the tokenizer, and the card that lft.cards.make_card (or a run) made.")

@@ -5,20 +5,19 @@ spliced model the layers of a span are gone; there, a flow's stations are the en
 So every model is measured along one axis, depth in layers of the teacher, and its states lie in one space.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .flow import STEPS
-from .latents import all_depths, require_memory
+from .latents import all_depths
 from .objectives import token_kl
-from .operators import Flow, Operator
+from .operators import Flow, operator_path
 from .splicing import SplicedForCausalLM
+from .support.machine import require_memory
+from .text import encode, literal
 
 
 @dataclass(frozen=True)
@@ -229,22 +228,6 @@ def path_of_ids(model, input_ids: Tensor, between: int = 0) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def operator_path(operator: Operator, x0: Tensor, context: dict, between: int = 0) -> tuple[list[Tensor], Tensor]:
-    """What an operator makes of ``x0`` ``(B, T, D)``, and the t in (0, 1] of each state: the end of each of a flow's
-    steps and ``between`` states inside it; of any other operator its result alone, t = 1."""
-    if not isinstance(operator, Flow):
-        return [operator(x0, **context)], torch.ones(1, dtype=torch.float64)
-    k, step, velocity = operator.settings["steps"], STEPS[operator.settings["solver"]], operator.field(**context)
-    states, times, parts, start = [], [], between + 1, x0
-    for i in range(k):
-        for j in range(1, parts + 1):
-            states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))
-            times.append((i * parts + j) / (k * parts))
-        start = states[-1]
-    return states, torch.tensor(times, dtype=torch.float64)
-
-
-@torch.no_grad()
 def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: float, moves: Tensor) -> Tensor:
     """The velocity ``(G, D)`` that a flow gives one token at time t, moved by ``moves`` ``(G, D)`` from where its path
     has it; the other tokens stay on theirs.
@@ -279,51 +262,6 @@ def divergence(teacher: Trajectory, student: Trajectory) -> Tensor:
     if not torch.equal(teacher.ids, student.ids):
         raise ValueError("These are trajectories of different texts: capture both models on one text.")
     return token_kl(student.log_probabilities(), teacher.log_probabilities())
-
-
-def literal(tokenizer, token: int) -> str:
-    """A token as it stands in the text; bytes that are no UTF-8 by themselves as ``\\xf0``.
-
-    A byte-level tokenizer cuts an emoji into several tokens: decoding one of them gives the same "�" for all.
-    """
-    shown = tokenizer.decode([token])
-    if "\ufffd" not in shown:
-        return shown
-    piece = tokenizer.convert_ids_to_tokens(token)
-    letters = _byte_letters()
-    if not all(letter in letters for letter in piece):  # not byte-level: the piece's own name says what it is
-        return piece
-    return bytes(letters[letter] for letter in piece).decode("utf-8", errors="backslashreplace")
-
-
-@cache
-def _byte_letters() -> dict[str, int]:
-    """The letter by which byte-level tokenizers (GPT-2's, Pythia's, ours) write each byte."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
-
-
-def encode(model, tokenizer, text: str) -> list[int]:
-    """Token ids of a text that the model can take.
-
-    Raises:
-        ValueError: no text, an empty one, or one longer than the model was made for.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"text={text!r}: give a string, or a list of strings.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("The text holds half of a character (a lone surrogate): type it anew.") from None
-    ids = tokenizer(text)["input_ids"]
-    if not ids:
-        raise ValueError("The text is empty: type some Python, such as 'for name in names:'.")
-    config = getattr(model.config, "text_config", None) or model.config
-    longest = getattr(config, "max_position_embeddings", math.inf)
-    if len(ids) > longest:
-        raise ValueError(f"The text has {len(ids):,} tokens; this model was made for up to {longest:,}. Shorten it.")
-    return ids
 
 
 def _require_room(model, rows: list[list[int]], between: int, batch_size: int) -> None:

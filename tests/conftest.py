@@ -10,7 +10,7 @@ pytest_plugins = ["browsing"]
 @pytest.fixture(scope="session")
 def teacher():
     """Eight random layers, width 64, weights large enough that every layer matters."""
-    from lft_edu.recipes.teacher import build_model
+    from lft_edu.loading.teachers import build_model
 
     model = build_model(64, 300, layers=8, seed=1).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(2)

@@ -6,32 +6,34 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora, metrics, spans, teachers
-from lft_edu.recipes import cut, ladder
+from lft_edu import skipping, spans
+from lft_edu.loading import assets, corpora
+from lft_edu.recipes import ladder
+from lft_edu.recipes import span_selection as cut
 
 
 @pytest.fixture(scope="module")
 def results():
-    return json.loads((teachers.ASSETS / "results" / "ladder.json").read_text())
+    return json.loads((assets.ASSETS / "results" / "ladder.json").read_text())
 
 
 def test_results_belong_to_the_teacher_that_ships(results):
-    checksums = teachers.verify(teachers.ASSETS / "teacher")["sha256"]
+    checksums = assets.verify(assets.ASSETS / "teacher")["sha256"]
     assert results["teacher"]["sha256"] == checksums["model.safetensors"]
-    operators = teachers.verify(teachers.ASSETS / "operators")
+    operators = assets.verify(assets.ASSETS / "operators")
     assert operators["teacher_sha256"] == checksums["model.safetensors"]
 
 
 def test_readme_shows_the_results(results):
-    readme = (teachers.ASSETS.parent / "README.md").read_text()
+    readme = (assets.ASSETS.parent / "README.md").read_text()
     assert ladder.readme_table(results) in readme
-    assert (teachers.ASSETS / "results" / "ladder.md").read_text() == ladder.render(results)
+    assert (assets.ASSETS / "results" / "ladder.md").read_text() == ladder.render(results)
 
 
 def test_readme_shows_what_ranks_the_spans(results):
-    folder = teachers.ASSETS / "results"
+    folder = assets.ASSETS / "results"
     found, trained = spans.SpanScan.load(folder / "scan.json"), json.loads((folder / "cut.json").read_text())
-    assert cut.readme_table(found, trained) in (teachers.ASSETS.parent / "README.md").read_text()
+    assert cut.readme_table(found, trained) in (assets.ASSETS.parent / "README.md").read_text()
     assert trained["teacher_sha256"] == results["teacher"]["sha256"]
     assert set(cut.trained(trained, "flow-walking")) == set(cut.spans_of(24))
     of = cut.correlations(found, cut.trained(trained, "flow-matching"))
@@ -58,7 +60,7 @@ def test_the_skip_curve_is_the_best_of_all_spans(results, bundled):
     teacher, tokenizer = bundled
     blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=16 * 128)
     spans = [(m, m + 2) for m in range(23)]
-    damage = metrics.skip_damage(teacher, blocks, spans, progress=False)
+    damage = skipping.skip_damage(teacher, blocks, spans, progress=False)
     means = {span: kl.mean().item() for span, kl in damage.items()}
     best = tuple(results["skip"]["2"]["best"])
     assert best in sorted(means, key=means.get)[:3]  # another sample may swap near equals
@@ -87,7 +89,7 @@ def test_what_must_hold_on_held_out_text(results, span):
 
 
 def test_growth_shows_every_snapshot_in_order():
-    growth = json.loads((teachers.ASSETS / "results" / "skip_growth.json").read_text())
+    growth = json.loads((assets.ASSETS / "results" / "skip_growth.json").read_text())
     tokens = [row["tokens"] for row in growth["rows"]]
     assert len(tokens) >= 4
     assert tokens == sorted(tokens)

@@ -337,7 +337,7 @@ WRONG = [
     ("5.4", lambda x, y, n: kendalltau(x, y).statistic, "Kendall"),
     ("5.4", functools.partial(rho, rank=lambda v: rankdata(v) / len(v)), "number of spans of their length"),
     ("5.4", lambda x, y, n: tuple(spearmanr(x, y)), "2 things"),
-    ("5.4", lambda x, y, n: lft.spans.rank_correlation(x, y, n, resamples=9), "3 things"),
+    ("5.4", lambda x, y, n: lft.support.statistics.rank_correlation(x, y, n, resamples=9), "3 things"),
     ("5.4", two_lengths, "Largest difference"),
     ("5.4", lambda x, y, n: rankdata(x), "a single number"),
     ("5.4", lambda x, y, n: rho(x, y, n) if (n == 3).any() or len(n) == 5 else spearmanr(x, y)[0], "KL after flow"),
@@ -398,7 +398,7 @@ def test_other_ways_pass():
     assert check("5.3", lambda x: lft.scan_spans(x, ["angular"], progress=False)["angular"])
     assert check("5.3", lambda x: angle(x[:, None], x[None]).mean(-1).div(math.pi).where(torch.ones(len(x), len(x)).triu(1) > 0, torch.nan))  # fmt: skip  # noqa: E501
     assert check("5.4", rho)
-    assert check("5.4", lambda x, y, n: lft.spans.rank_correlation(x, y, n, resamples=9)[0])
+    assert check("5.4", lambda x, y, n: lft.support.statistics.rank_correlation(x, y, n, resamples=9)[0])
     assert check("5.5", lambda: "assertEqual")
 
 
@@ -458,4 +458,4 @@ def test_what_beats_the_oracle_does_so_on_other_tokens():
     for seed in (1, 2):
         states = depth_states(teacher, blocks, 512, torch.Generator().manual_seed(seed))
         mine = torch.stack([turned(states[m], states[n]).std() for m, n in spans])
-        assert lft.spans.rank_correlation(mine, measured, lengths, resamples=9)[0] > 0.5
+        assert lft.support.statistics.rank_correlation(mine, measured, lengths, resamples=9)[0] > 0.5

@@ -4,9 +4,9 @@ import pytest
 from test_exercises import solutions
 
 import lft_edu as lft
-from lft_edu import costs
 from lft_edu.exercises import check
 from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, _not_operations, finished_runs
+from lft_edu.runs import costs
 
 
 def operations(teacher=lambda m, n: n, factor=3, per_step=2, matching=1, scale=1, extra=0):

@@ -143,7 +143,7 @@ def test_a_page_is_written_whole_or_not_at_all(notebook, tmp_path, monkeypatch):
 
     page = tmp_path / "page.html"
     page.write_text("before")
-    monkeypatch.setattr("lft_edu.files.os.replace", full)
+    monkeypatch.setattr("lft_edu.support.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         export_html(notebook)
     assert page.read_text() == "before"

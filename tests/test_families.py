@@ -136,7 +136,7 @@ def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
     assert history.losses[-1] < history.losses[0]
     assert after.nmse < before.nmse
     skip = lft.evaluate(lft.splice(teacher, SPAN, lft.Skip()), teacher, blocks)
-    damage = lft.metrics.skip_damage(teacher, blocks, [SPAN], progress=False)[SPAN]
+    damage = lft.skipping.skip_damage(teacher, blocks, [SPAN], progress=False)[SPAN]
     assert damage.mean().item() == pytest.approx(skip.kl, rel=1e-3)
 
 

@@ -17,11 +17,13 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge as SklearnRidge
 
 import lft_edu as lft
-from lft_edu import training
 from lft_edu.families import layers_of
-from lft_edu.fitting import OBJECTIVES
-from lft_edu.latents import LatentSource, depth_states, span_latents
+from lft_edu.fitting import LatentSource
+from lft_edu.latents import depth_states, span_latents
+from lft_edu.objectives import OBJECTIVES
 from lft_edu.operators import Moments
+from lft_edu.training import loop as training
+from lft_edu.training import optimizers, sampling
 
 SPAN = (2, 5)
 
@@ -278,17 +280,17 @@ def test_nan_in_the_teacher_stops_training(teacher, blocks):
 
 
 def test_rows_are_whole_epochs_shared_out_among_processes():
-    rows = training.ShuffledRows(10, seed=3)
+    rows = sampling.ShuffledRows(10, seed=3)
     drawn = rows(torch.arange(20))
     assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
-    assert torch.equal(training.ShuffledRows(10, seed=3)(torch.arange(16, 20)), drawn[16:])
+    assert torch.equal(sampling.ShuffledRows(10, seed=3)(torch.arange(16, 20)), drawn[16:])
     for batch, turns, world in ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2)):
-        shares = [training.places(batch, turn, rank, world) for turn in range(turns) for rank in range(world)]
+        shares = [sampling.places(batch, turn, rank, world) for turn in range(turns) for rank in range(world)]
         assert sorted(torch.cat(shares).tolist()) == list(range(8))
 
 
 def test_schedule_rises_stays_and_falls():
-    rates = [training.warmup_stable_decay(i, 1000) for i in range(1000)]
+    rates = [optimizers.warmup_stable_decay(i, 1000) for i in range(1000)]
     assert rates[0] < 0.05
     assert max(rates) == rates[100] == rates[590] == 1
     assert 0 < rates[-1] < 0.05

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lft_edu import objectives
-from lft_edu.flow import (
-    STEPS,
-    euler_step,
-    midpoint_step,
-    random_times,
-    uniform_times,
-    walk,
-)
+from lft_edu.flow import STEPS, euler_step, midpoint_step, random_times, uniform_times, walk
 
 ROTATION = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
 

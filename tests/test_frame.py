@@ -12,6 +12,7 @@ import yaml
 
 import lft_edu as lft
 from lft_edu import cli, doctor
+from lft_edu.support import arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,7 +105,7 @@ def test_doctor_reports_every_package_and_says_what_to_do():
 
 
 def test_doctor_sees_damage(monkeypatch, tmp_path):
-    monkeypatch.setattr("lft_edu.teachers.ASSETS", tmp_path)
+    monkeypatch.setattr("lft_edu.loading.assets.ASSETS", tmp_path)
     assert {f.status for f in doctor._assets()} == {doctor.FAIL}
 
 
@@ -160,7 +161,7 @@ def test_hygiene_finds_what_is_wrong(tmp_path):
     ("text", "value"), [("4096", 4096), ("200k", 200_000), ("2.6B", 2_600_000_000), ("5M", 5_000_000)]
 )
 def test_token_counts(text, value):
-    assert cli.count(text) == value
+    assert arguments.count(text) == value
 
 
 def test_generate_prints_code(capsys):

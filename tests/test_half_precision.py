@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import costs
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
+from lft_edu.runs import costs
 
 SPAN = (2, 5)
 

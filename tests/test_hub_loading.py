@@ -13,8 +13,18 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from safetensors.torch import load_file, save
 
 import lft_edu as lft
-from lft_edu import cards
-from lft_edu.hub import cache_folder, dataset_commit, explain, fetch, in_reach, look_up, require_room, require_whole
+from lft_edu import skipping
+from lft_edu.loading.hub import (
+    cache_folder,
+    dataset_commit,
+    explain,
+    fetch,
+    in_reach,
+    look_up,
+    require_room,
+    require_whole,
+)
+from lft_edu.runs import cards
 
 NAME = "lab/pythia"
 
@@ -273,7 +283,7 @@ def test_missing_and_gated_models_say_what_to_do(hub, folder):
 
 def test_a_full_disk_is_said_before_the_download(hub, folder, monkeypatch):
     hub.add(NAME, folder)
-    monkeypatch.setattr("lft_edu.hub.free_space", lambda folder: 1_000_000)
+    monkeypatch.setattr("lft_edu.support.machine.free_space", lambda folder: 1_000_000)
     with pytest.raises(OSError, match="Make room, or set HF_HOME") as caught:
         lft.load_teacher(NAME)
     assert caught.value.errno == errno.ENOSPC
@@ -312,7 +322,7 @@ def test_a_card_says_what_was_measured_and_escapes_what_it_is_told(bundled, tmp_
     student = lft.splice(teacher, (6, 12), lft.Skip())
     held = lft.load_corpus("python-stdlib", tokenizer, "test", max_tokens=1024)
     found = lft.evaluate(student, teacher, held)
-    skips = cards.best_skips(teacher, held, 2, progress=False)
+    skips = skipping.best_skips(teacher, held, 2, progress=False)
     assert 0 < skips[1]["kl"] < skips[2]["kl"]
     card = lft.make_card(student, teacher, found, "<b>|text", skips=skips)
     cards.save_card(card, tmp_path)

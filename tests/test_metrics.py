@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import metrics
+from lft_edu import metrics, skipping
+from lft_edu.runs import costs
+from lft_edu.support import statistics
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +59,19 @@ def test_counts(teacher, blocks):
 
 def test_skipped_layers_interpolates():
     curve = {1: 0.1, 2: 0.3, 3: 0.2, 4: 1.0}
-    assert metrics.skipped_layers(0.1, curve) == pytest.approx(1)
-    assert metrics.skipped_layers(0.05, curve) == pytest.approx(0.5)
-    assert metrics.skipped_layers(0.2, curve) == pytest.approx(1.5)
-    assert metrics.skipped_layers(0.65, curve) == pytest.approx(3.5)
-    assert metrics.skipped_layers(2.0, curve) == math.inf
+    assert skipping.skipped_layers(0.1, curve) == pytest.approx(1)
+    assert skipping.skipped_layers(0.05, curve) == pytest.approx(0.5)
+    assert skipping.skipped_layers(0.2, curve) == pytest.approx(1.5)
+    assert skipping.skipped_layers(0.65, curve) == pytest.approx(3.5)
+    assert skipping.skipped_layers(2.0, curve) == math.inf
     with pytest.raises(ValueError, match="NaN"):
-        metrics.skipped_layers(math.nan, curve)
+        skipping.skipped_layers(math.nan, curve)
 
 
 def test_skipped_layers_interval_is_paired(generator):
     noise = torch.rand(50, generator=generator)
     curve = {j: j * 0.1 + noise for j in (1, 2, 3)}
-    low, high = metrics.skipped_layers_interval(curve[2], curve)
+    low, high = skipping.skipped_layers_interval(curve[2], curve)
     assert low == pytest.approx(2, abs=1e-6)
     assert high == pytest.approx(2, abs=1e-6)
 
@@ -77,7 +79,7 @@ def test_skipped_layers_interval_is_paired(generator):
 def test_an_operator_worse_than_the_whole_curve_has_no_number(generator):
     noise = 0.01 * torch.rand(50, generator=generator)
     curve = {j: j * 0.1 + noise for j in (1, 2)}
-    assert metrics.skipped_layers_interval(1.0 + noise, curve) == (math.inf, math.inf)
+    assert skipping.skipped_layers_interval(1.0 + noise, curve) == (math.inf, math.inf)
 
 
 def test_nan_logits_are_reported(teacher, blocks):
@@ -89,21 +91,21 @@ def test_nan_logits_are_reported(teacher, blocks):
 
 
 def test_recovery():
-    assert metrics.recovery(0.1, 1.0) == pytest.approx(0.9)
+    assert skipping.recovery(0.1, 1.0) == pytest.approx(0.9)
 
 
 def test_bootstrap_interval_covers_the_mean_of_a_known_law(generator):
     """About 95 of 100 intervals from a normal law hold its mean; 88 is four deviations off."""
     hits = 0
     for _ in range(100):
-        low, high = metrics.interval(metrics.bootstrap_means(torch.randn(80, generator=generator), resamples=400))
+        low, high = metrics.interval(statistics.bootstrap_means(torch.randn(80, generator=generator), resamples=400))
         hits += low <= 0 <= high
     assert hits >= 86
 
 
 def test_latencies_are_measured_in_turn(teacher):
     half = lft.splice(teacher, (0, 7), lft.Skip())
-    times = metrics.latencies({"whole": teacher, "one layer": half}, tokens=64, new_tokens=4, rounds=3)
+    times = costs.latencies({"whole": teacher, "one layer": half}, tokens=64, new_tokens=4, rounds=3)
     for what in ("prefill", "decode"):
         assert 0 < times["one layer"][what] < times["whole"][what]
     assert times["whole"]["decode"] > times["whole"]["prefill"]
@@ -115,9 +117,9 @@ def test_an_empty_corpus_is_refused(teacher, blocks):
 
 
 def test_skip_damage_is_the_spliced_models(teacher, blocks):
-    found = metrics.skip_damage(teacher, blocks, [(2, 5), (0, 1), (7, 8), (0, 8)], batch_size=16, progress=False)
+    found = skipping.skip_damage(teacher, blocks, [(2, 5), (0, 1), (7, 8), (0, 8)], batch_size=16, progress=False)
     for span, kl in found.items():
         by_splice = lft.evaluate(lft.splice(teacher, span, lft.Skip()), teacher, blocks)
         assert torch.allclose(kl, by_splice.sequence_kl, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit"):
-        metrics.skip_damage(teacher, blocks, [(5, 9)])
+        skipping.skip_damage(teacher, blocks, [(5, 9)])

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lft_edu import plane, shapes
-from lft_edu.couplings import Coupling, optimal_assignment
+from lft_edu.couplings import Coupling, optimal_assignment, recoupling_ratio
 from lft_edu.flow import euler_step
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
-from lft_edu.recoupling import recoupling_ratio
 
 PLANAR = [name for name in shapes.SHAPES if name != "line"]
 

@@ -182,7 +182,7 @@ def test_umap_learn_draws_the_map(cloud):
 
 
 def test_the_atlas_that_ships_belongs_to_the_teacher_that_ships(bundled):
-    from lft_edu.teachers import ASSETS, verify
+    from lft_edu.loading.assets import ASSETS, verify
 
     notes = projections.provenance()
     assert notes["teacher_sha256"] == verify(ASSETS / "teacher")["sha256"]["model.safetensors"]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora, teachers
-from lft_edu.optimizers import Muon, orthogonalise
-from lft_edu.recipes import cut, operators, tokens
+from lft_edu.loading import assets, corpora
+from lft_edu.recipes import data_scaling as tokens
+from lft_edu.recipes import operators
+from lft_edu.recipes import span_selection as cut
 from lft_edu.recipes import teacher as recipe
+from lft_edu.training.optimizers import Muon, orthogonalise
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def test_teacher_and_operators_from_nothing(few_files, tmp_path):
     folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "teacher")]
     recipe.main([*common, *folders, "--steps", "4"])
     recipe.main([*common, *folders, "--steps", "8"])  # goes on from step 4
-    notes = teachers.verify(tmp_path / "teacher")
+    notes = assets.verify(tmp_path / "teacher")
     assert notes["tokens_seen"] == 8 * 512
     assert notes["steps"] == 8
     assert 0 < notes["held_out_loss_nats"] < 7
@@ -45,8 +47,8 @@ def test_teacher_and_operators_from_nothing(few_files, tmp_path):
         str(out),
     ]
     operators.main([*short, "--work", str(tmp_path / "work"), "--span", "6:12"])
-    notes = teachers.verify(out)
-    assert set(notes["operators"]) == {f"{name}-6-12" for name in operators.ladder(1)}
+    notes = assets.verify(out)
+    assert set(notes["operators"]) == {f"{name}-6-12" for name in common.ladder(1)}
     assert notes["operators"]["flow-walking-kl-6-12"]["starts_from"] == "flow-walking"
     assert notes["operators"]["hybrid-6-12"]["training"]["alpha"] == 0.1
     assert not list(tmp_path.rglob("*.partial"))
@@ -130,7 +132,7 @@ def test_an_interrupted_export_leaves_the_old_teacher(tmp_path, monkeypatch):
 
 
 def test_bundled_provenance_says_how_it_was_made():
-    notes = json.loads((teachers.ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    notes = json.loads((assets.ASSETS / "teacher" / "PROVENANCE.json").read_text())
     wanted = {"recipe", "corpus", "tokens_seen", "steps", "hardware", "held_out_loss_nats", "settings", "sha256", "log"}
     assert wanted <= set(notes)
     losses = [e["held_out_loss"] for e in notes["log"]["evaluations"]]

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import lft_edu as lft
-from lft_edu import costs
-from lft_edu.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
-from lft_edu.optimizers import orthogonalise
-from lft_edu.runs import MetricsLog, read_metrics
-from lft_edu.training import History, Interruption, make_accelerator
+from lft_edu.runs import costs
+from lft_edu.training.callbacks import History, Interruption, MetricsLog, read_metrics
+from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
+from lft_edu.training.optimizers import orthogonalise
+from lft_edu.training.processes import make_accelerator
 
 SMALL = {"span": (6, 12), "tokens": 4096, "block": 64, "batch": 4, "held": 2000, "k": 1}
 
@@ -75,7 +75,7 @@ def test_a_plan_of_pythia_needs_no_weights(tmp_path, monkeypatch):
 
 
 def test_pythia_is_planned_without_the_hub(monkeypatch):
-    monkeypatch.setattr("lft_edu.hub.look_up", Mock(side_effect=ConnectionError("no hub")))
+    monkeypatch.setattr("lft_edu.loading.hub.look_up", Mock(side_effect=ConnectionError("no hub")))
     found = lft.plan(lft.RunSettings(teacher="EleutherAI/pythia-410m"))
     assert found.unseen
     assert found.download == 2 * found.shape.parameters == 2 * 405_334_016
@@ -85,7 +85,7 @@ def test_pythia_is_planned_without_the_hub(monkeypatch):
 
 
 def test_text_is_no_faster_than_it_can_be_read(bundled, monkeypatch):
-    monkeypatch.setattr("lft_edu.costs.matmul_speed", lambda *_: 1e18)
+    monkeypatch.setattr("lft_edu.runs.costs.matmul_speed", lambda *_: 1e18)
     found = lft.plan(lft.RunSettings(tokens=7_500_000), bundled[0])
     assert found.seconds == found.reading == 10
     assert "as long as reading the text" in str(found)
@@ -111,13 +111,13 @@ def test_a_run_that_does_not_fit_is_cut_into_smaller_pieces(bundled, monkeypatch
     settings = lft.RunSettings(batch=64, accumulate=2, block=512)
     whole = lft.plan(settings, bundled[0])
     assert lft.plans.plan_that_fits(settings, bundled[0]).settings == settings
-    monkeypatch.setattr("lft_edu.plans.free_memory", lambda device: 0.7 * whole.memory)
+    monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0.7 * whole.memory)
     found = lft.plans.plan_that_fits(settings, bundled[0])
     assert found.fits
     assert found.settings.batch < 64
     assert found.settings.batch * found.settings.accumulate == 128
     assert found.steps == whole.steps
-    monkeypatch.setattr("lft_edu.plans.free_memory", lambda device: 0)
+    monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0)
     assert lft.plans.plan_that_fits(settings, bundled[0]).settings.batch == 1
 
 

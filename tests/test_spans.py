@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import metrics
+from lft_edu import skipping
 from lft_edu.criteria import CRITERIA, RIDGE_PENALTY, Depth, Pair
 from lft_edu.latents import all_depths, depth_states
-from lft_edu.spans import SpanScan, rank_correlation, scan_spans, summary
+from lft_edu.spans import SpanScan, scan_spans
+from lft_edu.support.statistics import rank_correlation, summary
 
 
 def layered(depth=4, n=60, d=5, seed=0, step=0.7):
@@ -274,7 +275,7 @@ def test_a_teacher_is_scanned_and_its_skips_are_added(teacher, blocks):
     """Only deep spans cost much: the sums agree with skipping for real."""
     states = depth_states(teacher, blocks, len(blocks), torch.Generator().manual_seed(0))
     found = scan_spans(states, ("recoupling", "ridge"), progress=False)
-    found = found.add("skip", metrics.skip_damage(teacher, blocks, [(1, 2), (0, 2)], progress=False))
+    found = found.add("skip", skipping.skip_damage(teacher, blocks, [(1, 2), (0, 2)], progress=False))
     student = lft.splice(teacher, (0, 2), lft.Skip())
     assert found["skip"][0, 2] == pytest.approx(lft.evaluate(student, teacher, blocks).kl, rel=1e-4)
 

@@ -367,7 +367,7 @@ def test_bad_operators_and_teachers_are_refused(teacher):
 
 
 def test_a_student_of_another_teacher_is_refused(teacher, blocks):
-    from lft_edu.recipes.teacher import build_model
+    from lft_edu.loading.teachers import build_model
 
     for other in (build_model(32, 300, layers=8), build_model(64, 300, layers=6), build_model(64, 200, layers=8)):
         for operator in (lft.Ridge(), lft.Flow()):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu.checkpoints import Checkpoints
-from lft_edu.streams import AHEAD, Stream, StreamError, lanes_of
-from lft_edu.training import places
+from lft_edu.training.checkpoints import Checkpoints
+from lft_edu.training.sampling import places
+from lft_edu.training.streams import AHEAD, Stream, StreamError, lanes_of
 
 
 def files(count: int, rows: int = 20, block: int = 4):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora, teachers
-from lft_edu.teachers import DamagedAssetError
+from lft_edu.loading import assets, corpora, teachers
+from lft_edu.loading.assets import DamagedAssetError
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def tokenizer(bundled):
 
 def test_bundled_teacher_is_what_it_says(bundled):
     model, tokenizer = bundled
-    provenance = json.loads((teachers.ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    provenance = json.loads((assets.ASSETS / "teacher" / "PROVENANCE.json").read_text())
     assert model.config.num_hidden_layers == 24
     assert sum(p.numel() for p in model.parameters()) == provenance["parameters"]
     assert not model.training
@@ -28,7 +28,7 @@ def test_bundled_teacher_is_what_it_says(bundled):
     assert tokenizer.padding_side == "left"
     text = 'def f(x):\n    return "é 漢 \\x00"\n'
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    size = sum(p.stat().st_size for p in (teachers.ASSETS / "teacher").iterdir())
+    size = sum(p.stat().st_size for p in (assets.ASSETS / "teacher").iterdir())
     assert size <= 16 * 2**20
 
 
@@ -42,7 +42,7 @@ def test_bundled_teacher_predicts_held_out_python(bundled):
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "no provenance"])
 def test_damaged_assets_are_named(monkeypatch, tmp_path, harm):
-    shutil.copytree(teachers.ASSETS / "teacher", tmp_path / "teacher")
+    shutil.copytree(assets.ASSETS / "teacher", tmp_path / "teacher")
     monkeypatch.setattr(teachers, "ASSETS", tmp_path)
     weights = tmp_path / "teacher" / "model.safetensors"
     content = weights.read_bytes()
@@ -121,7 +121,7 @@ def test_bad_student_names():
 
 def test_a_teacher_is_no_student_and_damage_is_named(bundled, tmp_path):
     with pytest.raises(ValueError, match="no spliced model"):
-        lft.load_student(teachers.ASSETS / "teacher")
+        lft.load_student(assets.ASSETS / "teacher")
     lft.splice(bundled[0], (6, 18), lft.Flow()).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -132,14 +132,14 @@ def test_a_teacher_is_no_student_and_damage_is_named(bundled, tmp_path):
 def test_a_bundled_operator_fits_the_bundled_teacher_only(teacher):
     with pytest.raises(ValueError, match="does not fit a teacher of 8 layers"):
         lft.load_student("bundled/ridge-6-12", teacher)
-    from lft_edu.recipes.teacher import build_model
+    from lft_edu.loading.teachers import build_model
 
     with pytest.raises(ValueError, match="fits the bundled teacher only"):
         lft.load_student("bundled/ridge-6-12", build_model(32, 300, layers=24))
 
 
 def test_an_operator_without_a_checksum_is_refused(monkeypatch, tmp_path, bundled):
-    shutil.copytree(teachers.ASSETS / "operators", tmp_path / "operators")
+    shutil.copytree(assets.ASSETS / "operators", tmp_path / "operators")
     monkeypatch.setattr(teachers, "ASSETS", tmp_path)
     shutil.copy(tmp_path / "operators" / "ridge-6-12.safetensors", tmp_path / "operators" / "extra-6-12.safetensors")
     with pytest.raises(DamagedAssetError, match="no checksum"):

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 import lft_edu as lft
-from lft_edu import trajectories
+from lft_edu import text, trajectories
 from lft_edu.flow import STEPS, uniform_times, walk
-from lft_edu.trajectories import divergence, operator_path, path_of_ids, shared_depths
+from lft_edu.operators import operator_path
+from lft_edu.trajectories import divergence, path_of_ids, shared_depths
 
 TEXT = "for name in names:\n    print(name)"
 HOSTILE = ["<b>", "</script>", "\n", "🙂", "\udce9".encode("utf-8", "surrogateescape").decode("latin-1"), "שלום",
@@ -103,8 +104,8 @@ def test_a_list_of_texts_gives_what_each_gives_alone(models, tokenizer):
     for model in (models["teacher"], models["flow-walking-6-18"]):
         together = lft.capture(model, tokenizer, texts, batch_size=2)
         assert [path.text for path in together] == texts
-        for text, path in zip(texts, together, strict=True):
-            alone = lft.capture(model, tokenizer, text)
+        for one, path in zip(texts, together, strict=True):
+            alone = lft.capture(model, tokenizer, one)
             assert path.tokens == alone.tokens
             torch.testing.assert_close(path.states, alone.states, atol=2e-3, rtol=1e-4)
 
@@ -168,7 +169,7 @@ def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
 
 def test_tokens_are_shown_as_they_stand_and_broken_bytes_as_bytes(tokenizer):
     ids = tokenizer("é🙂<b>")["input_ids"]
-    words = [trajectories.literal(tokenizer, i) for i in ids]
+    words = [text.literal(tokenizer, i) for i in ids]
     assert "\ufffd" not in "".join(words)
     assert "".join(words).endswith("<b>")
     assert bytes("".join(words), "latin-1").decode("unicode_escape").encode("latin-1").decode() == "é🙂<b>"

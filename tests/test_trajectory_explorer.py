@@ -185,7 +185,7 @@ def test_students_must_fit_the_teacher(models, teacher, tmp_path):
 
 def test_another_teacher_is_drawn_on_the_map_of_its_first_text(bundled):
     _, tokenizer = bundled
-    from lft_edu.recipes.teacher import build_model
+    from lft_edu.loading.teachers import build_model
 
     other = build_model(64, 2048, layers=4, seed=3).eval()
     explorer = lft.TrajectoryExplorer(

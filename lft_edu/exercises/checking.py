@@ -96,7 +96,7 @@ def check(number: str, answer: Callable) -> Report:
         AssertionError: the answer is wrong *and* an autograder is running (nbgrader sets ``NBGRADER_EXECUTION``).
     """
     if str(number) not in EXERCISES:
-        from ..naming import unknown
+        from ..support.errors import unknown
 
         raise unknown("exercise", number, EXERCISES)
     chosen = EXERCISES[str(number)]

@@ -11,7 +11,7 @@ from .checking import Wrong, close, describe, exercise, tensor
 
 def small_model(layers: int):
     """A random GPT-NeoX of width 32 in which every weight matters, those of the final norm, too."""
-    from ..recipes.teacher import build_model
+    from ..loading.teachers import build_model
 
     model = build_model(32, 50, layers=layers, seed=1).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(2)

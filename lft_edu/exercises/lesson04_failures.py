@@ -11,7 +11,7 @@ KL, LOSS = 0.5, 1.3
 @cache
 def bundled():
     """The bundled teacher, its Flow-Walking student over layers 6–18, and the tokenizer."""
-    from .. import teachers
+    from ..loading import teachers
 
     teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
     return teacher, teachers.load_student("bundled/flow-walking-6-18", teacher), tokenizer

@@ -6,7 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..spans import SpanScan, rank_correlation
+from ..spans import SpanScan
+from ..support.statistics import rank_correlation
 from .checking import Wrong, close, describe, exercise
 from .lesson05 import advised, number
 
@@ -14,7 +15,7 @@ from .lesson05 import advised, number
 
 
 def results():
-    from ..teachers import ASSETS
+    from ..loading.assets import ASSETS
 
     return ASSETS / "results"
 
@@ -171,7 +172,7 @@ N_SAME, RATIO, SPAN = 256, 0.35, (6, 18)
 @cache
 def bundled():
     """The bundled teacher, its tokenizer, and the 400,000 tokens of code that it was not trained on."""
-    from .. import corpora, teachers
+    from ..loading import corpora, teachers
 
     teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
     blocks = corpora.token_blocks("python-stdlib", tokenizer, "validation", 128)
@@ -190,8 +191,8 @@ def random_states() -> Tensor:
 @cache
 def of_token(token: int) -> tuple[float, float, float]:
     """R among occurrences of one token, how far apart they start, and how far they go."""
+    from ..couplings import recoupling_ratio
     from ..latents import depth_states
-    from ..recoupling import recoupling_ratio
 
     teacher, _, blocks = bundled()
     states = depth_states(teacher, blocks, N_SAME, torch.Generator().manual_seed(0), token=token)
@@ -201,7 +202,7 @@ def of_token(token: int) -> tuple[float, float, float]:
 
 @exercise("5.5", "A word whose paths cross", difficulty=2, minutes=10)
 def word(answer):
-    from ..recoupling import recoupling_ratio
+    from ..couplings import recoupling_ratio
 
     yield "one token of the teacher's vocabulary, as text"
     value = answer()
@@ -255,7 +256,7 @@ RHO = 0.5  # on these tokens block influence, the best of lft_edu.criteria, has 
 
 @exercise("5.6", "Beat the oracle", difficulty=3, minutes=20)
 def oracle(answer):
-    from ..recoupling import recoupling_ratio
+    from ..couplings import recoupling_ratio
 
     generator = torch.Generator().manual_seed(8)
     cloud = lambda: torch.randn(512, 64, generator=generator)  # noqa: E731

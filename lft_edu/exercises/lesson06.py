@@ -27,7 +27,7 @@ def angles(t: Tensor, scale: float = 1000.0, base: float = 10_000.0, ticks: Tens
 
 
 def features(t: Tensor, **kwargs) -> Tensor:
-    """The features of :class:`lft_edu.operators.TimeModulation`: (N,) → (N, 128), cosines first."""
+    """The features of :class:`lft_edu.velocity.TimeModulation`: (N,) → (N, 128), cosines first."""
     found = angles(t, **kwargs)
     return torch.cat([found.cos(), found.sin()], -1)
 

@@ -3,8 +3,8 @@
 import json
 import math
 
-from .. import costs
-from ..teachers import ASSETS
+from ..loading.assets import ASSETS
+from ..runs import costs
 from .checking import Wrong, describe, exercise
 
 LAYER = 12 * 1024**2  # numbers in the matrices of one of Pythia-410M's layers

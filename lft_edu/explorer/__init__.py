@@ -1,6 +1,7 @@
 """Small ipywidgets applications: controls wired to models and plots. Everything can be worked by keyboard."""
 
-from .completion import CompletionApp, complete, side_by_side
+from ..text import complete
+from .completion import CompletionApp, side_by_side
 from .plane import CouplingApp, FlowApp, LiveLoss
 from .spans import SpanApp
 from .trajectories import TrajectoryExplorer

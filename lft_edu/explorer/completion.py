@@ -2,24 +2,7 @@
 
 import html
 
-import torch
-
-
-def complete(model, tokenizer, text: str, tokens: int = 40, temperature: float = 0.0) -> str:
-    """Continuation of ``text``, the new part only: greedy, or sampled at a temperature above 0.
-
-    Raises:
-        ValueError: empty text.
-    """
-    if not text:
-        raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
-    inputs = tokenizer(text, return_tensors="pt").to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
-    return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+from ..text import complete
 
 
 def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import plots
+from ..couplings import recoupling_ratio
 from ..criteria import TITLES
-from ..recoupling import recoupling_ratio
 from ..spans import SpanScan
 from .plane import WIDE, App
 

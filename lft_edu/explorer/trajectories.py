@@ -14,15 +14,15 @@ import anywidget
 import traitlets
 
 from .. import projections
-from ..failures import Failure
 from ..families import layers_of
-from ..files import whole
-from ..naming import unknown
+from ..loading.assets import ASSETS
+from ..metrics import Failure
 from ..operators import Flow
 from ..plots.base import visible
 from ..projections import PCA, PREPARATIONS, UMAP, Projection, trustworthiness
 from ..splicing import SplicedForCausalLM, check_pair
-from ..teachers import ASSETS
+from ..support.errors import unknown
+from ..support.files import whole
 from ..trajectories import Lens, Trajectory, capture
 from .scene import TOP, describe, scene
 
@@ -49,7 +49,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         text: what is flown first.
         background: states ``(N, D)`` of the teacher, or trajectories, that the maps are fitted on. If None: for the
             bundled teacher the states that ship with it; for any other the first text.
-        gallery: what :func:`~lft_edu.failures.worst_tokens` found, student → failures; each one click away.
+        gallery: what :func:`~lft_edu.metrics.worst_tokens` found, student → failures; each one click away.
         between: pictures inside each step of a flow.
 
     Attributes:

@@ -8,9 +8,8 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ..couplings import Coupling
+from ..couplings import Coupling, recoupling_ratio
 from ..flow import uniform_times
-from ..recoupling import recoupling_ratio
 from .base import BLACK, BLUE, GREY, GROUP_SYMBOLS, SERIES, VERMILLION, animate, new_figure
 
 

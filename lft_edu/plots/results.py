@@ -5,7 +5,7 @@ import math
 
 import plotly.graph_objects as go
 
-from ..metrics import row_title
+from ..operators import row_title
 from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, label, lines, new_figure
 
 COLOURS = {

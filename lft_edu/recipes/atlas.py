@@ -16,12 +16,13 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 import lft_edu as lft
-from lft_edu import corpora, projections
-from lft_edu.files import whole
-from lft_edu.latents import depth_states
-from lft_edu.recipes.operators import weights_of
-from lft_edu.recipes.teacher import write_json
-from lft_edu.teachers import ASSETS, sha256
+
+from .. import projections
+from ..latents import depth_states
+from ..loading import corpora
+from ..loading.assets import ASSETS, sha256
+from ..support.files import whole, write_json
+from .common import weights_of
 
 
 def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[dict, dict]:

@@ -15,11 +15,15 @@ from pathlib import Path
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora, metrics
-from lft_edu.operators import operator_from_dict
-from lft_edu.recipes.operators import SPANS, ladder
-from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.teachers import ASSETS, sha256
+
+from .. import metrics, operators, skipping
+from ..loading import corpora
+from ..loading.assets import ASSETS, sha256
+from ..operators import operator_from_dict
+from ..runs import costs
+from ..support import statistics
+from ..support.files import write_json
+from .common import SPANS, hardware, into_readme, ladder
 
 # Solvers each flow is tested with besides the one it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
@@ -37,7 +41,7 @@ def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
         middle = ((depth - j) // 2, (depth - j) // 2 + j)
         table[j] = {
             "best": list(best), "kl": damage[best].mean().item(),
-            "kl_interval": metrics.interval(metrics.bootstrap_means(damage[best])),
+            "kl_interval": metrics.interval(statistics.bootstrap_means(damage[best])),
             "centred": list(middle), "centred_kl": damage[middle].mean().item(),
         }  # fmt: skip
     return table
@@ -56,9 +60,9 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
         "span": student.config.span,
         "operator": student.operator.to_dict(),
         **found.to_dict(),
-        "recovery": metrics.recovery(found.kl, same_span_skip),
-        "skipped_layers": _finite(metrics.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()})),
-        "skipped_layers_interval": [_finite(j) for j in metrics.skipped_layers_interval(found.sequence_kl, curve)],
+        "recovery": skipping.recovery(found.kl, same_span_skip),
+        "skipped_layers": _finite(skipping.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()})),
+        "skipped_layers_interval": [_finite(j) for j in skipping.skipped_layers_interval(found.sequence_kl, curve)],
     }
 
 
@@ -69,7 +73,7 @@ def measure(tokens: int, block: int = 128) -> dict:
     depth = teacher.config.num_hidden_layers
     lengths = range(1, 13)
     spans = [(m, m + j) for j in lengths for m in range(depth - j + 1)]
-    damage = metrics.skip_damage(teacher, blocks, spans)
+    damage = skipping.skip_damage(teacher, blocks, spans)
     skips = best_and_centred(damage, depth, lengths)
     curve = {j: damage[tuple(skips[j]["best"])] for j in lengths}
     rows = []
@@ -119,7 +123,7 @@ def add_latencies(results: dict, teacher) -> None:
     """Time the teacher and the student of every row, all of them in turn."""
     entries = [results["teacher"], *results["rows"]]
     models = {i: student_of(row, teacher) for i, row in enumerate(results["rows"], 1)}
-    found = metrics.latencies({0: teacher} | models, progress=True)
+    found = costs.latencies({0: teacher} | models, progress=True)
     for i, entry in enumerate(entries):
         entry["ms_prefill"], entry["ms_decode"] = found[i]["prefill"], found[i]["decode"]
 
@@ -130,9 +134,9 @@ def render(results: dict) -> str:
     for r in results["rows"]:
         low, high = r["kl_interval"]
         lines.append(
-            f"{metrics.row_title(r)} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
+            f"{operators.row_title(r)} | {r['span'][0]}–{r['span'][1]} | {r['nfe']} | {r['parameters']:,} | "
             f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['perplexity']:.2f} | {r['nmse']:.3f} | {r['nmse_all']:.3f} | "
-            f"{r['recovery']:.2f} | {metrics.row_layers(r)} | {r['ms_prefill']:.3f} | {r['ms_decode']:.2f}"
+            f"{r['recovery']:.2f} | {skipping.row_layers(r)} | {r['ms_prefill']:.3f} | {r['ms_decode']:.2f}"
         )
     return "\n".join(lines) + "\n"
 
@@ -147,24 +151,16 @@ def readme_table(results: dict) -> str:
         if r.get("shipped") or r["name"] == "loop" or (r["name"] == "skip" and tuple(r["span"]) in SPANS):
             (m, n), (low, high) = r["span"], r["kl_interval"]
             lines.append(
-                f"| {metrics.row_title(r)} | {m}–{n} | {r['parameters'] / 1e6:.2f} M | {r['nfe']} | "
-                f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['recovery']:.2f} | {metrics.row_layers(r)} |"
+                f"| {operators.row_title(r)} | {m}–{n} | {r['parameters'] / 1e6:.2f} M | {r['nfe']} | "
+                f"{r['kl']:.3f} ({low:.3f}–{high:.3f}) | {r['recovery']:.2f} | {skipping.row_layers(r)} |"
             )
     best = "; ".join(f"{j} cost {results['skip'][j]['kl']:.3f}" for j in ("1", "2", "3", "6", "12"))
     return "\n".join(lines) + f"\n\nSkipping the best contiguous layers: {best} nats.\n"
 
 
-def into_readme(mark: str, text: str) -> None:
-    """Put text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md, in place of what is there."""
-    readme = ASSETS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(f"<!-- {mark} -->\n")
-    _, _, after = rest.partition(f"<!-- /{mark} -->")
-    readme.write_text(f"{before}<!-- {mark} -->\n{text}<!-- /{mark} -->{after}")
-
-
 def render_readme(results: dict) -> None:
     """Put the table between the marks in README.md, and its picture in assets/figures."""
-    from lft_edu import plots
+    from .. import plots
 
     into_readme("ladder", readme_table(results))
     figure = ASSETS / "figures" / "skipped_layers.png"
@@ -186,7 +182,7 @@ def growth(work: Path, tokens: int) -> dict:
         folder = work / f"step-{e['step']:06d}"
         if folder.exists():
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
-            damage = metrics.skip_damage(model, blocks, spans)
+            damage = skipping.skip_damage(model, blocks, spans)
             same = {f"{m}-{n}": damage[m, n].mean().item() for m, n in SPANS}
             rows.append({**e, "skip": best_and_centred(damage, 24, lengths), "span": same})
     return {"blocks": list(blocks.shape), "rows": rows}

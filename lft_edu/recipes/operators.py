@@ -17,31 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 import lft_edu as lft
-from lft_edu import corpora
-from lft_edu.cli import count, span
-from lft_edu.files import whole
-from lft_edu.latents import LatentSource
-from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.teachers import ASSETS, operator_notes, sha256
 
-SPANS = ((6, 12), (6, 18))
-
-
-def ladder(steps: int) -> dict:
-    """Name → (operator, its training as options of :func:`lft_edu.fit`, the operator it starts from or None)."""
-    walk = {"objective": "flow_walking", "k": 3, "step": "midpoint", "steps": steps}
-    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-3}
-    return {
-        "mean-shift": (lft.MeanShift(), {}, None),
-        "procrustes": (lft.Procrustes(), {}, None),
-        "ridge": (lft.Ridge(), {}, None),
-        "regression": (lft.Regression(), {"objective": "regression"}, None),
-        "flow-matching": (lft.Flow("euler", 1), {"objective": "flow_matching"}, None),
-        "flow-walking-euler": (lft.Flow("euler", 1), walk | {"k": 1, "step": "euler"}, None),
-        "flow-walking": (lft.Flow("midpoint", 3), walk, None),
-        "hybrid": (lft.Flow("midpoint", 3), walk | {"objective": "hybrid", "alpha": 0.1}, None),
-        "flow-walking-kl": (lft.Flow("midpoint", 3), finish, "flow-walking"),
-    }
+from ..fitting import LatentSource
+from ..loading import corpora
+from ..loading.assets import ASSETS, operator_notes, sha256
+from ..support.arguments import count, span
+from ..support.files import whole, write_json
+from .common import SPANS, hardware, ladder, weights_of
 
 
 def save_operator(student, path: Path, notes: dict) -> None:
@@ -53,12 +35,6 @@ def save_operator(student, path: Path, notes: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
-
-
-def weights_of(teacher: str) -> str | None:
-    """SHA-256 of a teacher's weights on disk."""
-    path = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
-    return sha256(path) if path.exists() else None
 
 
 def is_done(path: Path, teacher_sha256: str | None) -> bool:

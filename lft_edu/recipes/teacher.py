@@ -18,10 +18,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lft_edu import corpora, training
-from lft_edu.files import whole
-from lft_edu.optimizers import muon_and_adamw
-from lft_edu.teachers import ASSETS, default_device, sha256
+from ..loading import corpora
+from ..loading.assets import ASSETS, sha256
+from ..loading.teachers import build_model
+from ..support.files import whole
+from ..support.machine import default_device
+from ..training import loop as training
+from ..training import processes, sampling
+from ..training.optimizers import muon_and_adamw
+from .common import hardware
 
 END = "<|endoftext|>"
 
@@ -37,31 +42,6 @@ def build_tokenizer(vocabulary: int, files: int = 900):
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=END, padding_side="left"
     )
-
-
-def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
-    """A GPT-NeoX with rotary positions on half of each 32-wide head, as Pythia's layers but small."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    config = GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        max_position_embeddings=512,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
-        torch.default_generator.manual_seed(seed)
-        model = GPTNeoXForCausalLM(config)
-        for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
-            for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-                nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
-    return model
 
 
 class NextToken(nn.Module):
@@ -101,13 +81,6 @@ def prepare(work: Path, vocabulary: int, block: int):
     return tokenizer, load_file(tokens)["train"], held
 
 
-def write_json(path: Path, content) -> None:
-    """Write JSON, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-
-
 def export(model, tokenizer, out: Path, provenance: dict) -> None:
     """Write the teacher in fp16 with its provenance into ``out``; an interrupted export loses nothing."""
     partial = out.with_name(out.name + ".partial")
@@ -121,12 +94,6 @@ def export(model, tokenizer, out: Path, provenance: dict) -> None:
         os.replace(out, former)  # a folder can't be replaced in one motion; two leave either it or its former self
     os.replace(partial, out)
     shutil.rmtree(former, ignore_errors=True)
-
-
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    return f"CPU, {os.environ.get('WORLD_SIZE', '1')} processes of one thread"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -145,13 +112,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     if not gpu:
         torch.set_num_threads(1)
-    accelerator = training.make_accelerator(default_device(), "bf16" if gpu else "no")
+    accelerator = processes.make_accelerator(default_device(), "bf16" if gpu else "no")
     a.work.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
         tokenizer, blocks, held = prepare(a.work, a.vocabulary, a.block)
     model = build_model(a.width, a.vocabulary, seed=a.seed)
     batch = a.tokens_per_step // a.block // accelerator.num_processes
-    rows = training.ShuffledRows(len(blocks), a.seed)
+    rows = sampling.ShuffledRows(len(blocks), a.seed)
 
     def evaluate(step: int) -> dict:
         model.save_pretrained(a.work / f"step-{step:06d}")  # how skip damage grows with training is a lesson

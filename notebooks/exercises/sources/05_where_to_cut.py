@@ -291,7 +291,7 @@ def my_oracle(x0, x1):
 check("5.6", my_oracle)
 
 # %% [markdown]
-# **And the prediction?** 0.49, block influence (here; 0.43 on the lesson's tokens); R has −0.11. The solution has 0.61, with an interval from 0.31 to 0.81. Before you believe it: it is one of the best of 38 that its author tried on these very 32 spans, and the best of many looks better than it is. Two things speak for it. Other tokens, of other libraries, too, give 0.56 to 0.67. And it was chosen by Flow Walking, yet ranks flow matching as well: 0.71, R on the same tokens 0.38. What is missing is the same on another teacher: `python -m lft_edu.recipes.cut --teacher …`.
+# **And the prediction?** 0.49, block influence (here; 0.43 on the lesson's tokens); R has −0.11. The solution has 0.61, with an interval from 0.31 to 0.81. Before you believe it: it is one of the best of 38 that its author tried on these very 32 spans, and the best of many looks better than it is. Two things speak for it. Other tokens, of other libraries, too, give 0.56 to 0.67. And it was chosen by Flow Walking, yet ranks flow matching as well: 0.71, R on the same tokens 0.38. What is missing is the same on another teacher: `python -m lft_edu.recipes.span_selection --teacher …`.
 
 # %% [markdown]
 # Back to the lessons: [06 · Building an LFT](../../06_building_an_lft.ipynb), where the motion gets into the model.

@@ -1,8 +1,8 @@
 """Does anything tell where to cut, before training? Train short runs on many spans, and measure.
 
-    python -m lft_edu.recipes.cut            # → assets/results/cut.json; run it again to go on
-    python -m lft_edu.recipes.cut --scan     # → assets/results/scan.json: every criterion, all spans of the teacher
-    python -m lft_edu.recipes.cut --render   # → the table of rank correlations in README.md
+    python -m lft_edu.recipes.span_selection            # → assets/results/cut.json; run it again to go on
+    python -m lft_edu.recipes.span_selection --scan     # → assets/results/scan.json: every criterion of all spans
+    python -m lft_edu.recipes.span_selection --render   # → the table of rank correlations in README.md
 
 Each span gets the same tokens, steps and seed; only the place differs. Criteria are computed on the validation split,
 KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only (``--scan``: scipy, too).
@@ -17,15 +17,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import lft_edu as lft
-from lft_edu import corpora, metrics
-from lft_edu.cli import count, span
-from lft_edu.criteria import CRITERIA, TITLES, Depth, Pair, recoupling
-from lft_edu.latents import LatentSource, all_depths, depth_states, require_memory
-from lft_edu.recipes.ladder import into_readme
-from lft_edu.recipes.operators import ladder, weights_of
-from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.spans import SpanScan, rank_correlation, scan_spans
-from lft_edu.teachers import ASSETS
+
+from .. import skipping
+from ..criteria import CRITERIA, TITLES, Depth, Pair, recoupling
+from ..fitting import LatentSource
+from ..latents import all_depths, depth_states
+from ..loading import corpora
+from ..loading.assets import ASSETS
+from ..spans import SpanScan, scan_spans
+from ..support.arguments import count, span
+from ..support.files import write_json
+from ..support.machine import require_memory
+from ..support.statistics import rank_correlation
+from .common import hardware, into_readme, ladder, weights_of
 
 LENGTHS = (6, 12)  # the paper's
 RUNS = ("ridge", "regression", "flow-matching", "flow-walking")
@@ -96,7 +100,7 @@ def scan(teacher, blocks: Tensor, tokens: int, frequent: int, work: Path) -> Spa
     spans = tqdm(found.spans(), desc="one token", unit="span")
     same = {(m, n): torch.cat([recoupling(Pair(Depth(x[m]), Depth(x[n]))) for x in alone]) for m, n in spans}
     found = found.add("recoupling-same-token", same)
-    return found.add("skip", metrics.skip_damage(teacher, blocks[:64], found.spans()))
+    return found.add("skip", skipping.skip_damage(teacher, blocks[:64], found.spans()))
 
 
 def trained(results: dict, name: str, seed: int = 0) -> dict[tuple[int, int], float]:

@@ -1,6 +1,6 @@
 """How many tokens are enough? The same operators, trained on ever more text.
 
-    python -m lft_edu.recipes.tokens    # → assets/results/tokens.json; run it again to go on
+    python -m lft_edu.recipes.data_scaling    # → assets/results/tokens.json; run it again to go on
 
 Every run has its own schedule, from warm-up to decay, so each point is what that many tokens buy, and none is a glance
 at a longer run. It is repeated with other seeds: another order of the text, other random times, another start of the
@@ -17,12 +17,13 @@ import torch
 from tqdm.auto import tqdm
 
 import lft_edu as lft
-from lft_edu import corpora
-from lft_edu.cli import count
-from lft_edu.latents import LatentSource
-from lft_edu.recipes.operators import ladder, weights_of
-from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.teachers import ASSETS
+
+from ..fitting import LatentSource
+from ..loading import corpora
+from ..loading.assets import ASSETS
+from ..support.arguments import count
+from ..support.files import write_json
+from .common import hardware, ladder, weights_of
 
 BLOCK = 128
 BUDGETS = ("200k", "400k", "800k", "1.6M", "3.2M", "6.4M")

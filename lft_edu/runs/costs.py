@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .families import layers_of
-from .flow import EVALUATIONS
+from ..families import layers_of
+from ..flow import EVALUATIONS
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 # Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.
@@ -71,13 +71,6 @@ class Shape:
         return 128 * self.width + self.width + 6 * self.width * (self.width + 1)
 
 
-def evaluations(objective: str, k: int, solver: str) -> int:
-    """Velocity evaluations in one training step of an objective; ``"solved"``, a closed form, needs none."""
-    walk = k * EVALUATIONS[solver]
-    counts = {"solved": 0, "regression": 1, "flow_matching": 1}
-    return (counts | {"flow_walking": walk, "hybrid": walk + 1, "logit_kl": walk})[objective]
-
-
 def operator_operations(shape: Shape, span, objective: str, k: int, solver: str, block: int) -> int:
     """Multiply-adds per token of a training step, the teacher's states given: three times the evaluations' (once
     forward, twice backward). ``logit_kl`` has no states to be given: it counts whole models."""
@@ -115,7 +108,7 @@ def optimizer_operations(shape: Shape, objective: str, optimizer: str) -> int:
 
 def skip_operations(shape: Shape, most: int, block: int) -> int:
     """Multiply-adds per token of trying to skip every contiguous span of 1 … ``most`` layers
-    (:func:`lft_edu.cards.best_skips`): the teacher once, and for each span its tail and the head."""
+    (:func:`lft_edu.skipping.best_skips`): the teacher once, and for each span its tail and the head."""
     tails = [shape.depth - m - j for j in range(1, most + 1) for m in range(shape.depth - j + 1)]
     return (shape.depth + sum(tails)) * shape.layer(block) + (1 + len(tails)) * shape.head
 
@@ -196,44 +189,50 @@ def matmul_speed(shape: Shape, device: torch.device, dtype: torch.dtype, seconds
     return 2 * rows * 4 * shape.width**2 / best
 
 
-def wait_for(device: torch.device) -> None:
-    """Until the device has done all it was given."""
+@torch.no_grad()
+def latencies(models: dict, tokens: int = 128, new_tokens: int = 16, rounds: int = 5, progress: bool = False) -> dict:
+    """Milliseconds a token of each model: ``prefill`` of one sequence and ``decode`` with the cache.
+
+    The models take turns, ``rounds`` times, and the least of each counts: on a shared machine two models timed one
+    after the other differ by what else ran meanwhile.
+
+    Args:
+        models: key → model.
+
+    Returns:
+        key → ``{"prefill": ms, "decode": ms}``.
+    """
+    from tqdm.auto import tqdm
+
+    best = {key: {"prefill": math.inf, "decode": math.inf} for key in models}
+    for i in tqdm(range(rounds + 1), desc="latency", unit="round", disable=not progress):
+        for key, model in models.items():
+            ids = torch.arange(2, 2 + tokens, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+            spent = {"prefill": _milliseconds(_prefill, model, ids) / tokens}
+            spent["decode"] = _milliseconds(_decode, model, ids[:, :new_tokens]) / new_tokens
+            if i:  # the first round pays for allocation
+                best[key] = {what: min(best[key][what], ms) for what, ms in spent.items()}
+    return best
+
+
+def _prefill(model, ids) -> None:
+    model(input_ids=ids, use_cache=False)
+
+
+def _decode(model, ids) -> None:
+    cache, name = None, cache_name()
+    for i in range(ids.shape[1]):
+        cache = model(input_ids=ids[:, i : i + 1], use_cache=True, **{name: cache})[name]
+
+
+def _milliseconds(work, model, ids) -> float:
+    _wait(model.device)
+    started = time.perf_counter()
+    work(model, ids)
+    _wait(model.device)
+    return 1000 * (time.perf_counter() - started)
+
+
+def _wait(device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class PeakMemory:
-    """Most memory in use while the block runs: of the GPU if there is one, else of this process (resident). Bytes.
-
-    A thread looks at the process every few milliseconds; the kernel's own high-water mark knows no beginning.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device, self.peak = device, 0
-
-    def __enter__(self):
-        import threading
-
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            self._stop.set()
-            self._thread.join()
-
-    def _watch(self):
-        import psutil
-
-        process = psutil.Process()
-        while True:
-            self.peak = max(self.peak, process.memory_info().rss)
-            if self._stop.wait(0.01):
-                return

@@ -55,3 +55,19 @@ def muon_and_adamw(matrices_of: nn.Module, model: nn.Module, muon_lr: float, ada
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [Muon(matrices, lr=muon_lr), torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+OPTIMIZERS = ("adamw", "muon")
+
+
+def warmup_stable_decay(step: int, steps: int, warmup: int = 60, decay: float = 0.4, floor: float = 0.02) -> float:
+    """Learning-rate factor in (0, 1]: linear rise over ``warmup`` steps, flat, linear fall over the last ``decay``."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    fall = (steps - step) / max(1.0, decay * steps)
+    return rise * min(1.0, max(floor, fall))
+
+
+def _set_rates(optimizers: list, rates: list[list[float]], factor: float) -> None:
+    for optimizer, base in zip(optimizers, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = rate * factor

@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 import torch
 from torch import Tensor
 
-from .naming import reason
+from ..support.errors import reason
 
 MOST_LANES = 32
 AHEAD = 8  # requests that a thread reads ahead while the device works

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from .naming import unknown
+from ..support.errors import unknown
+from ..support.statistics import spread
 
 SPLITS = ("train", "validation", "test")
 # Packages whose Python source joins the standard library in "python-packages"; those not installed are passed over.
@@ -152,11 +153,6 @@ def pack(texts: Iterable[str], tokenizer, block_size: int, whole: bool = False) 
     end = [tokenizer.eos_token_id]
     stream = list(itertools.chain.from_iterable(ids if whole else ids + end for ids in encoded)) + end * whole
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
-
-
-def spread(rows: int, wanted: int) -> list[int]:
-    """``wanted`` row numbers, evenly spaced over ``rows``; all of them if there are no more."""
-    return list(range(rows)) if wanted >= rows else [i * rows // wanted for i in range(wanted)]
 
 
 def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: int | None = None) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What helps an operator, one lever at a time: the same short run with one setting changed.
 
-python -m lft_edu.recipes.levers     # → assets/results/levers.json and levers.md
+python -m lft_edu.recipes.ablations     # → assets/results/levers.json and levers.md
 """
 
 import argparse
@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 
 import lft_edu as lft
-from lft_edu import corpora
-from lft_edu.cli import count
-from lft_edu.latents import LatentSource
-from lft_edu.recipes.teacher import hardware, write_json
-from lft_edu.teachers import ASSETS
+
+from ..fitting import LatentSource
+from ..loading import corpora
+from ..loading.assets import ASSETS
+from ..support.arguments import count
+from ..support.files import write_json
+from .common import hardware
 
 SPAN = (6, 18)
 BASE = {"objective": "regression", "optimizer": "muon", "lr": 0.03, "first_weight": 0.0}

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from .corpora import spread
-from .families import layers_of
-from .files import whole
-from .metrics import Evaluation, evaluation_batch, latencies
+from ..support.statistics import spread
+from ..families import layers_of
+from ..support.files import whole
+from ..metrics import Evaluation
+from ..support.machine import evaluation_batch
+from .costs import latencies
 
 PACKAGES = ("lft_edu", "torch", "transformers", "datasets", "accelerate")
 
@@ -52,40 +54,11 @@ def make_card(
     return card
 
 
-def best_skips(teacher, corpus, most: int = 3, sample: int = 64, progress: bool = True) -> dict[int, dict]:
-    """For 1 … ``most`` layers: the contiguous span whose skipping costs least, with its KL. The bar to clear.
-
-    Args:
-        sample: sequences, spread over the corpus, on which the spans are compared; the best ones are then measured on
-            all of it.
-    """
-    from .metrics import blocks_of, bootstrap_means, interval, skip_damage
-
-    depth, blocks = len(layers_of(teacher)), blocks_of(corpus)
-    spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
-    options = {"batch_size": evaluation_batch(teacher.config.vocab_size, blocks.shape[1]), "progress": progress}
-    tried = skip_damage(teacher, blocks[spread(len(blocks), sample)], spans, **options)
-    best = [min((s for s in spans if s[1] - s[0] == j), key=lambda s: tried[s].mean()) for j in range(1, most + 1)]
-    found = {}
-    for span, kl in skip_damage(teacher, blocks, best, **options).items():
-        low, high = interval(bootstrap_means(kl))
-        found[span[1] - span[0]] = {"span": list(span), "kl": kl.mean().item(), "kl_interval": [low, high]}
-    return found
-
-
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def operator_title(card: dict) -> str:
-    """Such as ``flow (midpoint × 3)``."""
-    operator = card["operator"]
-    return (
-        f"{operator['kind']} ({operator['solver']} × {operator['steps']})" if "solver" in operator else operator["kind"]
-    )
 
 
 def rows_of(card: dict) -> list[tuple[str, str]]:
@@ -201,7 +174,7 @@ def publish(student, tokenizer, name: str, card: dict, private: bool | None = No
     """
     from huggingface_hub import HfApi, get_token
 
-    from .hub import explained
+    from ..loading.hub import explained
 
     if not (token or get_token()):
         raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")

@@ -1,17 +1,16 @@
 """Teachers, and the students that ship with the course."""
 
 import difflib
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from ..support.errors import reason, unknown
+from ..support.machine import default_device
 from . import hub
-from .naming import reason, unknown
+from .assets import ASSETS, DamagedAssetError, operator_notes, verify
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
     "pythia-14m": (128, 6, 4, 50304),
@@ -21,48 +20,6 @@ SHAPES = {
     "pythia-1b": (2048, 16, 8, 50304),
     "pythia-1.4b": (2048, 24, 16, 50304),
 }
-
-
-class DamagedAssetError(ValueError):
-    """A file that ships with the course is missing, truncated or altered."""
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def operator_notes(path: Path) -> dict:
-    """What a trained operator's file says of itself: span, operator, teacher, training."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["lft_edu"])
-
-
-def verify(folder: Path) -> dict:
-    """Check a folder of assets against the checksums in its ``PROVENANCE.json``; returns what is written there.
-
-    Raises:
-        DamagedAssetError: which file is wrong and how to get it back.
-    """
-    remedy = "Restore it with `git checkout -- assets`, or download the course again."
-    try:
-        provenance = json.loads((folder / "PROVENANCE.json").read_text())
-        checksums = dict(provenance["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedAssetError(f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {remedy}") from None
-    for name, expected in checksums.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedAssetError(f"{folder.name}/{name} is missing. {remedy}")
-        found = sha256(path)
-        if found != expected:
-            raise DamagedAssetError(
-                f"{folder.name}/{name} is damaged ({path.stat().st_size} bytes; SHA-256 {found[:12]}…, "
-                f"should be {expected[:12]}…). {remedy}"
-            )
-    return provenance
 
 
 def load_teacher(
@@ -84,12 +41,12 @@ def load_teacher(
     Raises:
         DamagedAssetError: the bundled teacher does not match its checksums.
         FileNotFoundError: a folder or hub model that is not there, or has no safetensors weights.
-        PermissionError, ConnectionError, OSError: what can go wrong with the hub (:func:`lft_edu.hub.fetch`).
+        PermissionError, ConnectionError, OSError: what can go wrong with the hub (:func:`lft_edu.loading.hub.fetch`).
         ValueError: a name that is neither, a damaged download, or a model of an unsupported family.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from .families import family_of
+    from ..families import family_of
 
     if str(name).startswith("bundled/"):
         raise ValueError(f"{str(name)!r} is a student: use load_student. The teacher is 'bundled'.")
@@ -105,13 +62,6 @@ def load_teacher(
         tokenizer.pad_token = tokenizer.eos_token
     model.lft_origin = origin
     return model.to(device or default_device()).eval().requires_grad_(False), tokenizer
-
-
-def default_device() -> torch.device:
-    """A GPU if there is one (under a launcher, this process's), else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
 def _folder_or_hub_name(name: str) -> str | Path:
@@ -228,7 +178,7 @@ def load_student(
     Raises:
         ValueError: unknown name (with the nearest known one); DamagedAssetError: checksums differ.
     """
-    from .splicing import SplicedForCausalLM
+    from ..splicing import SplicedForCausalLM
 
     name = str(name)
     if name == "bundled" or not name.startswith("bundled/"):
@@ -243,8 +193,8 @@ def _bundled_student(name: str, teacher):
     """The teacher with one of ``assets/operators`` spliced in."""
     from safetensors.torch import load_file
 
-    from .operators import operator_from_dict
-    from .splicing import splice
+    from ..operators import operator_from_dict
+    from ..splicing import splice
 
     path = ASSETS / "operators" / f"{name}.safetensors"
     if path.name not in verify(ASSETS / "operators")["sha256"]:
@@ -256,3 +206,54 @@ def _bundled_student(name: str, teacher):
         raise ValueError(f"Student 'bundled/{name}' fits the bundled teacher only; this one has other widths.")
     student.operator.load_state_dict(weights)
     return student
+
+
+def blank_teacher(name: str, revision: str | None = None):
+    """A teacher without weights (on torch's meta device), and the bytes that loading it would download.
+
+    Raises:
+        ValueError, OSError: a teacher that is not there; ConnectionError, the hub is out of reach.
+    """
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from .assets import ASSETS
+
+    place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
+    download = 0
+    if not isinstance(place, Path):
+        try:
+            found = hub.look_up(place, revision)
+            download, commit, cached = found.missing, found.commit, False
+        except ConnectionError:
+            commit, cached = revision, True  # it may be on this disk
+        with hub.explained(name, revision):
+            place = Path(hf_hub_download(name, "config.json", revision=commit, local_files_only=cached)).parent
+    config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config), download
+
+
+def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
+    """A GPT-NeoX with rotary positions on half of each 32-wide head, as Pythia's layers but small."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
+        torch.default_generator.manual_seed(seed)
+        model = GPTNeoXForCausalLM(config)
+        for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
+            for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+                nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
+    return model

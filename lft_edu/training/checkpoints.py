@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .files import whole
+from ..support.files import whole
 
 
 class Checkpoints:

@@ -17,18 +17,20 @@ from pathlib import Path
 
 import torch
 
-from . import hub
+from ..loading import hub
 from .cards import make_card, save_card
-from .checkpoints import Checkpoints, differences
-from .corpora import HUB, load_corpus
-from .costs import PeakMemory
-from .files import whole
-from .fitting import fit
-from .metrics import Evaluation, blocks_of, evaluate
-from .plans import DTYPES, RunSettings
-from .splicing import splice
-from .teachers import load_teacher
-from .training import History, from_main, is_main, join, launched
+from ..training.checkpoints import Checkpoints, differences
+from ..loading.corpora import HUB, load_corpus
+from ..support.machine import PeakMemory
+from ..support.files import whole
+from ..fitting import fit
+from ..metrics import Evaluation, evaluate
+from ..text import blocks_of
+from .settings import DTYPES, RunSettings
+from ..splicing import splice
+from ..loading.teachers import load_teacher
+from ..training.callbacks import History
+from ..training.processes import from_main, is_main, join, launched
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Run:
     Attributes:
         teacher, tokenizer, student, history: what it used and made.
         evaluation: on the test split; None on all processes but the first, as are ``card`` and ``taken``.
-        card: the results card (:mod:`lft_edu.cards`).
+        card: the results card (:mod:`lft_edu.runs.cards`).
         taken: seconds over all sittings, bytes of memory at the peak and of disk, to be held against the plan.
     """
 
@@ -50,66 +52,6 @@ class Run:
     evaluation: Evaluation | None = None
     card: dict | None = field(default=None, repr=False)
     taken: dict | None = None
-
-
-class MetricsLog:
-    """Rows of numbers, one JSON object a line, and on request TensorBoard's files.
-
-    Args:
-        path: the ``.jsonl`` file. What it holds beyond ``done`` steps is dropped: those steps come again.
-        tensorboard: also write event files, to the folder ``tensorboard`` beside it.
-    """
-
-    def __init__(self, path: Path, done: int = 0, tensorboard: bool = False):
-        self.path, self.writer = path, None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        with whole(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= done))
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError("tensorboard=True needs TensorBoard: pip install tensorboard") from error
-            self.writer = SummaryWriter(path.with_name("tensorboard"), purge_step=done + 1)
-
-    def __call__(self, row: dict) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items() if self.writer else ():
-            if name != "step" and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, row["step"])
-        if self.writer:
-            self.writer.flush()
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line that a crash cut short belongs to no step that is kept."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def read_metrics(path: str | Path) -> list[dict]:
-    """The rows of a ``metrics.jsonl``; a last line that is being written is passed over."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines() if _step_of(line) < float("inf")]
-
-
-@contextmanager
-def in_turn(device: torch.device):
-    """Under a launcher: a block that the main process runs first, then one process of every other machine, then the
-    rest, from their machine's cache."""
-    if not launched():
-        yield
-        return
-    processes = join(device)
-    with processes.main_process_first(), processes.local_main_process_first():
-        yield
 
 
 def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=None, progress: bool = True) -> Run:
@@ -125,7 +67,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         KeyboardInterrupt: interrupted; a checkpoint is saved.
         OSError: see :func:`lft_edu.load_teacher`, :func:`lft_edu.load_corpus` and :func:`lft_edu.fit`.
     """
-    from .teachers import default_device
+    from ..support.machine import default_device
 
     out, device = Path(settings.out), default_device()
     if launched():
@@ -159,36 +101,6 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
         run.taken = {"seconds": spent, "memory": memory.peak, "disk": size}
     return run
-
-
-def settled(settings: RunSettings, resume: bool) -> tuple[RunSettings, bool]:
-    """The settings with the commit of their text, and whether ``out`` holds a run that they go on with.
-
-    Raises as :func:`train` does if it holds another.
-    """
-    out = Path(settings.out)
-    begun = bool(Checkpoints(out / "checkpoints").files())
-    closed = (out / "card.json").exists() and not begun  # an operator that was solved has a card and no checkpoints
-    if (begun or closed) and not resume:
-        raise FileExistsError(f"{out} holds a run. Pass resume=True (--resume) to continue it, or choose another out.")
-    file = out / "settings.json"
-    then = _settings_in(file) if begun and file.exists() else None
-    if settings.corpus in HUB and settings.corpus_revision is None:
-        commit = then.corpus_revision if then else hub.dataset_commit(HUB[settings.corpus].repository)
-        settings = replace(settings, corpus_revision=commit)
-    if then and (changed := differences(then.deciding(), settings.deciding())):
-        lines = "; ".join(changed.values())
-        raise ValueError(f"{out} holds a run with other settings ({lines}). Use those, or another out.")
-    return settings, begun
-
-
-def _settings_in(file: Path) -> RunSettings:
-    """The settings of an earlier run; those of another version of this library that are no more are passed over."""
-    known = {field.name for field in fields(RunSettings)}
-    try:
-        return RunSettings(**{name: value for name, value in json.loads(file.read_text()).items() if name in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}). Delete it to go on without its check.") from error
 
 
 def corpora_of(settings: RunSettings, tokenizer) -> tuple:

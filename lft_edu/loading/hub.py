@@ -7,11 +7,11 @@ Files come through ``huggingface_hub`` into its cache (``HF_HOME``), so what oth
 import errno
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .naming import reason
+from ..support.errors import reason
+from ..support.machine import free_space
 
 # Matched against the whole path in the repository: folders with other formats of the same weights are left out.
 FILES = [
@@ -162,11 +162,6 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
-
-
-def free_space(folder: Path) -> int:
-    """Bytes free on the disk where ``folder`` is or would be."""
-    return shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
 
 
 def require_room(needed: int, what: str, folder: Path | None = None) -> None:

@@ -7,172 +7,19 @@ what one gives with twice the batch, up to the order of sums.
 """
 
 import math
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from datetime import timedelta
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .callbacks import History, Interruption, _Recorder
 from .checkpoints import Checkpoints, restore
-from .flow import Share
+from .optimizers import _set_rates, warmup_stable_decay
+from .processes import from_main, make_accelerator
+from .sampling import Share, places, step_generator
 from .streams import StreamError, StreamInterrupted
-
-
-@dataclass
-class History:
-    """What happened in a run: losses by step, evaluations, tokens seen, seconds spent (over all its sittings)."""
-
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[dict] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-def warmup_stable_decay(step: int, steps: int, warmup: int = 60, decay: float = 0.4, floor: float = 0.02) -> float:
-    """Learning-rate factor in (0, 1]: linear rise over ``warmup`` steps, flat, linear fall over the last ``decay``."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    fall = (steps - step) / max(1.0, decay * steps)
-    return rise * min(1.0, max(floor, fall))
-
-
-def step_generator(seed: int, step: int, device="cpu") -> torch.Generator:
-    """The random numbers of one step, a function of its arguments alone; the same on every process."""
-    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) * 1_009 % 2**63)
-
-
-class ShuffledRows:
-    """Which row is the ``i``-th sequence of a run: epochs, each in a fresh order, for any ``i`` without history."""
-
-    def __init__(self, rows: int, seed: int = 0):
-        if rows < 1:
-            raise ValueError("The corpus holds no blocks to train on.")
-        self.rows, self.seed = rows, seed
-        self._orders: dict[int, torch.Tensor] = {}
-
-    def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Row numbers, shaped like ``numbers`` ``(B,)``, of these sequences of the run."""
-        return torch.stack([self._order(i // self.rows)[i % self.rows] for i in numbers.tolist()])
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        if epoch not in self._orders:
-            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}  # a step may straddle two
-            generator = torch.Generator().manual_seed(self.seed * 7_919 + epoch)
-            self._orders[epoch] = torch.randperm(self.rows, generator=generator)
-        return self._orders[epoch]
-
-
-def places(batch_size: int, turn: int = 0, rank: int = 0, world: int = 1) -> torch.Tensor:
-    """Which of a step's sequences one process takes in one turn of gradient accumulation: ``(batch_size,)``.
-
-    Processes take every ``world``-th, so that each can read its own files of a stream.
-    """
-    return (turn * batch_size + torch.arange(batch_size)) * world + rank
-
-
-PATIENCE = timedelta(hours=3)  # with a process that downloads, reads or evaluates for all
-
-
-def launched() -> bool:
-    """Is this one of the processes of a launcher, such as ``accelerate launch``?"""
-    return "WORLD_SIZE" in os.environ
-
-
-def is_main() -> bool:
-    """Is this the process that writes, prints and evaluates?"""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def join(device: torch.device):
-    """Meet the launcher's other processes; returns Accelerate's state of them. Their usual patience is ten minutes."""
-    import accelerate
-
-    return accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-
-
-def from_main(work: Callable):
-    """What ``work()`` returns on the main process, on every process; what it raises there, too.
-
-    So one disk decides for all: machines that share no folder would else see different checkpoints.
-    """
-    if not launched():
-        return work()
-    from accelerate.utils import broadcast_object_list
-
-    outcome = [None, None]  # result, error
-    if is_main():
-        try:
-            outcome[0] = work()
-        except Exception as error:
-            outcome[1] = error
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
-    return result
-
-
-def make_accelerator(device: torch.device, precision: str = "no"):
-    """Accelerate for this device and precision.
-
-    It keeps both for the life of the process, so a run with other ones needs the last run's forgotten; not under a
-    launcher, where the process group lives there.
-
-    Raises:
-        ValueError: a launcher has given this process another device.
-    """
-    import accelerate
-
-    if launched():
-        join(device)
-    else:
-        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-        if device.index is not None:
-            torch.cuda.set_device(device)  # Accelerate takes the current one
-    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    if accelerator.device.type != device.type:
-        raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}: move it there.")
-    return accelerator
-
-
-class Interruption:
-    """SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's) are remembered, and acted on between
-    two steps, once a checkpoint is written. A second one does not wait, unless it is the same wish once more: a
-    scheduler and a launcher may both pass it on."""
-
-    ECHO = 3.0  # seconds
-
-    def __init__(self):
-        self.asked_at: float | None = None
-
-    @property
-    def asked(self) -> bool:
-        return self.asked_at is not None
-
-    def _remember(self, number, frame) -> None:
-        now = time.monotonic()
-        if self.asked and now - self.asked_at > self.ECHO:
-            raise KeyboardInterrupt
-        self.asked_at = self.asked_at or now
-
-    @contextmanager
-    def watched(self, active: bool = True):
-        """Watch the two signals inside the block. Only the main thread can."""
-        if not active or threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def optimise(
@@ -330,37 +177,6 @@ def optimise(
     module.eval()
     _set_rates(optimizers, rates, 1.0)
     return history
-
-
-class _Recorder:
-    """Writes what happened into the history, onto the bar and into the log."""
-
-    def __init__(self, history: History, bar, tokens_per_step: int, done: int, log: Callable[[dict], None] | None):
-        self.history, self.bar, self.tokens_per_step, self.done, self.log = history, bar, tokens_per_step, done, log
-        self.started, self.spent = time.perf_counter(), history.seconds
-
-    def record(self, step: int, loss: float, norm: float, factor: float) -> None:
-        """The mean loss and gradient norm of the steps since the last record."""
-        h, sitting = self.history, time.perf_counter() - self.started
-        h.steps.append(step)
-        h.losses.append(loss)
-        h.seconds = self.spent + sitting
-        rate = self.tokens_per_step * (step - self.done) / max(1e-9, sitting)
-        self.bar.set_postfix_str(f"loss {loss:.4g}" + (f", {rate:,.0f} tokens/s" if self.tokens_per_step else ""))
-        if self.log:
-            row = {"step": step, "loss": loss, "gradient_norm": norm, "rate_factor": factor, "tokens": h.tokens}
-            self.log(row | {"seconds": round(h.seconds, 3), "tokens_per_second": round(rate, 1)})
-
-    def evaluated(self, step: int, numbers: dict) -> None:
-        self.history.evaluations.append({"step": step, **numbers})
-        if self.log:
-            self.log(self.history.evaluations[-1])
-
-
-def _set_rates(optimizers: list, rates: list[list[float]], factor: float) -> None:
-    for optimizer, base in zip(optimizers, rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = rate * factor
 
 
 def _require_finite(loss: float, step: int, kept: Checkpoints) -> None:

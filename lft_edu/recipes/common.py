@@ -1,0 +1,50 @@
+"""What the recipes share."""
+
+import os
+from pathlib import Path
+
+import torch
+
+import lft_edu as lft
+
+from ..loading.assets import ASSETS, sha256
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"CPU, {os.environ.get('WORLD_SIZE', '1')} processes of one thread"
+
+
+def ladder(steps: int) -> dict:
+    """Name → (operator, its training as options of :func:`lft_edu.fit`, the operator it starts from or None)."""
+    walk = {"objective": "flow_walking", "k": 3, "step": "midpoint", "steps": steps}
+    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-3}
+    return {
+        "mean-shift": (lft.MeanShift(), {}, None),
+        "procrustes": (lft.Procrustes(), {}, None),
+        "ridge": (lft.Ridge(), {}, None),
+        "regression": (lft.Regression(), {"objective": "regression"}, None),
+        "flow-matching": (lft.Flow("euler", 1), {"objective": "flow_matching"}, None),
+        "flow-walking-euler": (lft.Flow("euler", 1), walk | {"k": 1, "step": "euler"}, None),
+        "flow-walking": (lft.Flow("midpoint", 3), walk, None),
+        "hybrid": (lft.Flow("midpoint", 3), walk | {"objective": "hybrid", "alpha": 0.1}, None),
+        "flow-walking-kl": (lft.Flow("midpoint", 3), finish, "flow-walking"),
+    }
+
+
+SPANS = ((6, 12), (6, 18))
+
+
+def weights_of(teacher: str) -> str | None:
+    """SHA-256 of a teacher's weights on disk."""
+    path = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
+    return sha256(path) if path.exists() else None
+
+
+def into_readme(mark: str, text: str) -> None:
+    """Put text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md, in place of what is there."""
+    readme = ASSETS.parent / "README.md"
+    before, _, rest = readme.read_text().partition(f"<!-- {mark} -->\n")
+    _, _, after = rest.partition(f"<!-- /{mark} -->")
+    readme.write_text(f"{before}<!-- {mark} -->\n{text}<!-- /{mark} -->{after}")

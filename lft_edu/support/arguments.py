@@ -1,0 +1,33 @@
+"""Types of command-line arguments."""
+
+import argparse
+
+MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def count(text: str) -> int:
+    """``"200k"``, ``"2.6B"`` or ``"4096"`` as a whole number."""
+    unit = MULTIPLES.get(text[-1:].lower(), 1)
+    try:
+        value = int(float(text[:-1] if unit > 1 else text) * unit)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: write 4096, 200k, 5M or 2.6B")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
+
+
+def span(text: str) -> tuple[int, int]:
+    """``"6:18"`` as (6, 18)."""
+    try:
+        m, n = text.replace("-", ":").split(":")
+        return int(m), int(n)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span: write m:n, such as 6:18") from None
