@@ -16,6 +16,7 @@ from .costs import Shape
 from ..objectives import OBJECTIVES
 from ..training.optimizers import OPTIMIZERS
 from ..flow import STEPS
+from .settings import DTYPES, RunSettings
 from ..support.machine import evaluation_batch
 from ..support.errors import unknown
 from ..operators import operator_from_dict
