@@ -4,9 +4,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .support.arguments import count, positive, span
+
+if TYPE_CHECKING:
+    from .runs.settings import RunSettings
 
 
 def doctor(args) -> int:
@@ -53,9 +58,9 @@ def _server_flags(flags: list[str]) -> list[str]:
 
 def train(args) -> int:
     from .runs.plans import plan
-    from .runs.run import is_main
     from .runs.run import train as run_to_its_end
     from .training.checkpoints import Checkpoints
+    from .training.processes import is_main
 
     settings = _settings(args)
     if args.dry_run:
@@ -64,24 +69,24 @@ def train(args) -> int:
     planned = None if args.quiet or not is_main() else plan(settings)
     if planned:
         print(f"{planned}\n", file=sys.stderr)
-    if args.resume and not Checkpoints(Path(args.out) / "checkpoints").files() and is_main():
-        print(f"No checkpoint in {args.out} yet: starting from the beginning.", file=sys.stderr)
+    if args.resume and not Checkpoints(Path(settings.out) / "checkpoints").files() and is_main():
+        print(f"No checkpoint in {settings.out} yet: starting from the beginning.", file=sys.stderr)
     run = run_to_its_end(settings, resume=args.resume, progress=not args.quiet)
     if is_main():
-        spent, student = run.history.seconds, Path(args.out) / "student"
+        spent, student = run.history.seconds, Path(settings.out) / "student"
         print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
         if planned:
-            print(planned.compared(run.taken))
+            print(planned.compared(run.actual))
     return 0
 
 
-def _settings(args):
-    """What the words of the command line mean for a run."""
+def _settings(args) -> "RunSettings":
+    """The command line as settings of a run."""
     import dataclasses
 
     from .runs.settings import RunSettings
 
-    names = {f.name for f in dataclasses.fields(RunSettings)}
+    names = {f.name for f in dataclasses.fields(RunSettings)} | {"tensorboard"}
     return RunSettings(**{name: value for name, value in vars(args).items() if name in names})
 
 
@@ -187,36 +192,19 @@ def classroom(args) -> int:
 
 
 def train_options(sub) -> None:
-    """Options of ``train``, named as the fields of :class:`lft_edu.runs.settings.RunSettings`."""
-    sub.add_argument("--span", type=span, required=True, help="layers m:n, half open, such as 6:18")
-    sub.add_argument(
-        "--operator", default="flow", help="flow, regression, ridge, procrustes, mean-shift (default: flow)"
-    )
-    sub.add_argument("--objective", help="flow_matching, flow_walking, hybrid, regression or logit_kl")
-    sub.add_argument("--solver", default="midpoint", help="of the walk: euler or midpoint (default: midpoint)")
-    sub.add_argument("--k", type=positive, default=3, help="steps of the walk (default: 3)")
-    sub.add_argument("--train-k", type=positive, help="steps in training, if others than --k")
-    sub.add_argument("--alpha", type=float, default=0.1, help="weight of flow matching in hybrid (default: 0.1)")
-    sub.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
-    sub.add_argument("--lr", type=float, help="peak learning rate (default: fits the optimizer and the width)")
-    sub.add_argument("--batch", type=positive, default=16, help="blocks a process takes at once (default: 16)")
-    sub.add_argument("--accumulate", type=positive, default=1, help="batches a step (default: 1)")
-    sub.add_argument("--precision", default="no", choices=("no", "bf16"), help="bf16: autocast, for GPUs")
-    sub.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the teacher")
-    sub.add_argument("--compile", action="store_true", help="torch.compile the loss: slow to start, then faster")
-    sub.add_argument("--streaming", action="store_true", default=None, help="read a corpus of the hub while training")
-    sub.add_argument("--held", type=count, default=count("20k"), help="test tokens at the end (default: 20k)")
-    sub.add_argument("--evaluate-every", type=int, default=0, help="steps between evaluations (default: at the end)")
-    sub.add_argument("--save-every", type=positive, default=200, help="steps between checkpoints (default: 200)")
-    sub.add_argument("--keep", type=positive, default=2, help="checkpoints to keep (default: 2)")
-    sub.add_argument("--tensorboard", action="store_true", help="write TensorBoard's files beside metrics.jsonl")
-    sub.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    """Options of ``train``: the fields of :class:`lft_edu.RunSettings`, and what is done with them."""
+    from .runs.settings import RunSettings
+    from .support.settings import add_arguments
+
+    sub.add_argument("--span", type=span, required=True, help="layers m:n to replace, half-open, such as 6:18")
+    add_arguments(sub, RunSettings, skip=("span",))
+    sub.add_argument("--tensorboard", action="store_true", help="the same as --report-to tensorboard")
+    sub.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --out")
     sub.add_argument("--dry-run", action="store_true", help="only print what it would take: time, memory, disk")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
-    sub.add_argument("--out", default="runs/student", help="the run's folder (default: runs/student)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="lft-edu", description="Latent Flow Transformers: the course's command line.")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
@@ -247,8 +235,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("flags", nargs="*", help="for voila, after --, such as -- --port 9999")
 
     sub = command(train, "replace a span of layers by one trained operator; also under `accelerate launch -m lft_edu`")
-    text_options(sub, "500k")
-    train_options(sub)
+    if {"train"} & set(arguments):  # its options take torch to list, so only when they are asked for
+        train_options(sub)
 
     sub = command(scan, "what might tell where to cut: criteria of every span of layers")
     text_options(sub, "100k")
@@ -295,7 +283,8 @@ def _quieten() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a user can mend are one line on stderr and exit status 2."""
-    args = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser(arguments).parse_args(arguments)
     if args.work not in (doctor, lab, explore, export, classroom):
         _quieten()
     try:

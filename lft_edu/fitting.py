@@ -1,244 +1,238 @@
-"""Fitting an operator to its teacher: which loss, on which tokens, with which optimiser."""
+"""Fit an operator to its teacher: which loss, on which tokens, with which optimizer."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from . import objectives
 from .families import layers_of
-from .flow import STEPS, check_steps
 from .latents import Latents, span_latents
-from .objectives import OBJECTIVES
-from .operators import Flow, Moments
-from .splicing import check_pair
-from .support.errors import unknown
+from .objectives import Objective, logit_kl_loss, make_objective
+from .operators import Flow, Moments, Operator
+from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import require_memory
-from .training.callbacks import History
-from .training.loop import optimise
-from .training.optimizers import OPTIMIZERS, muon_and_adamw
+from .training.callbacks import Callback, Evaluation, History
+from .training.loop import optimize
+from .training.optimizers import muon_and_adamw
 from .training.processes import make_accelerator
 from .training.sampling import ShuffledRows
+from .training.settings import Training
 from .training.streams import Stream
 
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PreTrainedModel
 
-class LatentLoss(nn.Module):
-    """One of the latent objectives, as a module that returns the loss.
-
-    Args:
-        k, step: of the walk that :func:`~lft_edu.objectives.flow_walking_loss` takes.
-        alpha: weight of flow matching in the hybrid.
-        position_weight: weight ``(T, 1)`` of each position in the loss, or None.
-        scale: weight ``(D,)`` of each dimension, or None.
-    """
-
-    def __init__(self, operator, objective: str, k: int, step: str, alpha: float, position_weight=None, scale=None):
-        super().__init__()
-        self.operator, self.objective, self.k, self.step, self.alpha = operator, objective, k, STEPS[step], alpha
-        self.weight = None
-        for factor in (position_weight, scale):
-            if factor is not None:
-                self.weight = factor if self.weight is None else self.weight * factor
-
-    def forward(self, latents, generator=None):
-        velocity = self.operator.field(**latents.context)
-        x0, x1 = latents.x0.float(), latents.x1.float()  # a walk adds small steps: bfloat16 would lose them
-        weight = self.weight
-        match self.objective:
-            case "flow_matching":
-                return objectives.flow_matching_loss(velocity, x0, x1, generator, weight)
-            case "flow_walking":
-                return objectives.flow_walking_loss(velocity, x0, x1, self.k, self.step, generator, weight)
-            case "hybrid":
-                return objectives.hybrid_loss(velocity, x0, x1, self.alpha, self.k, self.step, generator, weight)
-            case "regression":
-                return objectives.regression_loss(velocity, x0, x1, weight)
-
-
-class LogitLoss(nn.Module):
-    """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail."""
-
-    def __init__(self, student, teacher):
-        super().__init__()
-        self.operator = student.operator  # the one submodule: what is trained, checkpointed and synchronised
-        self.models = (student, teacher)  # a tuple hides them from nn.Module
-
-    def forward(self, ids, generator=None):
-        student, teacher = self.models
-        with torch.no_grad():
-            target = teacher(input_ids=ids, use_cache=False).logits
-        return objectives.logit_kl_loss(student(input_ids=ids, use_cache=False).logits, target)
+SOLVED_BY = ("max_steps", "batch_size", "first_weight", "cache_latents")  # the settings that a closed form has use for
+FORMER_WALK = {"k": "num_steps", "step": "solver"}  # former names of an objective's settings
 
 
 def fit(
-    student,
-    teacher,
-    corpus,
-    objective: str = "flow_walking",
+    student: SplicedForCausalLM,
+    teacher: "PreTrainedModel",
+    corpus: "Dataset | IterableDataset | Tensor | LatentSource",
+    objective: str | Objective | None = None,
     *,
-    steps: int = 1000,
-    batch_size: int = 16,
-    lr: float = 2e-3,
-    k: int = 3,
-    step: str = "midpoint",
-    alpha: float = 0.1,
-    first_weight: float = 0.0,
-    scale_dimensions: bool = False,
-    cache_latents: bool = False,
-    optimizer: str = "adamw",
-    seed: int = 0,
-    precision: str = "no",
+    training: Training | None = None,
     checkpoint: str | Path | None = None,
-    save_every: int = 200,
     resume: bool = False,
-    accumulate: int = 1,
-    keep: int = 2,
-    compile: bool = False,
-    evaluate=None,
-    evaluate_every: int = 0,
-    log=None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    **shorthand,
 ) -> History:
     """Fit the student's operator to the teacher's hidden states (or logits). The teacher is not changed.
 
-    Closed-form operators (MeanShift, Procrustes, Ridge) are solved from at most ``steps`` batches, whatever the
-    objective; Regression and Flow are trained by AdamW or Muon; Skip and Loop have nothing to fit.
+    What is trained is the walk that the student takes: its solver, its number of steps. Closed-form operators
+    (MeanShift, Procrustes, Ridge) are solved from at most ``max_steps`` batches; Regression and Flow are trained;
+    Skip and Loop have nothing to fit.
 
     Args:
-        corpus: what :func:`lft_edu.load_corpus` returns, or token blocks as a long tensor ``(N, T)``, or a
-            :class:`~lft_edu.fitting.LatentSource` that several operators share.
+        student: made by :func:`lft_edu.splice` from this teacher.
+        corpus: what :func:`lft_edu.load_corpus` returns, or token ids as a long tensor ``(N, T)``, or a
+            :class:`LatentSource` that several operators share.
         objective: ``"flow_matching"`` (eq. 3), ``"flow_walking"`` (eq. 8), ``"hybrid"`` (eq. 9), ``"regression"``
-            (one Euler step), or ``"logit_kl"`` (through the whole model, the one objective that is not latent only).
-        steps, batch_size, lr: optimiser steps, blocks a step, peak learning rate.
-        k, step, alpha: of the walk and the hybrid; see :mod:`lft_edu.objectives`.
-        first_weight: weight of position 0, whose massive activations may be most of the loss, in [0, 1]. Closed forms
-            take position 0 in whole or not at all; ``logit_kl`` has no use for it.
-        scale_dimensions: weigh each dimension by one over its variance, outlier dimensions no more than others.
-        cache_latents: compute the teacher's states once and keep them in memory (small corpora, several epochs).
-        optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (``lr`` is then Muon's, ten times larger).
-        precision: ``"no"`` or ``"bf16"`` (autocast). The operator is trained in float32 either way, whatever the
-            teacher's type: a small step is lost on a bfloat16 weight.
-        compile: fuse the loss with ``torch.compile`` (minutes at the start, faster steps on a GPU).
-        checkpoint, save_every, keep, resume, accumulate, log: see :func:`lft_edu.training.optimise`; continued bit for
-            bit, streams of text too.
+            (one Euler step), ``"logit_kl"`` (through the whole model, the only one that is not trained on hidden
+            states alone), or an :class:`~lft_edu.objectives.Objective`. None: Flow Walking for a flow, regression for
+            a regression.
+        training: optimizer, steps, precision and so on; see :class:`~lft_edu.training.settings.Training`.
+        checkpoint, resume: a file or folder to save to, and whether to continue from what is there, bit for bit.
+        callbacks: :class:`~lft_edu.training.callbacks.Callback` objects, such as ``Evaluation``.
+        shorthand: fields of ``training`` and of the objective by name: ``fit(..., max_steps=200, num_steps=2)``.
 
     Returns:
         :class:`~lft_edu.training.callbacks.History`.
 
     Raises:
-        ValueError: an objective that is unknown or does not fit the operator, k < 1, an empty corpus.
+        ValueError: an objective that is unknown or does not fit the operator, a setting out of its limits, an option
+            that this operator would ignore, an empty corpus.
+        FileExistsError: ``checkpoint`` exists and ``resume`` is not set.
         FloatingPointError: the loss became NaN or infinite.
     """
     check_pair(student, teacher)
     operator, span = student.operator, tuple(student.config.span)
-    _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight)
-    if not operator.trainable and not operator.closed_form:
-        return History()
-    in_memory = cache_latents and objective != "logit_kl"
-    shared = isinstance(corpus, LatentSource)
-    source = corpus if shared else LatentSource(teacher, span, corpus, batch_size, in_memory, progress)
-    if source.span != span:
-        raise ValueError(f"These latents are of span {source.span}; the student's operator stands for {span}.")
-    if operator.closed_form:
-        return _solve(operator, source, steps, batch_size, first_weight, progress)
+    training, options, more = _sorted_out(training or Training(), shorthand)
+    callbacks, log = [*callbacks, *more], shorthand.get("log")
+    if not operator.trainable:
+        given = {"objective": objective, "checkpoint": checkpoint, "resume": resume, "callbacks": callbacks, "log": log}
+        _refuse_what_is_ignored(operator, training, {k: v for k, v in given.items() if v} | options)
+        if not operator.closed_form:
+            return History()
+        return _solve(operator, _source(corpus, teacher, span, training, progress), training, progress)
 
-    accelerator = make_accelerator(teacher.device, precision)
-    order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), seed)
-    if objective == "logit_kl":
-        loss, batch_at = LogitLoss(student, teacher), lambda numbers: (source.ids(order(numbers)),)
-    else:
-        weights = _weights(source, batch_size, first_weight, scale_dimensions)  # the same on every process
-        weights = [weight if weight is None else weight.to(source.device) for weight in weights]
-        loss = LatentLoss(operator, objective, k, step, alpha, *weights)
+    goal = make_objective(objective or ("flow_walking" if isinstance(operator, Flow) else "regression"), **options)
+    goal = goal.resolve(operator)
+    _check(operator, goal, training)
+    source = _source(corpus, teacher, span, training, progress)
+    order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
+    if goal.latent:
+        loss = LatentLoss(operator, goal, _weight(source, training))
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
-    if compile:
+    else:
+        loss = LogitLoss(student, teacher)
+        batch_at = lambda numbers: (source.ids(order(numbers)),)  # noqa: E731
+    if training.compile:
         torch._dynamo.config.optimize_ddp = False  # it would cut one graph, the walk, into pieces of 25 MB
         loss.compile()
-    whole_batch = batch_size * accumulate * accelerator.num_processes
-    settings = {
-        "objective": objective, "operator": operator.to_dict(), "span": list(span), "lr": lr,
-        "k": k, "step": step, "alpha": alpha, "first_weight": first_weight, "scale_dimensions": scale_dimensions,
-        "optimizer": optimizer, "seed": seed, "steps": steps, "precision": precision,
-        "latents": source.fingerprint(),
-    }  # fmt: skip
+    accelerator = make_accelerator(teacher.device, training.precision)
+    sequences = training.batch_size * training.gradient_accumulation_steps * accelerator.num_processes
+    rate = training.rate(teacher.config.hidden_size)
+    settings = training.deciding() | {f.name: getattr(goal, f.name) for f in fields(goal)}
+    settings |= {"lr": rate, "objective": goal.name, "operator": operator.to_dict(), "span": list(span)}
     kept_type = next(operator.parameters()).dtype
-    operator.float()
+    operator.float()  # a small step is lost on a bfloat16 weight
     try:
-        return optimise(
+        return optimize(
             loss,
-            _optimizers(operator, optimizer, lr),
+            _optimizers(operator, training.optimizer, rate),
             batch_at,
-            steps,
-            batch_size=batch_size,
-            accumulate=accumulate,
+            training,
+            draw=goal.times,
             accelerator=accelerator,
-            seed=seed,
-            tokens_per_step=whole_batch * source.block_size,
+            tokens_per_step=sequences * source.block_size,
             checkpoint=checkpoint,
-            save_every=save_every,
-            keep=keep,
             resume=resume,
-            settings=settings,
+            settings=settings | {"latents": source.fingerprint()},
             stream=source.blocks if source.streamed else None,
-            evaluate=evaluate,
-            evaluate_every=evaluate_every,
+            callbacks=callbacks,
             log=log,
-            description=f"{objective} {span[0]}–{span[1]}",
+            description=f"{goal.name} {span[0]}–{span[1]}",
             progress=progress,
         )
     finally:
         operator.to(kept_type)
 
 
-def _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight) -> None:
-    if objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
-    if operator.trainable and not isinstance(operator, Flow) and objective not in ("regression", "logit_kl"):
+class LatentLoss(nn.Module):
+    """A latent objective as a module: (latents, times) → the mean loss.
+
+    Args:
+        weight: of each squared difference, broadcast against ``(B, T, D)``; None: all alike.
+    """
+
+    def __init__(self, operator: Operator, objective: Objective, weight: Tensor | None = None):
+        super().__init__()
+        self.operator, self.objective, self.weight = operator, objective, weight
+
+    def forward(self, latents: Latents, times: Tensor | None = None) -> Tensor:
+        x0, x1 = latents.x0.float(), latents.x1.float()  # a walk adds small steps: bfloat16 would lose them
+        times = None if times is None else times.to(x0.device)
+        return self.objective.loss(self.operator.field(**latents.context), x0, x1, times, self.weight)
+
+
+class LogitLoss(nn.Module):
+    """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail."""
+
+    def __init__(self, student: SplicedForCausalLM, teacher: "PreTrainedModel"):
+        super().__init__()
+        self.operator = student.operator  # the only submodule: what is trained, saved and synchronized
+        self.models = (student, teacher)  # a tuple hides them from nn.Module
+
+    def forward(self, ids: Tensor) -> Tensor:
+        student, teacher = self.models
+        with torch.no_grad():
+            target = teacher(input_ids=ids, use_cache=False).logits
+        return logit_kl_loss(student(input_ids=ids, use_cache=False).logits, target)
+
+
+def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
+    """Shorthand as (training, settings of the objective, callbacks)."""
+    known = {f.name for f in fields(Training)} | set(Training.former_names())
+    walk = {"num_steps", "solver", "alpha", *FORMER_WALK}
+    options = {FORMER_WALK.get(name, name): value for name, value in shorthand.items() if name in walk}
+    rest = {name: value for name, value in shorthand.items() if name not in {*walk, "evaluate", "log"}}
+    unknown = sorted(set(rest) - known)
+    if unknown:
+        Training.renamed({unknown[0]: None})  # TypeError, with the nearest name
+    training = replace(training, **Training.renamed(rest))
+    evaluate = shorthand.get("evaluate")
+    return training, options, [Evaluation(evaluate, shorthand.get("log"))] if evaluate else []
+
+
+def _refuse_what_is_ignored(operator: Operator, training: Training, given: dict) -> None:
+    extra = [*given, *(name for name in training.changed() if name not in SOLVED_BY)]
+    if extra:
+        how = "is solved in closed form" if operator.closed_form else "has nothing to fit"
         raise ValueError(
-            f"A {operator.kind!r} operator knows no time, so it can't be trained by {objective!r}. "
-            'Use objective="regression", or operator lft.Flow().'
+            f"A {operator.kind!r} operator {how}: it would ignore {', '.join(extra)}. Leave out what it ignores; it "
+            f"takes {', '.join(SOLVED_BY)}."
         )
-    check_steps(k)
-    if not lr > 0 or not 0 <= first_weight <= 1:
-        raise ValueError(f"lr={lr}, first_weight={first_weight}: lr must be above 0 and first_weight within [0, 1].")
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: give at least 1.")
-    for name, value, allowed in (
-        ("step", step, tuple(STEPS)),
-        ("precision", precision, ("no", "bf16")),
-        ("optimizer", optimizer, OPTIMIZERS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}.")
 
 
-def _optimizers(operator, name: str, lr: float) -> list:
+def _check(operator: Operator, objective: Objective, training: Training) -> None:
+    if objective.timed and not isinstance(operator, Flow):
+        raise ValueError(
+            f"A {operator.kind!r} operator is not time-dependent, so {objective.name!r} cannot train it. "
+            'Use objective="regression", or the operator lft.Flow().'
+        )
+    ignored = {"first_weight", "scale_dimensions", "cache_latents"} & set(training.changed())
+    if ignored and not objective.latent:
+        raise ValueError(
+            f"objective {objective.name!r} is trained on logits: it would ignore {', '.join(sorted(ignored))}. "
+            "Leave it out."
+        )
+
+
+def _source(corpus, teacher, span: tuple[int, int], training: Training, progress: bool) -> "LatentSource":
+    source = corpus
+    if not isinstance(corpus, LatentSource):
+        source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress)
+    if source.span != span:
+        raise ValueError(f"These latents are of span {source.span}; the student's operator replaces {span}.")
+    return source
+
+
+def _optimizers(operator: Operator, name: str, lr: float) -> list[torch.optim.Optimizer]:
     if name == "muon":
         return muon_and_adamw(operator, operator, muon_lr=lr, adamw_lr=lr / 5)
     return [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def _weights(source, batch_size: int, first_weight: float, scale_dimensions: bool):
-    """Weights of positions ``(T, 1)`` and dimensions ``(D,)``, None where all are equal."""
+def _weight(source: "LatentSource", training: Training) -> Tensor | None:
+    """Weight of positions and dimensions in the loss, ``(T, 1)``, ``(D,)`` or ``(T, D)``; the same on every process."""
     position = scale = None
-    if first_weight != 1:
+    if training.first_weight != 1:
         position = torch.ones(source.block_size, 1)
-        position[0] = first_weight
-    if scale_dimensions:
-        x1 = source(torch.arange(min(batch_size, len(source)))).x1
+        position[0] = training.first_weight
+    if training.scale_dimensions:
+        x1 = source(torch.arange(min(training.batch_size, len(source)))).x1
         scale = 1 / x1[:, 1:].float().flatten(0, 1).var(0).clamp(min=1e-6).cpu()
-    return position, scale
+    found = [weight for weight in (position, scale) if weight is not None]
+    return (
+        None if not found else found[0].to(source.device) if len(found) == 1 else (position * scale).to(source.device)
+    )
 
 
-def _solve(operator, source, batches: int, batch_size: int, first_weight: float, progress: bool) -> History:
-    """Solve a closed-form operator from up to ``batches`` batches."""
+def _solve(operator: Operator, source: "LatentSource", training: Training, progress: bool) -> History:
+    """Solve a closed-form operator from up to ``max_steps`` batches."""
     from tqdm.auto import tqdm
 
-    start = 0 if first_weight else 1  # position
-    moments, tokens = None, 0
-    parts = range(0, min(len(source), batches * batch_size), batch_size)
+    start = 0 if training.first_weight else 1  # position
+    moments, tokens, batch_size = None, 0, training.batch_size
+    parts = range(0, min(len(source), training.max_steps * batch_size), batch_size)
     for start_row in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
         rows = torch.arange(start_row, min(len(source), start_row + batch_size))
         found = source(rows)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .training.sampling import Share
-
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
 
@@ -25,7 +23,7 @@ def as_time(t: float | Tensor, x: Tensor) -> Tensor:
     return t.to(x.device, dtype) if isinstance(t, Tensor) else torch.full((), float(t), dtype=dtype, device=x.device)
 
 
-def expand_time(t: Tensor, x: Tensor) -> Tensor:
+def pad_t_like_x(t: Tensor, x: Tensor) -> Tensor:
     """``t`` with trailing axes of length 1 and the type of ``x``, so that it multiplies ``x`` sample by sample."""
     if t.ndim >= x.ndim or t.shape != x.shape[: t.ndim]:
         raise ValueError(
@@ -35,18 +33,21 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)).to(x.dtype)
 
 
+expand_time = pad_t_like_x  # its name before 1.0
+
+
 def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
     """From time ``t`` to ``s``: look once, then step (paper, eq. 4). One evaluation; error O(d²) a step."""
     t, s = as_time(t, x), as_time(s, x)
-    return x + expand_time(s - t, x) * velocity(x, t)
+    return x + pad_t_like_x(s - t, x) * velocity(x, t)
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
     """From ``t`` to ``s``: look, go half a step, look again, step (paper, eq. 5). Two evaluations; error O(d³)."""
     t, s = as_time(t, x), as_time(s, x)
     half = (s - t) / 2
-    halfway = x + expand_time(half, x) * velocity(x, t)
-    return x + expand_time(2 * half, x) * velocity(halfway, t + half)
+    halfway = x + pad_t_like_x(half, x) * velocity(x, t)
+    return x + pad_t_like_x(2 * half, x) * velocity(halfway, t + half)
 
 
 STEPS: dict[str, Step] = {"euler": euler_step, "midpoint": midpoint_step}
@@ -109,17 +110,10 @@ def uniform_times(k: int, device=None, dtype=torch.float32) -> Tensor:
 
 
 def random_times(k: int, batch: int, generator: torch.Generator | None = None, device=None) -> Tensor:
-    """``k`` steps from 0 to 1 through ``k - 1`` sorted uniform times, anew for each sample: ``(batch, k+1)``.
+    """``k`` steps from 0 to 1 through ``k - 1`` sorted uniform times, drawn again for each sample: ``(batch, k+1)``.
 
     Drawn on the generator's device, then moved to ``device``.
     """
-    inner = draw_uniform((batch, check_steps(k) - 1), generator, device).sort(dim=-1).values
-    return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0)
-
-
-def draw_uniform(shape: tuple[int, ...], generator: torch.Generator | Share | None = None, device=None) -> Tensor:
-    """Uniform numbers in [0, 1) from ``generator`` (or torch's default one), on ``device``."""
-    if isinstance(generator, Share):
-        return generator.uniform(shape).to(device)
     source = generator.device if generator is not None else device
-    return torch.rand(shape, generator=generator, device=source).to(device)
+    inner = torch.rand(batch, check_steps(k) - 1, generator=generator, device=source).sort(dim=-1).values.to(device)
+    return torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0)

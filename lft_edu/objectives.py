@@ -1,29 +1,36 @@
-"""What a velocity field is trained on.
+"""What a velocity is trained on.
 
-``x0`` and ``x1`` are pairs, ``(B, ..., D)``: where a point starts and where it must end. Every loss is a *mean* of
-squared differences over samples and dimensions (the paper's squared norm divided by D: the same minimiser, and a
-learning rate that does not depend on the width).
+The losses are functions of a velocity and of pairs ``x0``, ``x1``, ``(B, ..., D)``: where a point starts and where it
+must end. Each is a *mean* of squared differences over samples and dimensions (the paper's squared norm divided by D:
+the same minimizer, and a learning rate that does not depend on the width).
 
-``weight`` scales each squared difference and broadcasts against ``x0``: ``(B, T, 1)`` leaves tokens out,
-``(D,)`` weighs dimensions. The mean is taken over the weights, so a constant weight changes nothing.
+``weight`` scales each squared difference and broadcasts against ``x0``: ``(B, T, 1)`` leaves tokens out, ``(D,)``
+weighs dimensions. The mean is taken over the weights, so a constant weight changes nothing.
+
+An :class:`Objective` is a loss with its settings, as :func:`lft_edu.fit` wants it. A new one is one class.
 """
+
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .flow import (
     EVALUATIONS,
+    STEPS,
     Step,
     Velocity,
     as_time,
-    draw_uniform,
+    check_steps,
     euler_step,
-    expand_time,
     midpoint_step,
+    pad_t_like_x,
     random_times,
     uniform_times,
     walk,
 )
+from .support.errors import unknown
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -36,15 +43,22 @@ def mean_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None
 
 
 def flow_matching_loss(
-    velocity: Velocity, x0: Tensor, x1: Tensor, generator: torch.Generator | None = None, weight: Tensor | None = None
+    velocity: Velocity,
+    x0: Tensor,
+    x1: Tensor,
+    generator: torch.Generator | None = None,
+    weight: Tensor | None = None,
+    times: Tensor | None = None,
 ) -> Tensor:
     """Regress the velocity on straight lines at a random time (paper, eq. 3, alg. 1).
 
-    ``E_t ‖u(x_t, t) − (x1 − x0)‖²`` with ``x_t = (1 − t) x0 + t x1`` and ``t ~ U(0, 1)``, one per sample.
+    ``E_t ‖u(x_t, t) − (x1 − x0)‖²`` with ``x_t = (1 − t) x0 + t x1`` and ``t ~ U(0, 1)``, one per sample; ``times``
+    ``(B,)`` fixes the t instead.
     """
     _require_pairs(x0, x1)
-    t = as_time(draw_uniform((len(x0),), generator, x0.device), x0)
-    x_t = torch.lerp(x0, x1, expand_time(t, x0))
+    t = torch.rand(len(x0), generator=generator, device=_device(generator, x0)) if times is None else times
+    t = as_time(t, x0)
+    x_t = torch.lerp(x0, x1, pad_t_like_x(t, x0))
     return mean_squared_error(velocity(x_t, t), x1 - x0, weight)
 
 
@@ -58,10 +72,10 @@ def flow_walking_loss(
     weight: Tensor | None = None,
     times: Tensor | None = None,
 ) -> Tensor:
-    """Walk ``k`` steps of the learned velocity and compare the end alone (paper, eq. 8, alg. 2).
+    """Walk ``k`` steps of the learned velocity and compare only the end (paper, eq. 8, alg. 2).
 
-    The ``k − 1`` times in between are random, anew for each sample, so that the field holds for any grid.
-    ``times`` fixes them instead, ``(K+1,)`` or ``(B, K+1)``. The gradient runs through every step.
+    The ``k − 1`` times in between are random, drawn again for each sample, so that the field holds for any grid.
+    ``times`` fixes them instead, ``(k+1,)`` or ``(B, k+1)``. The gradient runs through every step.
     """
     _require_pairs(x0, x1)
     if times is None:
@@ -79,7 +93,7 @@ def hybrid_loss(
     generator: torch.Generator | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """``L_FW + α · L_FM``: end in the right place, on lines that want to be straight (paper, eq. 9)."""
+    """``L_FW + α · L_FM``: end in the right place, on lines that prefer to be straight (paper, eq. 9)."""
     walking = flow_walking_loss(velocity, x0, x1, k, step, generator, weight)
     return walking + alpha * flow_matching_loss(velocity, x0, x1, generator, weight)
 
@@ -92,12 +106,18 @@ def regression_loss(velocity: Velocity, x0: Tensor, x1: Tensor, weight: Tensor |
     return flow_walking_loss(velocity, x0, x1, weight=weight, times=uniform_times(1, x0.device), step=euler_step)
 
 
+def token_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher ‖ student) at each token: logits ``(B, T, V)`` → ``(B, T)``, in nats."""
+    student, teacher = (x.float().log_softmax(-1) for x in (student_logits, teacher_logits))
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
 def logit_kl_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """KL(teacher ‖ student) of the next-token distributions, nats per token, computed in float32.
 
     Args:
         student_logits, teacher_logits: ``(B, T, V)``.
-        mask: ``(B, T)``, 1 for tokens that count; all, if None.
+        mask: ``(B, T)``, 1 for tokens that count; None: all.
     """
     divergence = token_kl(student_logits, teacher_logits)
     if mask is None:
@@ -105,22 +125,149 @@ def logit_kl_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor |
     return (divergence * mask).sum() / mask.sum()
 
 
-def token_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher ‖ student) at each token, ``(B, T)``, in nats."""
-    student, teacher = (x.float().log_softmax(-1) for x in (student_logits, teacher_logits))
-    return (teacher.exp() * (teacher - student)).sum(-1)
+@dataclass(frozen=True)
+class Objective:
+    """A loss with its settings. Its random times are drawn apart from it, for a whole batch at once, so that a batch
+    that is spread over processes or turns of gradient accumulation sees the times it would see in one piece.
+
+    Attributes:
+        name: on the command line and in results.
+        timed: the velocity must know the time; ``latent``: it is trained on hidden states, not on logits.
+    """
+
+    name: ClassVar[str]
+    timed: ClassVar[bool] = True
+    latent: ClassVar[bool] = True
+
+    def resolve(self, operator) -> "Objective":
+        """Take what is not set (None) from the operator: training then takes the walk that the student takes."""
+        own = {} if operator is None else operator.settings
+        missing = {f.name: own[f.name] for f in fields(self) if getattr(self, f.name) is None and f.name in own}
+        return replace(self, **missing)
+
+    def times(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """The random times of ``n`` samples, ``(n, ...)`` in [0, 1] on the generator's device; None: nothing random."""
+        return None
+
+    def loss(self, velocity: Velocity, x0: Tensor, x1: Tensor, times=None, weight: Tensor | None = None) -> Tensor:
+        """The mean loss of pairs ``(B, ..., D)``, given :meth:`times` of theirs."""
+        raise NotImplementedError
+
+    def evaluations(self, operator=None) -> int:
+        """Velocity evaluations that one training step takes."""
+        return 1
+
+
+@dataclass(frozen=True)
+class FlowMatching(Objective):
+    """:func:`flow_matching_loss`."""
+
+    name = "flow_matching"
+
+    def times(self, n, generator=None):
+        return torch.rand(n, generator=generator, device=_device(generator))
+
+    def loss(self, velocity, x0, x1, times=None, weight=None):
+        return flow_matching_loss(velocity, x0, x1, weight=weight, times=times)
+
+
+@dataclass(frozen=True)
+class FlowWalking(Objective):
+    """:func:`flow_walking_loss`. ``num_steps`` (k) and ``solver`` of the walk; None: the student's own."""
+
+    name = "flow_walking"
+    num_steps: int | None = None
+    solver: str | None = None
+
+    def __post_init__(self):
+        if self.num_steps is not None:
+            check_steps(self.num_steps)
+        if self.solver is not None and self.solver not in STEPS:
+            raise unknown("solver", self.solver, STEPS)
+
+    def times(self, n, generator=None):
+        return random_times(self.num_steps, n, generator)
+
+    def loss(self, velocity, x0, x1, times=None, weight=None):
+        return flow_walking_loss(velocity, x0, x1, step=STEPS[self.solver], weight=weight, times=times)
+
+    def evaluations(self, operator=None):
+        own = self.resolve(operator)
+        return own.num_steps * EVALUATIONS[own.solver]
+
+
+@dataclass(frozen=True)
+class Hybrid(FlowWalking):
+    """:func:`hybrid_loss`, Flow Walking plus ``alpha`` times flow matching."""
+
+    name = "hybrid"
+    alpha: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"alpha={self.alpha!r}: give a number of at least 0.")
+
+    def times(self, n, generator=None):
+        walking = super().times(n, generator)
+        return torch.cat([walking, FlowMatching().times(n, generator)[:, None]], 1)
+
+    def loss(self, velocity, x0, x1, times=None, weight=None):
+        walking = super().loss(velocity, x0, x1, times[:, :-1], weight)
+        return walking + self.alpha * flow_matching_loss(velocity, x0, x1, weight=weight, times=times[:, -1])
+
+    def evaluations(self, operator=None):
+        return super().evaluations(operator) + 1
+
+
+@dataclass(frozen=True)
+class Regression(Objective):
+    """:func:`regression_loss`."""
+
+    name = "regression"
+    timed = False
+
+    def loss(self, velocity, x0, x1, times=None, weight=None):
+        return regression_loss(velocity, x0, x1, weight)
+
+
+@dataclass(frozen=True)
+class LogitKL(Objective):
+    """:func:`logit_kl_loss` of whole models: the student's own walk, and the gradient through its tail."""
+
+    name = "logit_kl"
+    timed = False
+    latent = False
+
+    def evaluations(self, operator=None):
+        return 1 if operator is None else operator.nfe
+
+
+OBJECTIVES = {cls.name: cls for cls in (FlowMatching, FlowWalking, Hybrid, Regression, LogitKL)}
+
+
+def make_objective(objective: str | Objective, **options) -> Objective:
+    """An objective by name, with its settings.
+
+    Raises:
+        ValueError: an unknown name, or a setting that this objective does not have.
+    """
+    if isinstance(objective, Objective):
+        return replace(objective, **options) if options else objective
+    if objective not in OBJECTIVES:
+        raise unknown("objective", objective, OBJECTIVES)
+    known = {f.name for f in fields(OBJECTIVES[objective])}
+    if extra := sorted(set(options) - known):
+        has = f"only {', '.join(sorted(known))}" if known else "no settings"
+        raise ValueError(f"{', '.join(extra)}: objective {objective!r} has {has}. Leave it out.")
+    return OBJECTIVES[objective](**options)
+
+
+def _device(generator: torch.Generator | None, x: Tensor | None = None):
+    """Where to draw: on the generator's device, else beside ``x``."""
+    return generator.device if generator is not None else None if x is None else x.device
 
 
 def _require_pairs(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} are not pairs: their shapes must agree.")
-
-
-OBJECTIVES = ("flow_matching", "flow_walking", "hybrid", "regression", "logit_kl")
-
-
-def evaluations(objective: str, k: int, solver: str) -> int:
-    """Velocity evaluations in one training step of an objective; ``"solved"``, a closed form, needs none."""
-    walk = k * EVALUATIONS[solver]
-    counts = {"solved": 0, "regression": 1, "flow_matching": 1}
-    return (counts | {"flow_walking": walk, "hybrid": walk + 1, "logit_kl": walk})[objective]

@@ -246,21 +246,22 @@ class Flow(Operator):
 
     Args:
         solver: ``"euler"`` (one evaluation a step) or ``"midpoint"`` (two).
-        steps: k, at least 1. May differ from training; change it later with ``student.set_solver``.
+        num_steps: k, at least 1. May differ from training; change it later with ``student.set_solver``.
     """
 
     kind = "flow"
     trainable = True
 
-    def __init__(self, solver: str = "euler", steps: int = 1):
+    def __init__(self, solver: str = "euler", num_steps: int = 1, *, steps: int | None = None):
         if solver not in STEPS:
             raise ValueError(f"solver={solver!r}: choose one of {', '.join(STEPS)}.")
         super().__init__()
-        self.settings = {"solver": solver, "steps": check_steps(steps)}
+        num_steps = num_steps if steps is None else steps  # its name before 1.0, and in operators saved then
+        self.settings = {"solver": solver, "num_steps": check_steps(num_steps)}
 
     @property
     def slots(self):
-        return EVALUATIONS[self.settings["solver"]] * self.settings["steps"]
+        return EVALUATIONS[self.settings["solver"]] * self.settings["num_steps"]
 
     def build(self, layer, config, generator=None):
         self.velocity = VelocityEstimator(layer, config, generator)
@@ -272,7 +273,7 @@ class Flow(Operator):
         return lambda x, t: self.velocity(x, t, **at_slot(context, next(slots)))
 
     def forward(self, x, **context):
-        k = self.settings["steps"]
+        k = self.settings["num_steps"]
         return walk(self.field(**context), x, [i / k for i in range(k + 1)], STEPS[self.settings["solver"]])
 
 
@@ -298,7 +299,7 @@ def operator_from_dict(settings: dict) -> Operator:
 def row_title(row: dict) -> str:
     """The name of a row of ``ladder.json`` with its solver: ``flow-walking (midpoint × 3)``."""
     solver = row["operator"].get("solver")
-    return f"{row['name']} ({solver} × {row['operator']['steps']})" if solver else row["name"]
+    return f"{row['name']} ({solver} × {row['operator']['num_steps']})" if solver else row["name"]
 
 
 def operator_title(card: dict) -> str:
@@ -315,7 +316,7 @@ def operator_path(operator: Operator, x0: Tensor, context: dict, between: int = 
     steps and ``between`` states inside it; of any other operator its result alone, t = 1."""
     if not isinstance(operator, Flow):
         return [operator(x0, **context)], torch.ones(1, dtype=torch.float64)
-    k, step, velocity = operator.settings["steps"], STEPS[operator.settings["solver"]], operator.field(**context)
+    k, step, velocity = operator.settings["num_steps"], STEPS[operator.settings["solver"]], operator.field(**context)
     states, times, parts, start = [], [], between + 1, x0
     for i in range(k):
         for j in range(1, parts + 1):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .couplings import Coupling
-from .flow import Step, as_time, expand_time, midpoint_step, uniform_times, walk
+from .flow import Step, as_time, midpoint_step, pad_t_like_x, uniform_times, walk
 
 Loss = Callable[..., Tensor]  # (velocity, x0, x1, generator=...) → scalar
 
@@ -40,7 +40,7 @@ class VelocityMLP(torch.nn.Module):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         x = x[:, None] if (single := x.ndim == 2) else x
-        time = expand_time(as_time(t, x), x).expand(*x.shape[:-1], 1)
+        time = pad_t_like_x(as_time(t, x), x).expand(*x.shape[:-1], 1)
         hidden = torch.cat([x, time], -1).transpose(0, 1)  # (copies, B, D + 1): one matrix product for all copies
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, torch.nn.functional.silu(hidden) if i else hidden, weight)

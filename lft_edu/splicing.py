@@ -114,12 +114,15 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         if not slots:
             self.generation_config.use_cache = False  # no attention left: nothing to cache, nothing to count by
 
-    def set_solver(self, solver: str | None = None, steps: int | None = None) -> "SplicedForCausalLM":
+    def set_solver(
+        self, solver: str | None = None, num_steps: int | None = None, *, steps: int | None = None
+    ) -> "SplicedForCausalLM":
         """Walk the same velocity with another solver or number of steps."""
         if not isinstance(self.operator, Flow):
             raise ValueError(f"A {self.operator.kind!r} operator has no solver; only a flow has.")
         now = self.operator.settings
-        self.operator.settings = Flow(solver or now["solver"], now["steps"] if steps is None else steps).settings
+        num_steps = steps if num_steps is None else num_steps  # its name before 1.0
+        self.operator.settings = Flow(solver or now["solver"], num_steps or now["num_steps"]).settings
         self.wire()
         return self
 

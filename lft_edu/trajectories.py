@@ -270,7 +270,7 @@ def _require_room(model, rows: list[list[int]], between: int, batch_size: int) -
     body = model.model if spliced else model
     stations = len(layers_of(body)) + 1
     if spliced and isinstance(model.operator, Flow):
-        stations += model.operator.settings["steps"] * (between + 1) - 1
+        stations += model.operator.settings["num_steps"] * (between + 1) - 1
     config, kept, widest = body.config, sum(map(len, rows)), min(batch_size, len(rows)) * max(map(len, rows))
     states = 4 * stations * config.hidden_size * (kept + 3 * widest)
     logits = 4 * widest * config.vocab_size

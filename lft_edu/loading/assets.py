@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 class DamagedAssetError(ValueError):

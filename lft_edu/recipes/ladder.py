@@ -115,7 +115,7 @@ def student_of(row: dict, teacher):
         return lft.splice(teacher, row["span"], operator_from_dict(row["operator"]))
     student = lft.load_student("bundled/{}-{}-{}".format(row["name"], *row["span"]), teacher)
     if "solver" in row["operator"]:
-        student.set_solver(row["operator"]["solver"], row["operator"]["steps"])
+        student.set_solver(row["operator"]["solver"], row["operator"]["num_steps"])
     return student
 
 

@@ -61,12 +61,12 @@ class Plan:
 
     def __str__(self) -> str:
         s, (m, n) = self.settings, self.settings.span
-        how = s.trained_by if s.trained_by == "solved" else f"trained by {s.trained_by}"
+        how = s.objective_name if s.objective_name == "solved" else f"trained by {s.objective_name}"
         rows = [
             ("teacher", f"{s.teacher}: {self.shape.depth} layers, width {self.shape.width}, "
                         f"{self.shape.parameters / 1e6:,.1f} M parameters"),
             ("operator", f"{s.operator} for layers {m}–{n}, {how}"),
-            ("text", f"{self.steps:,} steps of {s.tokens_a_step(self.processes):,} tokens of {s.corpus}"),
+            ("text", f"{self.steps:,} steps of {s.tokens_per_step(self.processes):,} tokens of {s.corpus}"),
             ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products, "
                        f"of which whole steps should reach {self.share:.0%}"),
             ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
@@ -82,13 +82,13 @@ class Plan:
             lines.append("It does not fit: lower batch or block, or free some memory or disk.")
         return "\n".join(lines)
 
-    def compared(self, taken: dict) -> str:
-        """Planned beside taken, of ``run.taken``."""
-        rows = [("", "planned", "taken")]
-        rows.append(("time", duration(self.seconds), duration(taken["seconds"])))
-        rows.append(("memory", gigabytes(self.memory), gigabytes(taken["memory"])))
-        rows.append(("disk", gigabytes(self.disk), gigabytes(taken["disk"])))
-        return "\n".join(f"{name:<8} {planned:>10} {taken:>10}" for name, planned, taken in rows)
+    def compared(self, actual: dict) -> str:
+        """Plan and outcome side by side; ``actual`` is ``run.actual``."""
+        rows = [("", "planned", "actual")]
+        rows.append(("time", duration(self.seconds), duration(actual["seconds"])))
+        rows.append(("memory", gigabytes(self.memory), gigabytes(actual["memory"])))
+        rows.append(("disk", gigabytes(self.disk), gigabytes(actual["disk"])))
+        return "\n".join(f"{name:<8} {planned:>10} {actual:>10}" for name, planned, actual in rows)
 
 
 def duration(seconds: float) -> str:
@@ -120,7 +120,7 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
 
     device, dtype = default_device(), DTYPES[settings.dtype]
     model, download, unseen = (teacher, 0, False) if teacher is not None else _blank_or_published(settings)
-    shape, objective, (k, solver) = Shape.of(model), settings.trained_by, settings.walk
+    shape, objective, (k, solver) = Shape.of(model), settings.objective_name, settings.walk
     check_span(settings.span, shape.depth)
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
     tokens = settings.block * settings.batch
@@ -164,12 +164,16 @@ def _blank_or_published(settings: RunSettings) -> tuple:
 def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:
     """The plan of this run, in smaller pieces if memory asks for it.
 
-    ``batch`` is halved and ``accumulate`` doubled, so a step takes the same sequences. The plan's ``settings`` are the
+    ``batch_size`` is halved and ``gradient_accumulation_steps`` doubled, so a step takes the same sequences. The plan's ``settings`` are the
     ones to train by. It may still not fit.
     """
     found = plan(settings, teacher, processes)
-    while found.memory > found.free_memory and settings.batch % 2 == 0:
-        settings = replace(settings, batch=settings.batch // 2, accumulate=2 * settings.accumulate)
+    while found.memory > found.free_memory and settings.batch_size % 2 == 0:
+        settings = replace(
+            settings,
+            batch_size=settings.batch_size // 2,
+            gradient_accumulation_steps=2 * settings.gradient_accumulation_steps,
+        )
         found = plan(settings, teacher, processes)
     return found
 

@@ -26,7 +26,7 @@ from ..support.files import whole
 from ..fitting import fit
 from ..metrics import Evaluation, evaluate
 from ..text import blocks_of
-from .settings import DTYPES, RunSettings
+from .settings import DTYPES, RunSettings, resolve_settings, save_settings
 from ..splicing import splice
 from ..loading.teachers import load_teacher
 from ..training.callbacks import History
@@ -39,9 +39,9 @@ class Run:
 
     Attributes:
         teacher, tokenizer, student, history: what it used and made.
-        evaluation: on the test split; None on all processes but the first, as are ``card`` and ``taken``.
+        evaluation: on the test split; None on all processes but the first, as are ``card`` and ``actual``.
         card: the results card (:mod:`lft_edu.runs.cards`).
-        taken: seconds over all sittings, bytes of memory at the peak and of disk, to be held against the plan.
+        actual: seconds over all sittings, bytes of memory at the peak and on disk, to compare with the plan.
     """
 
     settings: RunSettings
@@ -51,18 +51,18 @@ class Run:
     history: History = field(repr=False)
     evaluation: Evaluation | None = None
     card: dict | None = field(default=None, repr=False)
-    taken: dict | None = None
+    actual: dict | None = None
 
 
 def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=None, progress: bool = True) -> Run:
     """Train, evaluate and save a student.
 
     Args:
-        resume: go on from the newest checkpoint in ``settings.out``, if there is one.
-        teacher, tokenizer: if they are loaded already.
+        resume: continue from the newest checkpoint in ``settings.out``, if there is one.
+        teacher, tokenizer: if they are already loaded.
 
     Raises:
-        FileExistsError: the folder holds a run, and ``resume`` is not asked for.
+        FileExistsError: the folder holds a run, and ``resume`` is not set.
         ValueError: it holds a run with other settings.
         KeyboardInterrupt: interrupted; a checkpoint is saved.
         OSError: see :func:`lft_edu.load_teacher`, :func:`lft_edu.load_corpus` and :func:`lft_edu.fit`.
@@ -72,7 +72,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     out, device = Path(settings.out), default_device()
     if launched():
         join(device)
-    settings, begun = from_main(lambda: settled(settings, resume))
+    settings, begun = from_main(lambda: resolve_settings(settings, resume))
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
     with in_turn(device):
@@ -83,11 +83,10 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         corpus, held = corpora_of(settings, tokenizer)
     student = splice(teacher, settings.span, settings.make_operator())
     if is_main():
-        held = blocks_of(held)  # read once, not at every glance
+        held = blocks_of(held)  # read once, not at every evaluation
         out.mkdir(parents=True, exist_ok=True)
         if not begun:
-            with whole(out / "settings.json") as partial:
-                partial.write_text(json.dumps(asdict(settings), indent=1))
+            save_settings(settings, out / "settings.json")
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
@@ -99,45 +98,56 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
-        run.taken = {"seconds": spent, "memory": memory.peak, "disk": size}
+        run.actual = {"seconds": spent, "memory": memory.peak, "disk": size}
     return run
 
 
 def corpora_of(settings: RunSettings, tokenizer) -> tuple:
     """The text to train on, and the text to evaluate on."""
-    streamed = settings.streaming or (settings.streaming is None and settings.corpus == "pile")
-    wanted = None if streamed else settings.tokens  # a stream is read as far as the steps go
+    streamed = HUB[settings.corpus].streamed if settings.corpus in HUB else False
+    if settings.streaming is not None:
+        streamed = settings.streaming
+    tokens = settings.tokens_per_step() * settings.max_steps if settings.max_steps else settings.tokens
     options = {"streaming": settings.streaming, "revision": settings.corpus_revision}
-    load = lambda split, tokens: load_corpus(  # noqa: E731
-        settings.corpus, tokenizer, split, settings.block, max_tokens=tokens, **options
-    )
-    return load("train", wanted), load("test", settings.held)
+
+    def load(split: str, max_tokens: int | None):
+        return load_corpus(
+            settings.corpus, tokenizer, split, settings.sequence_length, max_tokens=max_tokens, **options
+        )
+
+    return load("train", None if streamed else tokens), load("test", settings.eval_tokens)  # a stream is read as needed
 
 
-def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: bool, progress: bool) -> History:
+def fit_operator(settings: RunSettings, student, teacher, corpus, held_out, resume: bool, progress: bool) -> History:
     """:func:`lft_edu.fit` with everything the settings say."""
-    out, (k, solver) = Path(settings.out), settings.walk
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    out, objective = Path(settings.out), settings.make_objective()
+    training = settings.training(int(os.environ.get("WORLD_SIZE", 1)))
+    if objective is None:
+        return fit(student, teacher, corpus, training=training, progress=progress)
     log = None
     if is_main():
         done = Checkpoints(out / "checkpoints").newest_step() if resume else 0
-        log = MetricsLog(out / "metrics.jsonl", done, settings.tensorboard)
+        log = MetricsLog(out / "metrics.jsonl", done, settings.trackers, settings.deciding())
 
-    def glance(step: int) -> dict:
+    def measure(step: int) -> dict:
         with torch.autocast(teacher.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            found = evaluate(student, teacher, held)
+            found = evaluate(student, teacher, held_out)
         return {"kl": found.kl, "nmse": found.nmse}
 
+    callbacks = [Evaluation(measure, log)] if settings.evaluate_every else []
     try:
         return fit(
-            student, teacher, corpus, settings.objective or settings.default_objective,
-            steps=settings.steps(1 if settings.trained_by == "solved" else processes), batch_size=settings.batch,
-            accumulate=settings.accumulate, lr=settings.rate(teacher.config.hidden_size), k=k, step=solver,
-            alpha=settings.alpha, optimizer=settings.optimizer, seed=settings.seed, precision=settings.precision,
-            compile=settings.compile, checkpoint=out / "checkpoints", save_every=settings.save_every,
-            keep=settings.keep, resume=resume, evaluate=glance if settings.evaluate_every else None,
-            evaluate_every=settings.evaluate_every, log=log, progress=progress,
-        )  # fmt: skip
+            student,
+            teacher,
+            corpus,
+            objective,
+            training=training,
+            checkpoint=out / "checkpoints",
+            resume=resume,
+            callbacks=callbacks,
+            log=log,
+            progress=progress,
+        )
     finally:
         if log:
             log.close()
@@ -146,15 +156,15 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: 
 def training_notes(run: Run) -> dict:
     """What the card says of the training."""
     settings, history = run.settings, run.history
-    names = ("corpus", "corpus_revision", "block", "batch", "accumulate", "optimizer", "precision", "dtype", "seed")
-    notes = {"objective": settings.trained_by, "lr": settings.rate(run.teacher.config.hidden_size)}
-    notes |= {"k": settings.walk[0], "solver": settings.walk[1]} if settings.operator == "flow" else {}
-    notes |= {name: getattr(settings, name) for name in names}
+    names = ("corpus", "corpus_revision", "sequence_length", "batch_size", "gradient_accumulation_steps", "optimizer")
+    notes = {"objective": settings.objective_name, "lr": settings.rate(run.teacher.config.hidden_size)}
+    notes |= {"num_steps": settings.walk[0], "solver": settings.walk[1]} if settings.operator == "flow" else {}
+    notes |= {name: getattr(settings, name) for name in (*names, "precision", "dtype", "seed")}
     return notes | {"tokens": history.tokens, "seconds": round(history.seconds, 1)}
 
 
 def save(run: Run, out: Path) -> None:
-    """The student with its tokenizer, and the card."""
+    """Save the student with its tokenizer, and the card."""
     run.student.save_pretrained(out / "student")
     run.tokenizer.save_pretrained(out / "student")
     save_card(run.card, out)

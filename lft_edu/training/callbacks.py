@@ -1,15 +1,19 @@
-"""What happens beside the loop: records, logs, interruptions."""
+"""What happens beside the loop. :func:`lft_edu.training.loop.optimize` calls each of these between its steps."""
 
-import json
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..support.files import whole
+import torch
+from torch import nn
+
+from .checkpoints import Checkpoints, restore
+from .processes import from_main
+from .settings import Training
 
 
 @dataclass
@@ -23,108 +27,222 @@ class History:
     seconds: float = 0.0
 
 
-class Interruption:
-    """SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's) are remembered, and acted on between
-    two steps, once a checkpoint is written. A second one does not wait, unless it is the same wish once more: a
-    scheduler and a launcher may both pass it on."""
+@dataclass
+class RunState:
+    """Where a run is. The loop moves it on; callbacks read it.
 
-    ECHO = 3.0  # seconds
+    Attributes:
+        step: steps done; ``first``: those that were done before this sitting.
+        loss, grad_norm: means since the last time they were read from the device; ``rate_factor`` of the schedule.
+        stop_requested: this process wants to stop after the step; ``stopping``: all have agreed to.
+        tokens_per_step: of all processes together; 0, if unknown.
+    """
+
+    module: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    accelerator: object
+    training: Training
+    history: History = field(default_factory=History)
+    step: int = 0
+    first: int = 0
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    rate_factor: float = 1.0
+    stop_requested: bool = False
+    stopping: bool = False
+    tokens_per_step: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.training.max_steps
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def alone(self) -> bool:
+        return self.accelerator.num_processes == 1
+
+    def every(self, steps: int) -> bool:
+        """Is it the turn of something done every so many steps (0: never) and at the end?"""
+        return self.finished or (steps > 0 and self.step % steps == 0)
+
+
+class Callback:
+    """Something done beside the loop. Subclass it and pass it to ``lft.fit(..., callbacks=[...])``."""
+
+    def on_train_begin(self, run: RunState) -> None:
+        """Before the first step of this sitting."""
+
+    def on_step_end(self, run: RunState) -> bool:
+        """After each step. Return True to be called with the numbers of this step, which the device is then waited
+        for: on every process alike."""
+        return False
+
+    def on_numbers(self, run: RunState) -> None:
+        """``run.loss`` and ``run.grad_norm`` are up to date."""
+
+    def on_train_end(self, run: RunState) -> None:
+        """After the last step of this sitting, also after an error."""
+
+
+class Recording(Callback):
+    """Writes the history, and hands each row of numbers to ``log`` on the main process."""
+
+    def __init__(self, log: Callable[[dict], None] | None = None):
+        self.log = log
+
+    def on_train_begin(self, run):
+        self.started, self.before = time.perf_counter(), run.history.seconds
+
+    def on_step_end(self, run):
+        run.history.tokens += run.tokens_per_step
+        return run.every(run.training.log_every)
+
+    def on_numbers(self, run):
+        h, sitting = run.history, time.perf_counter() - self.started
+        h.steps.append(run.step)
+        h.losses.append(run.loss)
+        h.seconds = self.before + sitting
+        if self.log and run.is_main:
+            rate = run.tokens_per_step * (run.step - run.first) / max(1e-9, sitting)
+            row = {"step": run.step, "loss": run.loss, "gradient_norm": run.grad_norm, "rate_factor": run.rate_factor}
+            row |= {"tokens": h.tokens, "seconds": round(h.seconds, 3), "tokens_per_second": round(rate, 1)}
+            self.log(row)
+
+
+class Progress(Callback):
+    """A bar with loss and tokens per second, on the main process."""
+
+    def __init__(self, description: str = "train"):
+        self.description, self.bar = description, None
+
+    def on_train_begin(self, run):
+        from tqdm.auto import tqdm
+
+        total, off = run.training.max_steps, not run.is_main
+        self.started = time.perf_counter()
+        self.bar = tqdm(
+            total=total, initial=min(run.step, total), desc=self.description, unit="step", mininterval=1.0, disable=off
+        )
+
+    def on_step_end(self, run):
+        self.bar.update()
+        return False
+
+    def on_numbers(self, run):
+        rate = run.tokens_per_step * (run.step - run.first) / max(1e-9, time.perf_counter() - self.started)
+        self.bar.set_postfix_str(f"loss {run.loss:.4g}" + (f", {rate:,.0f} tokens/s" if rate else ""))
+
+    def on_train_end(self, run):
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Evaluation(Callback):
+    """Calls ``evaluate(step)`` every ``training.evaluate_every`` steps and at the end, on the main process, and keeps
+    the numbers that it returns in the history."""
+
+    def __init__(self, evaluate: Callable[[int], dict], log: Callable[[dict], None] | None = None):
+        self.evaluate, self.log = evaluate, log
+
+    def on_step_end(self, run):
+        return run.every(run.training.evaluate_every)
+
+    def on_numbers(self, run):
+        if not (run.is_main and run.every(run.training.evaluate_every)):
+            return
+        run.module.eval()
+        row = {"step": run.step, **self.evaluate(run.step)}
+        run.module.train()
+        run.history.evaluations.append(row)
+        if self.log:
+            self.log(row)
+
+
+class Checkpointing(Callback):
+    """Saves every ``training.save_every`` steps, before a stop, and at the end; restores when a run is resumed.
+
+    Args:
+        place: a file, which is replaced, or a folder, which keeps the newest ``training.save_total_limit``.
+        settings: JSON values that must agree for a checkpoint to be resumed.
+        stream: has ``state()`` and ``restore(state)``, JSON: a place in a stream of text to come back to.
+    """
+
+    def __init__(self, place: Path | str | None, settings: dict, save_total_limit: int = 2, stream=None):
+        self.files, self.settings, self.stream = Checkpoints(place, save_total_limit), settings, stream
+
+    def restore(self, run: RunState, resume: bool) -> None:
+        """Put a run where its newest checkpoint is, if there is one.
+
+        Raises:
+            FileExistsError: there is one, and ``resume`` was not asked for.
+        """
+
+        def newest() -> tuple[dict, dict] | None:
+            if not self.files.files():
+                return None
+            if not resume:
+                raise FileExistsError(
+                    f"{self.files.place} exists. Pass resume=True (--resume) to continue it, or delete it to start "
+                    "again."
+                )
+            return self.files.read(self.settings)
+
+        if found := from_main(newest):
+            notes, tensors = found
+            restore(tensors, run.module, run.optimizers)
+            run.step, run.history = notes["step"], History(**notes["history"])
+            if self.stream is not None:
+                self.stream.restore(notes.get("stream") or {})
+
+    def on_step_end(self, run):
+        return self.files.place is not None and run.every(run.training.save_every)
+
+    def on_numbers(self, run):
+        if self.files.place is not None and (run.stopping or run.every(run.training.save_every)):
+            self.save(run)
+
+    def save(self, run: RunState) -> None:
+        from accelerate.utils import gather_object
+
+        states = gather_object([self.stream.state()]) if self.stream is not None else []
+        if run.is_main:
+            # A shard may be known to several processes, of which one reads it on: that one is farthest.
+            farthest = sorted((item for part in states for item in part.items()), key=lambda item: item[1]["position"])
+            notes = {"step": run.step, "history": run.history, "settings": self.settings, "stream": dict(farthest)}
+            self.files.save(run.module, run.optimizers, notes)
+
+
+class GracefulShutdown(Callback):
+    """Remembers SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's), so that the run stops
+    between two steps, after a checkpoint. A second signal does not wait, unless it comes within ``ECHO`` seconds: a
+    scheduler and a launcher may both pass on the same one."""
+
+    ECHO = 3.0
 
     def __init__(self):
         self.asked_at: float | None = None
+        self.run: RunState | None = None
+        self.before: dict = {}
 
-    @property
-    def asked(self) -> bool:
-        return self.asked_at is not None
+    def on_train_begin(self, run):
+        self.run = run
+        if threading.current_thread() is threading.main_thread():  # no other thread may
+            self.before = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def _remember(self, number, frame) -> None:
+    def remember(self, number=None, frame=None) -> None:
         now = time.monotonic()
-        if self.asked and now - self.asked_at > self.ECHO:
+        if self.asked_at is not None and now - self.asked_at > self.ECHO:
             raise KeyboardInterrupt
         self.asked_at = self.asked_at or now
+        self.run.stop_requested = True
 
-    @contextmanager
-    def watched(self, active: bool = True):
-        """Watch the two signals inside the block. Only the main thread can."""
-        if not active or threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def on_step_end(self, run):
+        return run.alone and run.stop_requested  # several processes agree on it when they next meet
 
-
-class _Recorder:
-    """Writes what happened into the history, onto the bar and into the log."""
-
-    def __init__(self, history: History, bar, tokens_per_step: int, done: int, log: Callable[[dict], None] | None):
-        self.history, self.bar, self.tokens_per_step, self.done, self.log = history, bar, tokens_per_step, done, log
-        self.started, self.spent = time.perf_counter(), history.seconds
-
-    def record(self, step: int, loss: float, norm: float, factor: float) -> None:
-        """The mean loss and gradient norm of the steps since the last record."""
-        h, sitting = self.history, time.perf_counter() - self.started
-        h.steps.append(step)
-        h.losses.append(loss)
-        h.seconds = self.spent + sitting
-        rate = self.tokens_per_step * (step - self.done) / max(1e-9, sitting)
-        self.bar.set_postfix_str(f"loss {loss:.4g}" + (f", {rate:,.0f} tokens/s" if self.tokens_per_step else ""))
-        if self.log:
-            row = {"step": step, "loss": loss, "gradient_norm": norm, "rate_factor": factor, "tokens": h.tokens}
-            self.log(row | {"seconds": round(h.seconds, 3), "tokens_per_second": round(rate, 1)})
-
-    def evaluated(self, step: int, numbers: dict) -> None:
-        self.history.evaluations.append({"step": step, **numbers})
-        if self.log:
-            self.log(self.history.evaluations[-1])
-
-
-class MetricsLog:
-    """Rows of numbers, one JSON object a line, and on request TensorBoard's files.
-
-    Args:
-        path: the ``.jsonl`` file. What it holds beyond ``done`` steps is dropped: those steps come again.
-        tensorboard: also write event files, to the folder ``tensorboard`` beside it.
-    """
-
-    def __init__(self, path: Path, done: int = 0, tensorboard: bool = False):
-        self.path, self.writer = path, None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        with whole(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= done))
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError("tensorboard=True needs TensorBoard: pip install tensorboard") from error
-            self.writer = SummaryWriter(path.with_name("tensorboard"), purge_step=done + 1)
-
-    def __call__(self, row: dict) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items() if self.writer else ():
-            if name != "step" and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, row["step"])
-        if self.writer:
-            self.writer.flush()
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; a line that a crash cut short belongs to no step that is kept."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def read_metrics(path: str | Path) -> list[dict]:
-    """The rows of a ``metrics.jsonl``; a last line that is being written is passed over."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines() if _step_of(line) < float("inf")]
+    def on_train_end(self, run):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}

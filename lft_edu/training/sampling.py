@@ -1,7 +1,6 @@
 """Which sequences and which random numbers a step takes, as functions of (seed, step) alone."""
 
 import torch
-from torch import Tensor
 
 
 def step_generator(seed: int, step: int, device="cpu") -> torch.Generator:
@@ -36,23 +35,3 @@ def places(batch_size: int, turn: int = 0, rank: int = 0, world: int = 1) -> tor
     Processes take every ``world``-th, so that each can read its own files of a stream.
     """
     return (turn * batch_size + torch.arange(batch_size)) * world + rank
-
-
-class Share:
-    """The random numbers of some samples of a larger batch: what a generator would give them, were all drawn together.
-
-    So a batch that is spread over processes, or over turns of gradient accumulation, sees the times it would see whole.
-
-    Args:
-        generator: seeded alike for all shares.
-        places: ``(B,)``, which samples of the whole batch these are.
-        whole: samples in the whole batch.
-    """
-
-    def __init__(self, generator: torch.Generator, places: Tensor, whole: int):
-        self.generator, self.places, self.whole, self.device = generator, places, whole, generator.device
-
-    def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform numbers in [0, 1) of this share: ``shape`` begins with the number of its samples."""
-        every = torch.rand((self.whole, *shape[1:]), generator=self.generator, device=self.device)
-        return every[self.places.to(self.device, non_blocking=True)]
