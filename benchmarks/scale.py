@@ -31,6 +31,7 @@ from lft_edu.runs import costs
 from lft_edu.support import machine
 from lft_edu.support.files import whole, write_json
 from lft_edu.support.machine import default_device, evaluation_batch
+from lft_edu.training.callbacks import Evaluation
 from lft_edu.training.streams import Stream
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,8 +117,14 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
 
     precision, optimizer, lr = ("bf16", "muon", 0.03) if half else ("no", "adamw", 5e-4)
     every = max(1, steps // 6)  # seldom: looking at the clock means waiting for the device
-    options = {"steps": 6 * every, "batch_size": batch, "k": k, "step": solver, "optimizer": optimizer, "lr": lr}
-    options |= {"precision": precision, "compile": half, "evaluate": clock, "evaluate_every": every, "progress": False}
+    options = {"max_steps": 6 * every, "batch_size": batch, "optimizer": optimizer, "lr": lr}
+    options |= {
+        "precision": precision,
+        "compile": half,
+        "callbacks": [Evaluation(clock)],
+        "evaluate_every": every,
+        "progress": False,
+    }
     lft.fit(student, teacher, blocks, objective, **options)
     rate = 4 * every * batch * block / (times[5] - times[1])  # a GPU compiles first
     operations = costs.training_operations(shape, span, objective, k, solver, block)

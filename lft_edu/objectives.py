@@ -263,6 +263,18 @@ def make_objective(objective: str | Objective, **options) -> Objective:
     return OBJECTIVES[objective](**options)
 
 
+def evaluations(objective: str, num_steps: int, solver: str) -> int:
+    """Velocity evaluations in a training step of an objective by name; 0 for ``"solved"``, a closed form."""
+    if objective == "solved":
+        return 0
+    if objective == "logit_kl":
+        objective = "flow_walking"  # the student's own walk
+    known = {f.name for f in fields(OBJECTIVES[objective])} & {"num_steps", "solver"}
+    return make_objective(
+        objective, **{k: v for k, v in (("num_steps", num_steps), ("solver", solver)) if k in known}
+    ).evaluations()
+
+
 def _device(generator: torch.Generator | None, x: Tensor | None = None):
     """Where to draw: on the generator's device, else beside ``x``."""
     return generator.device if generator is not None else None if x is None else x.device

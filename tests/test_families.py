@@ -131,7 +131,7 @@ def test_layers_run_by_hand_are_the_model(teacher, ids):
 def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
     student = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))
     before = lft.evaluate(student, teacher, blocks)
-    history = lft.fit(student, teacher, blocks, objective="flow_walking", k=2, steps=30, batch_size=8, progress=False)
+    history = lft.fit(student, teacher, blocks, objective="flow_walking", max_steps=30, batch_size=8, progress=False)
     after = lft.evaluate(student, teacher, blocks)
     assert history.losses[-1] < history.losses[0]
     assert after.nmse < before.nmse

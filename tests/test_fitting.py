@@ -22,8 +22,10 @@ from lft_edu.fitting import LatentSource
 from lft_edu.latents import depth_states, span_latents
 from lft_edu.objectives import OBJECTIVES
 from lft_edu.operators import Moments
-from lft_edu.training import loop as training
 from lft_edu.training import optimizers, sampling
+from lft_edu.training.callbacks import Evaluation
+from lft_edu.training.loop import optimize
+from lft_edu.training.settings import Training
 
 SPAN = (2, 5)
 
@@ -138,7 +140,7 @@ def test_every_objective_brings_the_student_nearer(teacher, blocks, objective):
     before = lft.evaluate(student, teacher, blocks)
     kept = copy.deepcopy({k: v for k, v in student.state_dict().items() if ".layers.2." not in k})
     weights = copy.deepcopy(teacher.state_dict())
-    history = lft.fit(student, teacher, blocks, objective, steps=60, batch_size=8, lr=3e-3, progress=False)
+    history = lft.fit(student, teacher, blocks, objective, max_steps=60, batch_size=8, lr=3e-3, progress=False)
     after = lft.evaluate(student, teacher, blocks)
     assert after.kl < before.kl
     assert objective == "logit_kl" or after.nmse < 0.8 * before.nmse
@@ -154,7 +156,7 @@ def test_every_objective_brings_the_student_nearer(teacher, blocks, objective):
 def test_options_train_too(teacher, blocks, options):
     student = lft.splice(teacher, SPAN, lft.Regression())
     before = lft.evaluate(student, teacher, blocks).nmse
-    lft.fit(student, teacher, blocks, "regression", steps=40, batch_size=8, progress=False, **options)
+    lft.fit(student, teacher, blocks, "regression", max_steps=40, batch_size=8, progress=False, **options)
     assert lft.evaluate(student, teacher, blocks).nmse < before
 
 
@@ -162,7 +164,7 @@ def test_the_same_seed_gives_the_same_weights(teacher, blocks):
     runs = []
     for seed in (0, 0, 1):
         student = lft.splice(teacher, SPAN, lft.Flow())
-        lft.fit(student, teacher, blocks, steps=5, batch_size=4, seed=seed, progress=False)
+        lft.fit(student, teacher, blocks, max_steps=5, batch_size=4, seed=seed, progress=False)
         runs.append(student.operator.state_dict())
     assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
     assert not all(torch.equal(runs[0][k], runs[2][k]) for k in runs[0])
@@ -184,8 +186,8 @@ from lft_edu.recipes.teacher import build_model
 teacher = build_model(64, 300, layers=6, seed=1).eval()
 blocks = torch.randint(1, 300, (30, 16), generator=torch.Generator().manual_seed(0))
 student = lft.splice(teacher, (1, 4), lft.Flow())
-lft.fit(student, teacher, blocks, "flow_walking", steps=int(sys.argv[2]), batch_size=4, save_every=7, optimizer="muon",
-        lr=0.02, checkpoint=sys.argv[1], resume=True, progress=False)
+lft.fit(student, teacher, blocks, "flow_walking", max_steps=int(sys.argv[2]), batch_size=4, save_every=7,
+        optimizer="muon", lr=0.02, checkpoint=sys.argv[1], resume=True, progress=False)
 """
 
 
@@ -227,13 +229,20 @@ def small_loop(tmp_path, loss=None, steps=20, **kwargs):
             super().__init__()
             self.inner = module
 
-        def forward(self, step, generator=None):
+        def forward(self, step):
             return loss(step)
 
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
     path = tmp_path / "c.safetensors"
-    return training.optimise(
-        Loss(), [optimizer], lambda i: (i.item(),), steps, checkpoint=path, progress=False, **kwargs
+    options = {name: kwargs.pop(name) for name in ("save_every",) if name in kwargs}
+    return optimize(
+        Loss(),
+        [optimizer],
+        lambda i: (i.item(),),
+        Training(max_steps=steps, batch_size=1, **options),
+        checkpoint=path,
+        progress=False,
+        **kwargs,
     )
 
 
@@ -274,7 +283,7 @@ def test_nan_in_the_teacher_stops_training(teacher, blocks):
     with torch.no_grad():
         layers_of(sick)[3].mlp.dense_h_to_4h.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match="NaN in the latents"):
-        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), sick, blocks, steps=10, batch_size=4, progress=False)
+        lft.fit(lft.splice(teacher, SPAN, lft.Flow()), sick, blocks, max_steps=10, batch_size=4, progress=False)
     with pytest.raises(ValueError, match="NaN or infinity"):
         lft.fit(lft.splice(teacher, SPAN, lft.Ridge()), sick, blocks, batch_size=4, progress=False)
 
@@ -301,12 +310,12 @@ def test_schedule_rises_stays_and_falls():
     ("options", "words"),
     [
         ({"objective": "flow_wlaking"}, "Did you mean 'flow_walking'"),
-        ({"k": 0}, "at least 1"),
-        ({"steps": 0}, "steps=0"),
+        ({"num_steps": 0}, "at least 1"),
+        ({"max_steps": 0}, "max_steps=0"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"lr": 0.0}, "above 0"),
-        ({"first_weight": 2.0}, "within"),
-        ({"step": "heun"}, "choose one of euler, midpoint"),
+        ({"lr": 0.0}, "a number above 0"),
+        ({"first_weight": 2.0}, "at most 1"),
+        ({"solver": "heun"}, "Choose one of euler, midpoint"),
         ({"precision": "fp8"}, "choose one of no, bf16"),
         ({"optimizer": "sgd"}, "choose one of adamw, muon"),
     ],
@@ -317,7 +326,7 @@ def test_bad_options_are_refused(teacher, blocks, options, words):
 
 
 def test_objectives_that_do_not_fit_are_refused(teacher, blocks):
-    with pytest.raises(ValueError, match="knows no time"):
+    with pytest.raises(ValueError, match="not time-dependent"):
         lft.fit(lft.splice(teacher, SPAN, lft.Regression()), teacher, blocks, "flow_walking")
     with pytest.raises(ValueError, match="corpus is empty"):
         lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks[:0])
@@ -340,7 +349,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
             teacher = build_model(64, 300, layers=4, seed=1).eval()
             blocks = torch.randint(1, 300, (24, 8), generator=torch.Generator().manual_seed(0))
             student = lft.splice(teacher, (1, 3), lft.Flow())
-            options = {"steps": 6, "batch_size": int(sys.argv[2]), "checkpoint": sys.argv[1], "progress": False}
+            options = {"max_steps": 6, "batch_size": int(sys.argv[2]), "checkpoint": sys.argv[1], "progress": False}
             lft.fit(student, teacher, blocks, "regression", **options)
             """
         )
@@ -368,18 +377,31 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
             super().__init__()
             self.weight = weight
 
-        def forward(self, step, generator=None):
+        def forward(self, step):
             return loss(step)
 
     path = tmp_path / "c.safetensors"
     stay = torch.optim.SGD([weight], lr=0.0)
     with pytest.raises(FloatingPointError):
-        training.optimise(Loss(), [stay], lambda i: (i.item(),), 20, checkpoint=path, save_every=5, progress=False)
+        optimize(
+            Loss(),
+            [stay],
+            lambda i: (i.item(),),
+            Training(max_steps=20, batch_size=1, save_every=5),
+            checkpoint=path,
+            progress=False,
+        )
     assert load_file(path)["module.weight"].isfinite().all()
 
 
 def test_another_teacher_does_not_resume_the_run(teacher, blocks, tmp_path):
-    options = {"steps": 2, "batch_size": 4, "checkpoint": tmp_path / "c.safetensors", "resume": True, "progress": False}
+    options = {
+        "max_steps": 2,
+        "batch_size": 4,
+        "checkpoint": tmp_path / "c.safetensors",
+        "resume": True,
+        "progress": False,
+    }
     lft.fit(lft.splice(teacher, SPAN, lft.Flow()), teacher, blocks, **options)
     other = copy.deepcopy(teacher)
     with torch.no_grad():
@@ -393,7 +415,7 @@ def test_another_teacher_does_not_resume_the_run(teacher, blocks, tmp_path):
 def test_precision_may_change_between_runs(teacher, blocks):
     for precision in ("no", "bf16", "no"):
         student = lft.splice(teacher, SPAN, lft.Flow())
-        history = lft.fit(student, teacher, blocks, steps=3, batch_size=4, precision=precision, progress=False)
+        history = lft.fit(student, teacher, blocks, max_steps=3, batch_size=4, precision=precision, progress=False)
         assert history.losses[-1] > 0
         assert next(student.operator.parameters()).dtype == torch.float32
 
@@ -404,7 +426,7 @@ def test_cached_latents_serve_batches_of_any_size_with_eager_attention(teacher, 
     teacher.save_pretrained(tmp_path)
     eager = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
     source = LatentSource(eager, SPAN, blocks, 8, cache=True, progress=False)
-    lft.fit(lft.splice(eager, SPAN, lft.Flow()), eager, source, steps=2, batch_size=16, progress=False)
+    lft.fit(lft.splice(eager, SPAN, lft.Flow()), eager, source, max_steps=2, batch_size=16, progress=False)
 
 
 class TestStreams:
@@ -431,8 +453,8 @@ class TestStreams:
                 path, first = tmp_path / f"{name}.safetensors", steps != 6
                 try:
                     lft.fit(
-                        student, teacher, stream, steps=6, batch_size=4, checkpoint=path, save_every=2, resume=True,
-                        progress=False, evaluate=_stop if first else None, evaluate_every=3,
+                        student, teacher, stream, max_steps=6, batch_size=4, checkpoint=path, save_every=2, resume=True,
+                        progress=False, callbacks=[Evaluation(_stop)] * first, evaluate_every=3,
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     assert first
@@ -441,7 +463,7 @@ class TestStreams:
 
     def test_closed_forms_read_as_much_as_they_are_asked_to(self, teacher, blocks, stream):
         by_stream, by_blocks = (lft.splice(teacher, SPAN, lft.Ridge()) for _ in range(2))
-        assert lft.fit(by_stream, teacher, stream, steps=3, batch_size=4, progress=False).tokens == 12 * 16
+        assert lft.fit(by_stream, teacher, stream, max_steps=3, batch_size=4, progress=False).tokens == 12 * 16
         lft.fit(by_blocks, teacher, blocks[:12], batch_size=4, progress=False)
         assert torch.allclose(by_stream.operator.weight, by_blocks.operator.weight)
 

@@ -6,6 +6,7 @@ import torch
 import lft_edu as lft
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
+from lft_edu.objectives import FlowMatching
 from lft_edu.runs import costs
 
 SPAN = (2, 5)
@@ -38,7 +39,7 @@ def test_autocast_keeps_half_as_much_for_the_gradient():
     """The plan's count of what an evaluation keeps, against what PyTorch keeps."""
     teacher = lft.random_teacher("pythia-14m", device="cpu")
     student = lft.splice(teacher, (1, 4), lft.Flow())
-    loss = LatentLoss(student.operator, "flow_matching", 1, "euler", 0.1)
+    loss = LatentLoss(student.operator, FlowMatching())
     latents = span_latents(teacher, (1, 4), torch.randint(1, 1000, (8, 128)))
     parameters, kept = {p.data_ptr() for p in student.parameters()}, {}
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -21,13 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import lft_edu as lft
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
+from lft_edu.objectives import make_objective
 from lft_edu.runs import costs
-from lft_edu.training.callbacks import History, Interruption, MetricsLog, read_metrics
+from lft_edu.training.callbacks import GracefulShutdown, History
 from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
+from lft_edu.training.logs import MetricsLog, read_metrics
 from lft_edu.training.optimizers import orthogonalise
 from lft_edu.training.processes import make_accelerator
 
-SMALL = {"span": (6, 12), "tokens": 4096, "block": 64, "batch": 4, "held": 2000, "k": 1}
+SMALL = {"span": (6, 12), "tokens": 4096, "sequence_length": 64, "batch_size": 4, "eval_tokens": 2000, "num_steps": 1}
 
 
 # --- plans --------------------------------------------------------------------------------------------------------
@@ -41,7 +44,7 @@ def test_operations_are_what_torch_counts(objective):
     ids = torch.randint(1, 1000, (rows, 2))
     operator = lft.Regression() if objective == "regression" else lft.Flow("midpoint", 3)
     student = lft.splice(teacher, span, operator)
-    loss = LatentLoss(student.operator, objective, 3, "midpoint", 0.1)
+    loss = LatentLoss(student.operator, make_objective(objective).resolve(lft.Flow("midpoint", 3)))
     with FlopCounterMode(display=False) as counter:
         loss(span_latents(teacher, span, ids)).backward()
     counted = 2 * costs.training_operations(shape, span, objective, 3, "midpoint", block=2) * ids.numel()
@@ -60,7 +63,7 @@ def test_a_plan_of_pythia_needs_no_weights(tmp_path, monkeypatch):
     model = lft.random_teacher("pythia-410m", layers=1, device="cpu")
     model.config.num_hidden_layers = 24
     model.config.save_pretrained(tmp_path)  # a config is all there is
-    settings = lft.RunSettings(teacher=str(tmp_path), tokens=2_600_000_000, block=512, span=(6, 12))
+    settings = lft.RunSettings(teacher=str(tmp_path), tokens=2_600_000_000, sequence_length=512, span=(6, 12))
     found = lft.plan(settings)
     assert found.shape.parameters == 405_334_016  # as published
     assert found.steps == 2_600_000_000 // (512 * 16)
@@ -102,27 +105,27 @@ def test_muon_is_counted_as_torch_counts_it():
 
 
 def test_half_precision_keeps_half_as_much_for_the_gradient(bundled):
-    settings = [lft.RunSettings(batch=64, precision=precision) for precision in ("no", "bf16")]
+    settings = [lft.RunSettings(batch_size=64, precision=precision) for precision in ("no", "bf16")]
     full, half = (lft.plan(each, bundled[0]).memory for each in settings)
     assert half < full
 
 
 def test_a_run_that_does_not_fit_is_cut_into_smaller_pieces(bundled, monkeypatch):
-    settings = lft.RunSettings(batch=64, accumulate=2, block=512)
+    settings = lft.RunSettings(batch_size=64, gradient_accumulation_steps=2, sequence_length=512)
     whole = lft.plan(settings, bundled[0])
     assert lft.plans.plan_that_fits(settings, bundled[0]).settings == settings
     monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0.7 * whole.memory)
     found = lft.plans.plan_that_fits(settings, bundled[0])
     assert found.fits
     assert found.settings.batch < 64
-    assert found.settings.batch * found.settings.accumulate == 128
+    assert found.settings.batch_size * found.settings.gradient_accumulation_steps == 128
     assert found.steps == whole.steps
     monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0)
     assert lft.plans.plan_that_fits(settings, bundled[0]).settings.batch == 1
 
 
 def test_what_does_not_fit_is_said():
-    assert "It does not fit" in str(lft.plan(lft.RunSettings(batch=10**9)))
+    assert "It does not fit" in str(lft.plan(lft.RunSettings(batch_size=10**9)))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,9 @@ def test_settings_that_can_not_work(options, words):
 @pytest.fixture(scope="module")
 def finished(bundled, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "first"
-    settings = lft.RunSettings(**SMALL, out=str(out), save_every=4, keep=2, evaluate_every=8, tensorboard=True)
+    settings = lft.RunSettings(
+        **SMALL, out=str(out), save_every=4, save_total_limit=2, evaluate_every=8, report_to="tensorboard"
+    )
     planned = lft.plan(settings, bundled[0])
     return planned, lft.train(settings, teacher=bundled[0], tokenizer=bundled[1], progress=False)
 
@@ -165,8 +170,8 @@ def test_a_run_leaves_everything_behind(finished):
     again = lft.evaluate(student, run.teacher, lft.load_corpus("python-stdlib", run.tokenizer, "test", 64, 2000))
     assert again.kl == pytest.approx(run.evaluation.kl, rel=1e-5)
     assert run.card["training"]["tokens"] == run.history.tokens == 4096
-    assert "taken" in planned.compared(run.taken)
-    assert run.taken["disk"] > 0
+    assert "actual" in planned.compared(run.actual)
+    assert run.actual["disk"] > 0
 
 
 def test_metrics_are_rows_of_json(finished):
@@ -195,12 +200,14 @@ def test_other_settings_are_refused_by_name_and_nothing_is_touched(finished):
     with pytest.raises(ValueError, match="tokens: 4096 then, 8192 now"):
         lft.train(replace(run.settings, tokens=8192), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
     with pytest.raises(ValueError, match="batch × accumulate × processes"):
-        lft.train(replace(run.settings, batch=8), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
+        lft.train(replace(run.settings, batch_size=8), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
     assert (lft.runs.Path(run.settings.out) / "settings.json").read_bytes() == kept
-    smaller = replace(run.settings, batch=2, accumulate=2, keep=1)  # the same steps, in smaller pieces
+    smaller = replace(
+        run.settings, batch_size=2, gradient_accumulation_steps=2, save_total_limit=1
+    )  # the same steps, in smaller pieces
     again = lft.train(smaller, resume=True, teacher=run.teacher, tokenizer=run.tokenizer, progress=False)
     assert again.evaluation.kl == run.evaluation.kl
-    assert again.taken["seconds"] > run.history.seconds  # of all sittings
+    assert again.actual["seconds"] > run.history.seconds  # of all sittings
     assert smaller.name == run.settings.name != replace(run.settings, tokens=8192).name
 
 
@@ -236,7 +243,7 @@ def test_a_bfloat16_teacher_trains_a_float32_operator(bundled, tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[:300], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_path, damage):
     """Cut short, or with one bit of one number changed."""
-    options = {"steps": 6, "batch_size": 4, "checkpoint": tmp_path / "c", "save_every": 2, "progress": False}
+    options = {"max_steps": 6, "batch_size": 4, "checkpoint": tmp_path / "c", "save_every": 2, "progress": False}
     whole = lft.splice(teacher, (2, 5), lft.Flow())
     lft.fit(whole, teacher, blocks, **options)
     newest = Checkpoints(tmp_path / "c").files()[0]
@@ -286,7 +293,7 @@ def test_accumulated_batches_are_one_large_batch(teacher, blocks):
     ends = []
     for batch, turns in ((8, 1), (2, 4)):
         student = lft.splice(teacher, (2, 5), lft.Flow("midpoint", 2))
-        options = {"steps": 5, "batch_size": batch, "accumulate": turns, "k": 2, "progress": False}
+        options = {"max_steps": 5, "batch_size": batch, "gradient_accumulation_steps": turns, "progress": False}
         history = lft.fit(student, teacher, blocks, "flow_walking", **options)
         assert history.tokens == 5 * 8 * 16
         ends.append(torch.cat([p.flatten() for p in student.operator.parameters()]))
@@ -304,7 +311,7 @@ def test_a_compiled_loss_is_the_same_loss(teacher, blocks):
     losses = []
     for compile in (False, True):
         student = lft.splice(teacher, (2, 5), lft.Flow("midpoint", 2))
-        options = {"steps": 3, "batch_size": 4, "k": 2, "compile": compile, "progress": False}
+        options = {"max_steps": 3, "batch_size": 4, "compile": compile, "progress": False}
         losses.append(lft.fit(student, teacher, blocks, "flow_walking", **options).losses)
         assert "_orig_mod" not in "".join(student.state_dict())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -316,15 +323,15 @@ TRAIN = [
     "train",
     "--span",
     "6:12",
-    "--k",
+    "--num-steps",
     "1",
     "--tokens",
     "10k",
-    "--block",
+    "--sequence-length",
     "32",
-    "--batch",
+    "--batch-size",
     "4",
-    "--held",
+    "--eval-tokens",
     "1k",
     "--quiet",
 ]
@@ -339,14 +346,18 @@ def weights(out) -> dict:
 
 
 def test_a_signal_that_comes_twice_at_once_is_one_wish(monkeypatch):
-    interruption = Interruption()
-    with interruption.watched():
+    shutdown, run = GracefulShutdown(), SimpleNamespace(stop_requested=False)
+    shutdown.on_train_begin(run)
+    try:
         for _ in range(2):  # a scheduler's, and the launcher's copy of it
             signal.raise_signal(signal.SIGTERM)
-        assert interruption.asked
-        monkeypatch.setattr(Interruption, "ECHO", 0.0)
+        assert run.stop_requested
+        monkeypatch.setattr(GracefulShutdown, "ECHO", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+    finally:
+        shutdown.on_train_end(run)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lft_edu as lft
+from lft_edu.training.callbacks import Evaluation
 from lft_edu.training.checkpoints import Checkpoints
 from lft_edu.training.sampling import places
 from lft_edu.training.streams import AHEAD, Stream, StreamError, lanes_of
@@ -155,7 +156,14 @@ def broken(after: int, how):
 def test_a_stream_that_breaks_off_leaves_the_steps_that_were_done(teacher, tmp_path):
     def fit(path, stream, student=None):
         student = lft.splice(teacher, (2, 5), lft.Flow())
-        options = {"steps": 10, "batch_size": 8, "checkpoint": path, "save_every": 4, "resume": True, "progress": False}
+        options = {
+            "max_steps": 10,
+            "batch_size": 8,
+            "checkpoint": path,
+            "save_every": 4,
+            "resume": True,
+            "progress": False,
+        }
         lft.fit(student, teacher, stream, **options)
         return student.operator.state_dict()
 
@@ -175,7 +183,7 @@ def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
     silence = threading.Event()
     threading.Timer(3, lambda: signal.raise_signal(signal.SIGTERM)).start()
     student = lft.splice(teacher, (2, 5), lft.Flow())
-    options = {"steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    options = {"max_steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
     with pytest.raises(KeyboardInterrupt, match="waited for"):
         lft.fit(student, teacher, broken(26, silence.wait), **options)
     silence.set()
@@ -216,7 +224,14 @@ def test_a_resumed_run_on_a_stream_reads_nothing_twice(teacher, tmp_path):
 
     def fit(path, steps, stop=None):
         student = lft.splice(teacher, (2, 5), lft.Flow())
-        options = {"steps": 12, "batch_size": 8, "checkpoint": path, "save_every": 4, "resume": True, "progress": False}
+        options = {
+            "max_steps": 12,
+            "batch_size": 8,
+            "checkpoint": path,
+            "save_every": 4,
+            "resume": True,
+            "progress": False,
+        }
 
         def halt(step):
             if stop:
@@ -224,7 +239,7 @@ def test_a_resumed_run_on_a_stream_reads_nothing_twice(teacher, tmp_path):
             return {}
 
         try:
-            lft.fit(student, teacher, stream(), evaluate=halt, evaluate_every=5, **options)
+            lft.fit(student, teacher, stream(), callbacks=[Evaluation(halt)], evaluate_every=5, **options)
         except KeyboardInterrupt:
             assert stop
         return student.operator.state_dict()

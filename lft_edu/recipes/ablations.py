@@ -44,7 +44,7 @@ def measure(steps: int, tokens: int) -> list[dict]:
         options = BASE | lever
         share, factor = options.pop("corpus", 1), options.pop("steps", 1)
         student = lft.splice(teacher, SPAN, lft.Flow("euler", 1))
-        lft.fit(student, teacher, sources[share], steps=factor * steps, **options)
+        lft.fit(student, teacher, sources[share], max_steps=factor * steps, **options)
         found = lft.evaluate(student, teacher, held)
         measured = {key: getattr(found, key) for key in ("kl", "kl_interval", "nmse", "nmse_all")}
         about = {"lever": name, "steps": factor * steps, "corpus_tokens": sources[share].blocks.numel()}

@@ -7,7 +7,9 @@ import torch
 
 import lft_edu as lft
 
+from ..fitting import SOLVED_BY
 from ..loading.assets import ASSETS, sha256
+from ..training.callbacks import History
 
 
 def hardware() -> str:
@@ -18,15 +20,15 @@ def hardware() -> str:
 
 def ladder(steps: int) -> dict:
     """Name → (operator, its training as options of :func:`lft_edu.fit`, the operator it starts from or None)."""
-    walk = {"objective": "flow_walking", "k": 3, "step": "midpoint", "steps": steps}
-    finish = {"objective": "logit_kl", "steps": max(1, steps // 10), "lr": 5e-3}
+    walk = {"objective": "flow_walking", "max_steps": steps}
+    finish = {"objective": "logit_kl", "max_steps": max(1, steps // 10), "lr": 5e-3}
     return {
         "mean-shift": (lft.MeanShift(), {}, None),
         "procrustes": (lft.Procrustes(), {}, None),
         "ridge": (lft.Ridge(), {}, None),
         "regression": (lft.Regression(), {"objective": "regression"}, None),
         "flow-matching": (lft.Flow("euler", 1), {"objective": "flow_matching"}, None),
-        "flow-walking-euler": (lft.Flow("euler", 1), walk | {"k": 1, "step": "euler"}, None),
+        "flow-walking-euler": (lft.Flow("euler", 1), walk, None),
         "flow-walking": (lft.Flow("midpoint", 3), walk, None),
         "hybrid": (lft.Flow("midpoint", 3), walk | {"objective": "hybrid", "alpha": 0.1}, None),
         "flow-walking-kl": (lft.Flow("midpoint", 3), finish, "flow-walking"),
@@ -40,6 +42,14 @@ def weights_of(teacher: str) -> str | None:
     """SHA-256 of a teacher's weights on disk."""
     path = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
     return sha256(path) if path.exists() else None
+
+
+def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
+    """:func:`lft_edu.fit` with what this operator has use for: one in closed form takes neither rate nor checkpoint."""
+    if student.operator.trainable:
+        return lft.fit(student, teacher, source, **options, checkpoint=checkpoint, resume=True)
+    options = {name: value for name, value in options.items() if name in SOLVED_BY}
+    return lft.fit(student, teacher, source, **options)
 
 
 def into_readme(mark: str, text: str) -> None:

@@ -23,7 +23,7 @@ from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..support.arguments import count
 from ..support.files import write_json
-from .common import hardware, ladder, weights_of
+from .common import fit, hardware, ladder, weights_of
 
 BLOCK = 128
 BUDGETS = ("200k", "400k", "800k", "1.6M", "3.2M", "6.4M")
@@ -46,8 +46,8 @@ def run(name: str, source: LatentSource, tokens: int, held, options: dict, check
     start = torch.Generator().manual_seed(options["seed"])
     student = lft.splice(source.teacher, source.span, operator, start)
     steps = max(1, tokens // (options["batch_size"] * BLOCK))
-    options = options | training | {"steps": steps}
-    history = lft.fit(student, source.teacher, source, **options, checkpoint=checkpoint, resume=True)
+    options = options | training | {"max_steps": steps}
+    history = fit(student, source.teacher, source, options, checkpoint)
     found = lft.evaluate(student, source.teacher, held).to_dict()
     checkpoint.unlink()
     about = {"name": name, "span": list(source.span), "operator": student.operator.to_dict(), "training": options}

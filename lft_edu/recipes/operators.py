@@ -23,7 +23,7 @@ from ..loading import corpora
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..support.arguments import count, span
 from ..support.files import whole, write_json
-from .common import SPANS, hardware, ladder, weights_of
+from .common import SPANS, fit, hardware, ladder, weights_of
 
 
 def save_operator(student, path: Path, notes: dict) -> None:
@@ -44,7 +44,7 @@ def is_done(path: Path, teacher_sha256: str | None) -> bool:
 
 def train(name: str, student, teacher, source, options: dict, work: Path) -> dict:
     """Fit one operator, with a checkpoint of its own; returns what to record."""
-    history = lft.fit(student, teacher, source, **options, checkpoint=work / f"{name}.safetensors", resume=True)
+    history = fit(student, teacher, source, options, work / f"{name}.safetensors")
     every = max(1, len(history.steps) // 100)
     return {
         "training": options,
@@ -89,7 +89,14 @@ def main(arguments: list[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     if not gpu:
         torch.set_num_threads(1)
-    common = {"batch_size": a.batch, "lr": a.lr, "steps": a.steps, "optimizer": "muon", "first_weight": 0.0, "seed": 0}
+    common = {
+        "batch_size": a.batch,
+        "lr": a.lr,
+        "max_steps": a.steps,
+        "optimizer": "muon",
+        "first_weight": 0.0,
+        "seed": 0,
+    }
     if not a.collect:
         teacher, tokenizer = lft.load_teacher(a.teacher)
         blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)

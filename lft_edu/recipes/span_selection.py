@@ -29,7 +29,7 @@ from ..support.arguments import count, span
 from ..support.files import write_json
 from ..support.machine import require_memory
 from ..support.statistics import rank_correlation
-from .common import hardware, into_readme, ladder, weights_of
+from .common import fit, hardware, into_readme, ladder, weights_of
 
 LENGTHS = (6, 12)  # the paper's
 RUNS = ("ridge", "regression", "flow-matching", "flow-walking")
@@ -72,9 +72,9 @@ def measured(student, teacher, held: Tensor) -> dict:
 
 def run(name: str, span: tuple[int, int], depths: Depths, held: Tensor, options: dict, checkpoint: Path) -> list[dict]:
     """Train one operator on one span: a row, or two for flow matching, which is also walked by midpoint steps."""
-    operator, objective, _ = ladder(options["steps"])[name]
+    operator, objective, _ = ladder(options["max_steps"])[name]
     student = lft.splice(depths.teacher, span, operator)
-    lft.fit(student, depths.teacher, depths.source(span), **options | objective, checkpoint=checkpoint, resume=True)
+    fit(student, depths.teacher, depths.source(span), options | objective, checkpoint)
     about = {"span": list(span), "seed": options["seed"]}
     rows = [{"name": name, **about, **measured(student, depths.teacher, held)}]
     if name == AS_MIDPOINT[0]:
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
     held = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=a.held)
     options = {
-        "batch_size": 16, "steps": a.steps, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0, "seed": a.seed,
+        "batch_size": 16, "max_steps": a.steps, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0, "seed": a.seed,
     }  # fmt: skip
     about = {
         "teacher_sha256": weights_of(a.teacher),

@@ -23,9 +23,11 @@ from ..loading.assets import ASSETS, sha256
 from ..loading.teachers import build_model
 from ..support.files import whole
 from ..support.machine import default_device
-from ..training import loop as training
 from ..training import processes, sampling
+from ..training.callbacks import Evaluation
+from ..training.loop import optimize
 from ..training.optimizers import muon_and_adamw
+from ..training.settings import Training
 from .common import hardware
 
 END = "<|endoftext|>"
@@ -51,7 +53,7 @@ class NextToken(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids, generator=None):
+    def forward(self, ids):
         logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
@@ -126,21 +128,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     settings = {k: getattr(a, k) for k in ("width", "vocabulary", "tokens_per_step", "block", "seed")}
     module = NextToken(model).to(accelerator.device)
-    history = training.optimise(
+    history = optimize(
         module,
         muon_and_adamw(model.gpt_neox.layers, model, muon_lr=0.02, adamw_lr=4e-3),
         lambda numbers: (blocks[rows(numbers)].long().to(accelerator.device),),
-        a.steps,
-        batch_size=batch,
+        Training(max_steps=a.steps, batch_size=batch, seed=a.seed, evaluate_every=400),
         accelerator=accelerator,
-        seed=a.seed,
         tokens_per_step=a.tokens_per_step,
         checkpoint=a.work / "checkpoint.safetensors",
-        save_every=200,
         resume=True,
         settings=settings,
-        evaluate=evaluate,
-        evaluate_every=400,
+        callbacks=[Evaluation(evaluate)],
         description="teacher",
     )
     accelerator.wait_for_everyone()

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..support.statistics import spread
-from ..families import layers_of
-from ..support.files import whole
 from ..metrics import Evaluation
-from ..support.machine import evaluation_batch
+from ..operators import operator_title
+from ..support.files import whole
 from .costs import latencies
 
 PACKAGES = ("lft_edu", "torch", "transformers", "datasets", "accelerate")

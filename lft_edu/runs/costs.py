@@ -5,13 +5,15 @@ transformer does is small beside them on a good kernel. Time is the count over t
 matrices of the teacher's shapes, measured on the spot, and over the share of it that whole steps reach.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
 import torch
 
-from ..families import layers_of
-from ..flow import EVALUATIONS
+from ..families import cache_name, layers_of
+from ..objectives import evaluations
+from ..support.machine import wait_for
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 # Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.

@@ -1,26 +1,20 @@
 """Plans: the settings of a run, and what it will take, counted before anything starts."""
 
-from .. import objectives
-from ..support import machine
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from . import costs
-from ..loading import hub
-from .costs import Shape
-from ..objectives import OBJECTIVES
-from ..training.optimizers import OPTIMIZERS
-from ..flow import STEPS
-from .settings import DTYPES, RunSettings
-from ..support.machine import evaluation_batch
-from ..support.errors import unknown
-from ..operators import operator_from_dict
+from .. import objectives
+from ..loading.teachers import blank_teacher
 from ..splicing import check_span
+from ..support import machine
+from ..support.machine import device_name, evaluation_batch, free_memory
+from . import costs
+from .costs import Shape
+from .settings import DTYPES, RunSettings
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -176,5 +170,3 @@ def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = 
         )
         found = plan(settings, teacher, processes)
     return found
-
-

@@ -8,29 +8,27 @@ The folder ``out`` holds ``settings.json``, ``checkpoints/``, ``metrics.jsonl``,
 ``card.md``.
 """
 
-import json
 import os
 import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from ..loading import hub
-from .cards import make_card, save_card
-from ..training.checkpoints import Checkpoints, differences
-from ..loading.corpora import HUB, load_corpus
-from ..support.machine import PeakMemory
-from ..support.files import whole
 from ..fitting import fit
-from ..metrics import Evaluation, evaluate
-from ..text import blocks_of
-from .settings import DTYPES, RunSettings, resolve_settings, save_settings
-from ..splicing import splice
+from ..loading.corpora import HUB, load_corpus
 from ..loading.teachers import load_teacher
+from ..metrics import Evaluation, evaluate
+from ..splicing import splice
+from ..support.machine import PeakMemory
+from ..text import blocks_of
+from ..training.callbacks import Evaluation as EvaluationCallback
 from ..training.callbacks import History
-from ..training.processes import from_main, is_main, join, launched
+from ..training.checkpoints import Checkpoints
+from ..training.logs import MetricsLog
+from ..training.processes import from_main, in_turn, is_main, join, launched
+from .cards import make_card, save_card
+from .settings import DTYPES, RunSettings, resolve_settings, save_settings
 
 
 @dataclass
@@ -134,7 +132,7 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held_out, resu
             found = evaluate(student, teacher, held_out)
         return {"kl": found.kl, "nmse": found.nmse}
 
-    callbacks = [Evaluation(measure, log)] if settings.evaluate_every else []
+    callbacks = [EvaluationCallback(measure, log)] if settings.evaluate_every else []
     try:
         return fit(
             student,
