@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {  # module → the names that are public as lft_edu.name
     # the core: points
     "flow": (),
-    "objectives": ("FlowMatching", "FlowWalking", "Hybrid", "Regress", "LogitKL"),
+    "objectives": ("FlowMatching", "FlowWalking", "Hybrid", "LogitKL"),
     "couplings": ("Coupling", "recoupling_ratio"),
     "shapes": (),
     "plane": (),

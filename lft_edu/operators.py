@@ -306,7 +306,9 @@ def operator_title(card: dict) -> str:
     """Such as ``flow (midpoint × 3)``."""
     operator = card["operator"]
     return (
-        f"{operator['kind']} ({operator['solver']} × {operator['steps']})" if "solver" in operator else operator["kind"]
+        f"{operator['kind']} ({operator['solver']} × {operator['num_steps']})"
+        if "solver" in operator
+        else operator["kind"]
     )
 
 

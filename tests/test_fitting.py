@@ -316,8 +316,8 @@ def test_schedule_rises_stays_and_falls():
         ({"lr": 0.0}, "a number above 0"),
         ({"first_weight": 2.0}, "at most 1"),
         ({"solver": "heun"}, "Choose one of euler, midpoint"),
-        ({"precision": "fp8"}, "choose one of no, bf16"),
-        ({"optimizer": "sgd"}, "choose one of adamw, muon"),
+        ({"precision": "fp8"}, "Choose one of no, bf16"),
+        ({"optimizer": "sgd"}, "Choose one of adamw, muon"),
     ],
 )
 def test_bad_options_are_refused(teacher, blocks, options, words):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -44,9 +45,10 @@ def test_operations_are_what_torch_counts(objective):
     ids = torch.randint(1, 1000, (rows, 2))
     operator = lft.Regression() if objective == "regression" else lft.Flow("midpoint", 3)
     student = lft.splice(teacher, span, operator)
-    loss = LatentLoss(student.operator, make_objective(objective).resolve(lft.Flow("midpoint", 3)))
+    goal = make_objective(objective).resolve(lft.Flow("midpoint", 3))
+    loss = LatentLoss(student.operator, goal)
     with FlopCounterMode(display=False) as counter:
-        loss(span_latents(teacher, span, ids)).backward()
+        loss(span_latents(teacher, span, ids), goal.times(rows)).backward()
     counted = 2 * costs.training_operations(shape, span, objective, 3, "midpoint", block=2) * ids.numel()
     # Not needed and so not made: the gradient of the states that enter the first evaluation.
     assert 0.85 < counter.get_total_flops() / counted < 1.02
@@ -114,14 +116,14 @@ def test_a_run_that_does_not_fit_is_cut_into_smaller_pieces(bundled, monkeypatch
     settings = lft.RunSettings(batch_size=64, gradient_accumulation_steps=2, sequence_length=512)
     whole = lft.plan(settings, bundled[0])
     assert lft.plans.plan_that_fits(settings, bundled[0]).settings == settings
-    monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0.7 * whole.memory)
+    monkeypatch.setattr("lft_edu.runs.plans.free_memory", lambda device: 0.7 * whole.memory)
     found = lft.plans.plan_that_fits(settings, bundled[0])
     assert found.fits
-    assert found.settings.batch < 64
+    assert found.settings.batch_size < 64
     assert found.settings.batch_size * found.settings.gradient_accumulation_steps == 128
     assert found.steps == whole.steps
-    monkeypatch.setattr("lft_edu.support.machine.free_memory", lambda device: 0)
-    assert lft.plans.plan_that_fits(settings, bundled[0]).settings.batch == 1
+    monkeypatch.setattr("lft_edu.runs.plans.free_memory", lambda device: 0)
+    assert lft.plans.plan_that_fits(settings, bundled[0]).settings.batch_size == 1
 
 
 def test_what_does_not_fit_is_said():
@@ -160,7 +162,7 @@ def finished(bundled, tmp_path_factory):
 
 def test_a_run_leaves_everything_behind(finished):
     planned, run = finished
-    out = run.teacher and lft.runs.Path(run.settings.out)
+    out = run.teacher and Path(run.settings.out)
     assert {p.name for p in out.iterdir()} == {
         "settings.json", "checkpoints", "metrics.jsonl", "tensorboard", "student", "card.json", "card.md",
     }  # fmt: skip
@@ -175,7 +177,7 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_metrics_are_rows_of_json(finished):
-    rows = read_metrics(lft.runs.Path(finished[1].settings.out) / "metrics.jsonl")
+    rows = read_metrics(Path(finished[1].settings.out) / "metrics.jsonl")
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == [4, 8, 10, 12, 16]
     assert {"loss", "gradient_norm", "tokens", "seconds", "tokens_per_second", "rate_factor"} <= set(losses[0])
@@ -184,7 +186,7 @@ def test_metrics_are_rows_of_json(finished):
 
 def test_tensorboard_reads_them_too(finished):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = reader.EventAccumulator(str(lft.runs.Path(finished[1].settings.out) / "tensorboard"))
+    events = reader.EventAccumulator(str(Path(finished[1].settings.out) / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == [4, 8, 10, 12, 16]
 
@@ -196,12 +198,12 @@ def test_a_run_is_not_overwritten(finished):
 
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(finished):
     run = finished[1]
-    kept = (lft.runs.Path(run.settings.out) / "settings.json").read_bytes()
+    kept = (Path(run.settings.out) / "settings.json").read_bytes()
     with pytest.raises(ValueError, match="tokens: 4096 then, 8192 now"):
         lft.train(replace(run.settings, tokens=8192), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
     with pytest.raises(ValueError, match="batch × accumulate × processes"):
         lft.train(replace(run.settings, batch_size=8), resume=True, teacher=run.teacher, tokenizer=run.tokenizer)
-    assert (lft.runs.Path(run.settings.out) / "settings.json").read_bytes() == kept
+    assert (Path(run.settings.out) / "settings.json").read_bytes() == kept
     smaller = replace(
         run.settings, batch_size=2, gradient_accumulation_steps=2, save_total_limit=1
     )  # the same steps, in smaller pieces
@@ -219,7 +221,7 @@ def test_a_log_forgets_the_steps_that_come_again(tmp_path):
 
 
 def test_closed_forms_are_runs_too(bundled, tmp_path):
-    settings = lft.RunSettings(**SMALL | {"k": 1}, operator="ridge", out=str(tmp_path / "ridge"))
+    settings = lft.RunSettings(**SMALL | {"num_steps": 1}, operator="ridge", out=str(tmp_path / "ridge"))
     run = lft.train(settings, teacher=bundled[0], tokenizer=bundled[1], progress=False)
     assert run.evaluation.kl > 0
     assert (tmp_path / "ridge" / "student" / "config.json").exists()

@@ -158,8 +158,8 @@ def _blank_or_published(settings: RunSettings) -> tuple:
 def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = None) -> Plan:
     """The plan of this run, in smaller pieces if memory asks for it.
 
-    ``batch_size`` is halved and ``gradient_accumulation_steps`` doubled, so a step takes the same sequences. The plan's ``settings`` are the
-    ones to train by. It may still not fit.
+    ``batch_size`` is halved and ``gradient_accumulation_steps`` doubled, so a step takes the same sequences. The
+    plan's ``settings`` are the ones to train by. It may still not fit.
     """
     found = plan(settings, teacher, processes)
     while found.memory > found.free_memory and settings.batch_size % 2 == 0:

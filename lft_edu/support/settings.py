@@ -14,6 +14,8 @@ import typing
 import warnings
 from collections.abc import Callable
 
+from .errors import unknown
+
 
 def setting(
     default,
@@ -115,7 +117,7 @@ def check(f: dataclasses.Field, value) -> None:
     if value is None and f.default is None:
         return
     if limits.get("choices") and value not in limits["choices"]:
-        raise ValueError(f"{f.name}={value!r}: choose one of {', '.join(map(str, limits['choices']))}.")
+        raise unknown(f.name, value, limits["choices"])
     for name, words, holds in (
         ("at_least", "give at least", lambda limit: value >= limit),
         ("above", "give a number above", lambda limit: value > limit),
@@ -126,6 +128,20 @@ def check(f: dataclasses.Field, value) -> None:
             raise ValueError(f"{f.name}={value!r}: {words} {limit:g}.")
     if f.type is int and not isinstance(value, int):
         raise ValueError(f"{f.name}={value!r}: give a whole number.")
+
+
+def _reader(f: dataclasses.Field, kind: type) -> Callable[[str], object]:
+    """Reads a value of this field from the command line, and checks it there."""
+
+    def read(text: str):
+        try:
+            value = (f.metadata["parse"] or kind)(text)
+            check(f, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    return read
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type[Settings], skip=()) -> None:
@@ -143,7 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type[Settings], skip=())
         if kind is bool:
             options["action"] = "store_true"
         else:
-            options |= {"type": f.metadata["parse"] or kind, "choices": f.metadata["choices"] or None}
+            options |= {"type": _reader(f, kind), "metavar": "|".join(f.metadata["choices"]) or None}
         flag = lambda name: "--" + name.replace("_", "-")  # noqa: E731
         parser.add_argument(flag(f.name), help=f.metadata["help"] + shown, **options)
         if former := f.metadata["formerly"]:
