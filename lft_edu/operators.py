@@ -1,7 +1,7 @@
-"""Transport operators: what stands in for a span of layers.
+"""Transport operators: what replaces a span of layers.
 
 Each maps the hidden states that enter the span, ``x0`` of shape ``(B, T, D)``, to an estimate of those that leave it.
-All are called as the layers they replace: ``operator(x0, attention_mask=..., position_embeddings=..., ...)``.
+All are called like the layers they replace: ``operator(x0, attention_mask=..., position_embeddings=..., ...)``.
 
 * ``Skip``, ``MeanShift``, ``Procrustes``, ``Ridge``: closed form, one token at a time.
 * ``Loop``, ``Regression``: one transformer layer, repeated or retrained.
@@ -20,7 +20,7 @@ from .velocity import VelocityEstimator, _OwnsLayer
 
 
 class CacheSlot:
-    """A key-value cache as one velocity evaluation sees it: whoever writes, it is slot ``index`` that is written."""
+    """A KV cache as one velocity evaluation sees it: every write goes to entry ``index``."""
 
     def __init__(self, cache, index: int):
         self._cache, self._index = cache, index
@@ -33,7 +33,7 @@ class CacheSlot:
 
 
 def at_slot(context: dict, index: int) -> dict:
-    """A layer's keyword arguments with their cache, if any, narrowed to one slot."""
+    """A layer's keyword arguments, with their KV cache, if any, narrowed to one entry."""
     from transformers import Cache
 
     return {key: CacheSlot(value, index) if isinstance(value, Cache) else value for key, value in context.items()}
@@ -44,9 +44,10 @@ class Operator(nn.Module):
 
     Attributes:
         kind: the name in configs, tables and on the command line.
-        slots: cache slots it owns, one per velocity (or layer) evaluation.
-        nfe: evaluations of a layer-sized network per token.
-        first_slot: its first cache slot; set by the splice.
+        slots: KV-cache entries it owns, one per velocity (or layer) evaluation.
+        nfe: number of function evaluations per token, each of a layer-sized network.
+        first_slot: its first KV-cache entry; set by the splice.
+        closed_form: it is solved from :class:`Moments`; ``trainable``: it is trained by gradient descent.
     """
 
     kind = "skip"
@@ -64,31 +65,41 @@ class Operator(nn.Module):
         return self.slots
 
     def layer_to_copy(self, m: int, n: int) -> int:
-        """Which teacher layer of the span [m, n) :meth:`build` is given a copy of."""
+        """The teacher layer of the span [m, n) of which :meth:`build` is given a copy."""
         return m
 
     def build(self, layer: nn.Module, config, generator: torch.Generator | None = None) -> "Operator":
-        """Allocate parameters for a teacher with this config. ``layer``: a layer to own, or to ignore."""
+        """Allocate parameters for a teacher with this config. ``layer`` is a copy to own, or to ignore."""
         return self
 
     def to_dict(self) -> dict:
-        """JSON that :func:`operator_from_dict` turns into the same operator."""
+        """Return JSON that :func:`operator_from_dict` turns into the same operator."""
         return {"kind": self.kind, **self.settings}
 
     def forward(self, x: Tensor, **context) -> Tensor:
+        """Hidden states that enter the span ``(B, T, D)`` → an estimate of those that leave it."""
         return x
+
+    def path(self, x0: Tensor, context: dict, substeps: int = 0) -> tuple[list[Tensor], Tensor]:
+        """The states on the way from ``x0`` ``(B, T, D)``, and the t in (0, 1] of each: here only the result, t = 1.
+
+        Args:
+            context: what the span's first layer is given besides the states (:class:`~lft_edu.latents.Latents`).
+            substeps: states inside each step of a flow, besides its end.
+        """
+        return [self(x0, **context)], torch.ones(1, dtype=torch.float64)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items())
 
 
 class Skip(Operator):
-    """Leave the span out: ``x1 = x0``."""
+    """Skip the span: ``x1 = x0``."""
 
 
 @dataclass
 class Moments:
-    """Sums over tokens from which every closed-form operator is solved; float64, added up batch by batch."""
+    """Sums over tokens, in float64, from which every closed-form operator is solved; added up batch by batch."""
 
     n: int
     sum0: Tensor  # (D,)
@@ -103,10 +114,10 @@ class Moments:
         )
 
     def add(self, x0: Tensor, x1: Tensor) -> None:
-        """Take in pairs ``(N, D)``.
+        """Add pairs ``(N, D)``.
 
         Raises:
-            ValueError: NaN or infinity among them.
+            ValueError: the pairs hold NaN or infinity.
         """
         x0, x1 = (x.detach().double().cpu() for x in (x0, x1))
         if not bool(torch.isfinite(x0).all() and torch.isfinite(x1).all()):
@@ -129,7 +140,7 @@ class Moments:
 
 
 class _Affine(Operator):
-    """``x1 = x0 + x0 · weight + bias``: the correction is what is stored, so zeros mean skip."""
+    """``x1 = x0 + x0 · weight + bias``. The correction is stored, so zeros mean skip."""
 
     closed_form = True
 
@@ -143,7 +154,7 @@ class _Affine(Operator):
 
     @torch.no_grad()
     def solve(self, moments: Moments) -> None:
-        """Fit to the pairs summed up in ``moments``."""
+        """Fit to the pairs that are summed in ``moments``."""
         matrix, mean0, mean1 = self.linear_map(moments), *moments.means
         self.weight.copy_(matrix - torch.eye(len(matrix), dtype=matrix.dtype))
         self.bias.copy_(mean1 - mean0 @ matrix)
@@ -178,9 +189,9 @@ class Procrustes(_Affine):
 
 
 class Ridge(_Affine):
-    """Linear least squares towards the identity, the idea of ReplaceMe (arXiv 2505.02819).
+    """Linear least squares, pulled to the identity (the idea of ReplaceMe, arXiv 2505.02819).
 
-    ``penalty`` is relative to the mean variance of x0: it pulls the map towards skipping, never towards zero.
+    ``penalty`` is relative to the mean variance of x0. It pulls the map to skipping, never to zero.
     """
 
     kind = "ridge"
@@ -199,7 +210,7 @@ class Ridge(_Affine):
 
 
 class Regression(_OwnsLayer, Operator):
-    """One transformer layer, started from the teacher's and retrained (the idea of LLM-Streamline, ICLR 2025)."""
+    """One transformer layer, initialized from the teacher's and retrained (the idea of LLM-Streamline, ICLR 2025)."""
 
     kind = "regression"
     slots = 1
@@ -210,7 +221,7 @@ class Regression(_OwnsLayer, Operator):
         return self
 
     def field(self, **context):
-        """The layer's update as a velocity: ``u(x, t) = Layer(x) − x``, blind to time."""
+        """The layer's update as a velocity that does not depend on time: ``u(x, t) = Layer(x) − x``."""
         slots = itertools.count(self.first_slot)
         return lambda x, t: self.layer(x, **at_slot(context, next(slots))) - x
 
@@ -245,7 +256,7 @@ class Flow(Operator):
     """Walk a learned velocity from t = 0 to t = 1 in equal steps (paper, alg. 3).
 
     Args:
-        solver: ``"euler"`` (one evaluation a step) or ``"midpoint"`` (two).
+        solver: ``"euler"`` (one velocity evaluation per step) or ``"midpoint"`` (two).
         num_steps: k, at least 1. May differ from training; change it later with ``student.set_solver``.
     """
 
@@ -268,7 +279,7 @@ class Flow(Operator):
         return self
 
     def field(self, **context):
-        """``u(x, t)`` for tokens in this context. Its i-th call writes the i-th of the operator's cache slots."""
+        """``u(x, t)`` for tokens in this context. Its i-th call writes the i-th of the operator's KV-cache entries."""
         slots = itertools.count(self.first_slot)
         return lambda x, t: self.velocity(x, t, **at_slot(context, next(slots)))
 
@@ -276,12 +287,23 @@ class Flow(Operator):
         k = self.settings["num_steps"]
         return walk(self.field(**context), x, [i / k for i in range(k + 1)], STEPS[self.settings["solver"]])
 
+    @torch.no_grad()
+    def path(self, x0, context, substeps=0):
+        k, step, velocity = self.settings["num_steps"], STEPS[self.settings["solver"]], self.field(**context)
+        states, times, parts, start = [], [], substeps + 1, x0
+        for i in range(k):
+            for j in range(1, parts + 1):
+                states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))
+                times.append((i * parts + j) / (k * parts))
+            start = states[-1]
+        return states, torch.tensor(times, dtype=torch.float64)
+
 
 OPERATORS = {cls.kind: cls for cls in (Skip, MeanShift, Procrustes, Ridge, Loop, Regression, Flow)}
 
 
 def operator_from_dict(settings: dict) -> Operator:
-    """The operator that :meth:`Operator.to_dict` described, not built yet.
+    """Make the operator that :meth:`Operator.to_dict` described, not built yet.
 
     Raises:
         ValueError: unknown kind or settings.
@@ -310,19 +332,3 @@ def operator_title(card: dict) -> str:
         if "solver" in operator
         else operator["kind"]
     )
-
-
-@torch.no_grad()
-def operator_path(operator: Operator, x0: Tensor, context: dict, between: int = 0) -> tuple[list[Tensor], Tensor]:
-    """What an operator makes of ``x0`` ``(B, T, D)``, and the t in (0, 1] of each state: the end of each of a flow's
-    steps and ``between`` states inside it; of any other operator its result alone, t = 1."""
-    if not isinstance(operator, Flow):
-        return [operator(x0, **context)], torch.ones(1, dtype=torch.float64)
-    k, step, velocity = operator.settings["num_steps"], STEPS[operator.settings["solver"]], operator.field(**context)
-    states, times, parts, start = [], [], between + 1, x0
-    for i in range(k):
-        for j in range(1, parts + 1):
-            states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))
-            times.append((i * parts + j) / (k * parts))
-        start = states[-1]
-    return states, torch.tensor(times, dtype=torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .families import family_of, layers_of
 from .latents import all_depths
 from .objectives import token_kl
-from .operators import Flow, operator_path
+from .operators import Flow
 from .splicing import SplicedForCausalLM
 from .support.machine import require_memory
 from .text import encode, literal
@@ -220,7 +220,7 @@ def path_of_ids(model, input_ids: Tensor, between: int = 0) -> tuple[Tensor, Ten
         return torch.stack([x.float().cpu() for x in states]), torch.arange(len(states), dtype=torch.float64)
     m, n = model.config.span
     states, _, contexts = all_depths(model.model, input_ids)
-    inside, t = operator_path(model.operator, states[m], contexts[m], between)
+    inside, t = model.operator.path(states[m], contexts[m], between)
     head, tail = states[: m + 1], states[m + 2 :]
     inner = (m + t * (n - m)).round(decimals=9)  # what is 15 layers deep shall be 15 exactly, as in the teacher
     times = torch.cat([torch.arange(m + 1), inner, torch.arange(n + 1, n + 1 + len(tail))])

@@ -1,4 +1,4 @@
-"""The velocity estimator: a transformer layer that is told the time."""
+"""The velocity estimator: a transformer layer that is told the time. The one new module of the paper."""
 
 import math
 
@@ -21,7 +21,7 @@ class _OwnsLayer(nn.Module):
 class TimeModulation(nn.Module):
     """Time → γ1, β1, α1, γ2, β2, α2 (adaLN of DiT, arXiv 2212.09748), ``(..., 6, D)``. Starts as γ = β = 0, α = 1.
 
-    Times are scaled by 1000 first: to sinusoids of periods from 2π up, t = 0 and t = 1 are nearly the same number.
+    Times are scaled by 1000 first: to sinusoids with periods of at least 2π, t = 0 and t = 1 look nearly alike.
     """
 
     FEATURES = 128
@@ -40,19 +40,19 @@ class TimeModulation(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
         angles = 1000 * t[..., None] * frequencies
         features = torch.cat([angles.cos(), angles.sin()], -1).to(self.inner.weight.dtype)
-        with torch.autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 knows steps of 1/128 only
-            knobs = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
+        with torch.autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 has steps of 1/128
+            modulations = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
         is_alpha = torch.arange(6, device=t.device) % 3 == 2
-        return knobs.to(torch.promote_types(knobs.dtype, torch.float32)) + is_alpha[:, None]
+        return modulations.to(torch.promote_types(modulations.dtype, torch.float32)) + is_alpha[:, None]
 
 
 class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
-    """A transformer layer that has learned to be a velocity.
+    """A transformer layer as a velocity ``u(x, t)``.
 
     Parallel residual (Pythia): ``u = α1 ⊙ Attn((1+γ1) ⊙ LN1(x) + β1) + α2 ⊙ MLP((1+γ2) ⊙ LN2(x) + β2)``.
     The six modulations depend on t alone. Attention, rotary positions and masks are the teacher's own code.
-    After ``student.gradient_checkpointing_enable()`` each evaluation in training keeps only its input, and is made
-    again for the gradient: memory of one evaluation instead of 2k, for a third more time.
+    After ``student.gradient_checkpointing_enable()`` each evaluation in training keeps only its input and is recomputed
+    for the gradient: the memory of one evaluation instead of 2k, for a third more time.
     """
 
     def __init__(self, layer: nn.Module, config, generator: torch.Generator | None = None):
@@ -66,9 +66,9 @@ class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
         """Velocity at ``x`` ``(B, T, D)`` and ``t``, a number, ``(B,)`` or ``(B, T)``; shaped like ``x``."""
         part = lambda name: getattr(self.layer, name)  # noqa: E731
         t = torch.as_tensor(t, device=x.device)
-        knobs = self.modulation(t).to(x.dtype).unbind(-2)
+        modulations = self.modulation(t).to(x.dtype).unbind(-2)
         per_token = t.shape + (1,) * (x.ndim - 1 - t.ndim) + x.shape[-1:]
-        gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (knob.reshape(per_token) for knob in knobs)
+        gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (one.reshape(per_token) for one in modulations)
         attended, *_ = part(self.family.attention)(
             (1 + gamma1) * part(self.family.attention_norm)(x) + beta1, **context
         )

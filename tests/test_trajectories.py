@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 import lft_edu as lft
 from lft_edu import text, trajectories
 from lft_edu.flow import STEPS, uniform_times, walk
-from lft_edu.operators import operator_path
 from lft_edu.trajectories import divergence, path_of_ids, shared_depths
 
 TEXT = "for name in names:\n    print(name)"
@@ -87,8 +86,8 @@ def test_pictures_inside_a_step_do_not_change_where_it_ends(solver, generator):
 
     x0 = torch.randn(1, 5, 2, generator=generator, dtype=torch.float64)
     operator = Turn(solver, 3)
-    plain, t = operator_path(operator, x0, {})
-    fine, dense = operator_path(operator, x0, {}, between=4)
+    plain, t = operator.path(x0, {})
+    fine, dense = operator.path(x0, {}, substeps=4)
     assert t.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert dense.tolist() == pytest.approx([i / 15 for i in range(1, 16)])
     expected = walk(operator.field(), x0, uniform_times(3, dtype=torch.float64), STEPS[solver], return_path=True)[1:]
