@@ -18,13 +18,13 @@ Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
 
 
 def as_time(t: float | Tensor, x: Tensor) -> Tensor:
-    """``t`` as a tensor beside ``x``, in float32 or wider: bfloat16 cannot tell t = 0.997 from 1."""
+    """Return ``t`` as a tensor on the device of ``x``, in float32 or wider: bfloat16 cannot tell t = 0.997 from 1."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     return t.to(x.device, dtype) if isinstance(t, Tensor) else torch.full((), float(t), dtype=dtype, device=x.device)
 
 
 def pad_t_like_x(t: Tensor, x: Tensor) -> Tensor:
-    """``t`` with trailing axes of length 1 and the type of ``x``, so that it multiplies ``x`` sample by sample."""
+    """Give ``t`` trailing axes of length 1 and the type of ``x``, so that it multiplies ``x`` sample by sample."""
     if t.ndim >= x.ndim or t.shape != x.shape[: t.ndim]:
         raise ValueError(
             f"A time of shape {tuple(t.shape)} does not fit x of shape {tuple(x.shape)}: "
@@ -37,13 +37,16 @@ expand_time = pad_t_like_x  # its name before 1.0
 
 
 def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
-    """From time ``t`` to ``s``: look once, then step (paper, eq. 4). One evaluation; error O(d²) a step."""
+    """Step from time ``t`` to ``s`` by the velocity at ``t`` (paper, eq. 4). One evaluation; local error O((s − t)²)."""
     t, s = as_time(t, x), as_time(s, x)
     return x + pad_t_like_x(s - t, x) * velocity(x, t)
 
 
 def midpoint_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
-    """From ``t`` to ``s``: look, go half a step, look again, step (paper, eq. 5). Two evaluations; error O(d³)."""
+    """Step from ``t`` to ``s`` by the velocity half a step ahead (paper, eq. 5).
+
+    Two evaluations; local error O((s − t)³).
+    """
     t, s = as_time(t, x), as_time(s, x)
     half = (s - t) / 2
     halfway = x + pad_t_like_x(half, x) * velocity(x, t)
@@ -51,7 +54,7 @@ def midpoint_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
 
 
 STEPS: dict[str, Step] = {"euler": euler_step, "midpoint": midpoint_step}
-EVALUATIONS = {"euler": 1, "midpoint": 2}  # velocity evaluations a step
+EVALUATIONS = {"euler": 1, "midpoint": 2}  # velocity evaluations per step
 
 
 def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, return_path: bool = False) -> Tensor:
@@ -62,15 +65,15 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
         x0: ``(B, ..., D)``, the state at ``times[..., 0]``.
         times: a tensor ``(K+1,)`` for all samples or ``(B, K+1)``, or a list of numbers; not decreasing, in [0, 1].
         step: :func:`euler_step` or :func:`midpoint_step`.
-        return_path: also return every state on the way.
+        return_path: return every state on the way instead of the last one.
 
     Returns:
-        The last state, shaped like ``x0``; with ``return_path`` the states ``(K+1, B, ..., D)`` instead.
+        The last state, shaped like ``x0``; with ``return_path`` all states, ``(K+1, B, ..., D)``.
 
     Raises:
-        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``. (Equal
-            neighbours are a step of length zero, which random times may draw: allowed. Values of times on a GPU are
-            not looked at.)
+        ValueError: fewer than two times, or times that decrease, leave [0, 1] or do not fit ``x0``. (Equal
+            neighbors are a step of length zero, which random times may draw: allowed. The values of times on a
+            GPU are not checked.)
     """
     times = check_times(times, x0)
     path = [x0]
@@ -82,13 +85,13 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
 
 
 def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
-    """The K+1 times one after another, numbers or ``(B,)`` tensors, or a ValueError that says what is wrong."""
+    """Return the K+1 times one after another, numbers or ``(B,)`` tensors; ValueError if they are not valid times."""
     table = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
     if table.ndim not in (1, 2) or table.shape[-1] < 2:
         raise ValueError(f"times has shape {tuple(table.shape)}: give (K+1,) or (B, K+1) with at least 2 times.")
     if table.ndim == 2 and len(table) != len(x):
         raise ValueError(f"times holds {len(table)} rows for a batch of {len(x)}: give one row per sample.")
-    # The values are looked at where that costs nothing: a GPU, or a compiled graph, would have to stop and wait.
+    # Only where it costs nothing: a GPU, or a compiled graph, would have to stop and wait.
     if table.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(((table >= 0) & (table <= 1)).all()):
             raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
@@ -98,14 +101,14 @@ def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
 
 
 def check_steps(k: int) -> int:
-    """``k`` if it is a whole number of at least 1."""
+    """Return ``k`` if it is a whole number of at least 1; ValueError otherwise."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k={k!r}: a walk takes a whole number of steps, at least 1.")
     return k
 
 
 def uniform_times(k: int, device=None, dtype=torch.float32) -> Tensor:
-    """``k`` equal steps from 0 to 1: ``(k+1,)``."""
+    """The times of ``k`` equal steps from 0 to 1: ``(k+1,)``."""
     return torch.linspace(0, 1, check_steps(k) + 1, device=device, dtype=dtype)
 
 

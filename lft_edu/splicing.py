@@ -1,9 +1,9 @@
 """A transformer with a span of its layers replaced by one transport operator, as a real transformers model.
 
-Layers [m, n) are gone. What is left runs in the teacher's own code: its list of layers simply reads
-``head layers, operator, tail layers``. The operator is called as a layer is, so masks, rotary positions, attention
-kernels and the key-value cache are the library's. Two things must be put right: kept layers get new cache numbers, and
-an operator owns one cache slot for each velocity evaluation, since keys seen at another time are other keys.
+Layers [m, n) are removed. The rest runs in the teacher's own code, whose list of layers now reads ``head layers,
+operator, tail layers``. The operator is called like a layer, so masks, rotary positions, attention kernels and the KV
+cache are those of transformers. Two things must be adjusted: kept layers get new cache indices, and an operator owns
+one KV-cache entry per velocity evaluation, since keys computed at another time are different keys.
 """
 
 import copy
@@ -28,11 +28,11 @@ class SplicedConfig(PreTrainedConfig):
     """Config of a spliced model.
 
     Attributes:
-        text_config: the teacher's config; its ``num_hidden_layers`` is the number of *cache slots* of this model, and
-            what it says layer by layer it says slot by slot. (``model.config``, inside, goes by places in the list.)
-        span: ``[m, n]``, the teacher's layers that are gone.
+        text_config: the teacher's config. Its ``num_hidden_layers`` is the number of *KV-cache entries* of this model,
+            and its per-layer fields are per entry. (The inner ``model.config`` counts places in the list of layers.)
+        span: ``[m, n]``, the teacher's layers that are replaced.
         depth: layers of the teacher.
-        operator: what stands there, as JSON.
+        operator: :meth:`~lft_edu.operators.Operator.to_dict` of what replaces them.
     """
 
     model_type = "lft_spliced"
@@ -73,7 +73,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
         if config.span is None or config.text_config is None:
-            raise ValueError("This is no spliced model: load it by lft.load_teacher, then lft.splice it.")
+            raise ValueError("Not a spliced model: load it with lft.load_teacher, then call lft.splice.")
         m, n = check_span(config.span, config.depth)
         super().__init__(config)
         if model is None:  # from_pretrained: allocate; weights follow
@@ -101,7 +101,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         return layers_of(self.model)[self.config.span[0]]
 
     def wire(self) -> None:
-        """Number the cache slots: head layers, the operator's evaluations, tail layers."""
+        """Number the KV-cache entries: head layers, the operator's evaluations, tail layers."""
         m, operator = self.config.span[0], self.operator
         layers, family = layers_of(self.model), family_of(self.model.config)
         operator.first_slot = m
@@ -119,7 +119,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> "SplicedForCausalLM":
         """Walk the same velocity with another solver or number of steps."""
         if not isinstance(self.operator, Flow):
-            raise ValueError(f"A {self.operator.kind!r} operator has no solver; only a flow has.")
+            raise ValueError(f"A {self.operator.kind!r} operator has no solver; only lft.Flow has one.")
         now = self.operator.settings
         num_steps = steps if num_steps is None else num_steps  # its name before 1.0
         self.operator.settings = Flow(solver or now["solver"], num_steps or now["num_steps"]).settings
@@ -139,7 +139,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         return publish(self, tokenizer, repo_id, card, **options)
 
     def freeze(self) -> "SplicedForCausalLM":
-        """Leave only the operator trainable, if it is at all."""
+        """Make only the operator trainable, if it can be trained at all."""
         self.requires_grad_(False)
         for p in self.operator.parameters():
             p.requires_grad_(self.operator.trainable)
@@ -158,12 +158,15 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         cache=None,
         **kwargs,
     ):
-        """As the teacher's forward: ``(B, T)`` token ids → logits ``(B, T, V)``, loss with ``labels``, cache.
+        """Like the teacher's forward: token ids ``(B, T)`` → logits ``(B, T, V)``, loss with ``labels``, cache.
 
-        ``cache`` and ``past_key_values`` are two names of one thing: transformers changed them in 5.24.
+        ``cache`` is the name of ``past_key_values`` since transformers 5.24; both work.
         """
         if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            raise ValueError("An operator is no layer that transformers could record: use lft.latents.all_depths.")
+            raise ValueError(
+                "output_hidden_states and output_attentions are not supported for spliced models; use "
+                "lft.latents.hidden_states_at_all_layers."
+            )
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
@@ -213,13 +216,15 @@ def check_span(span, depth: int) -> tuple[int, int]:
 def check_pair(student: SplicedForCausalLM, teacher: PreTrainedModel) -> None:
     """ValueError unless the student was spliced from a model of the teacher's shape."""
     if not isinstance(student, SplicedForCausalLM):
-        raise ValueError("The student is no spliced model: make one by lft.splice or load one by lft.load_student.")
+        raise ValueError(
+            "The student is not a spliced model: make one with lft.splice or load one with lft.load_student."
+        )
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("The teacher is a spliced model: give the model the student was spliced from.")
     pairs = (student.config.depth, student.config.text_config), (len(layers_of(teacher)), teacher.config)
     wanted, found = ({"layers": n, "width": c.hidden_size, "vocabulary": c.vocab_size} for n, c in pairs)
     if wanted != found:
-        raise ValueError(f"The student fits another teacher: it was made from {wanted}, this one has {found}.")
+        raise ValueError(f"The student belongs to another teacher: it was made from {wanted}, this one has {found}.")
 
 
 def splice(
@@ -228,21 +233,21 @@ def splice(
     operator: Operator,
     generator: torch.Generator | None = None,
 ) -> SplicedForCausalLM:
-    """A new model in which ``operator`` stands for the teacher's layers m … n−1. The teacher is left as it is.
+    """Make a new model in which ``operator`` replaces the teacher's layers m … n−1. The teacher is not changed.
 
     Args:
         teacher: a causal language model of a declared family (:mod:`lft_edu.families`).
-        span: ``(m, n)``, half open.
+        span: ``(m, n)``, half-open.
         operator: such as ``lft.Flow(solver="euler", steps=1)``; copied, so one object may serve several splices.
-        generator: for the few weights that no teacher layer provides (time embedding); seed 0, if None.
+        generator: for the few weights that no teacher layer provides (time embedding); None: seed 0.
 
     Raises:
-        ValueError: a span that does not fit, an unsupported family, or something that is no operator.
+        ValueError: a span that does not fit, an unsupported family, or an ``operator`` that is not one.
     """
     if not isinstance(operator, Operator):
         raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().")
     if isinstance(teacher, SplicedForCausalLM):
-        raise ValueError("This model is spliced already: splice the teacher it came from.")
+        raise ValueError("This model is already spliced: splice the teacher it came from.")
     family_of(teacher.config)
     layers = layers_of(teacher)
     m, n = check_span(span, len(layers))

@@ -352,7 +352,7 @@ def test_bad_spans_are_refused(teacher, span, words):
 def test_bad_operators_and_teachers_are_refused(teacher):
     with pytest.raises(ValueError, match="give an operator object"):
         lft.splice(teacher, SPAN, "ridge")
-    with pytest.raises(ValueError, match="spliced already"):
+    with pytest.raises(ValueError, match="already spliced"):
         lft.splice(lft.splice(teacher, SPAN, lft.Skip()), (1, 2), lft.Skip())
     with pytest.raises(ValueError, match="Did you mean 'regression'"):
         operator_from_dict({"kind": "regresion"})
@@ -372,11 +372,11 @@ def test_a_student_of_another_teacher_is_refused(teacher, blocks):
     for other in (build_model(32, 300, layers=8), build_model(64, 300, layers=6), build_model(64, 200, layers=8)):
         for operator in (lft.Ridge(), lft.Flow()):
             student = lft.splice(teacher, SPAN, operator)
-            with pytest.raises(ValueError, match="fits another teacher"):
+            with pytest.raises(ValueError, match="belongs to another teacher"):
                 lft.fit(student, other, blocks, progress=False)
-            with pytest.raises(ValueError, match="fits another teacher"):
+            with pytest.raises(ValueError, match="belongs to another teacher"):
                 lft.evaluate(student, other, blocks)
-    with pytest.raises(ValueError, match="no spliced model"):
+    with pytest.raises(ValueError, match="not a spliced model"):
         lft.evaluate(teacher, teacher, blocks)
     with pytest.raises(ValueError, match="teacher is a spliced model"):
         lft.evaluate(student, student, blocks)
