@@ -37,7 +37,10 @@ expand_time = pad_t_like_x  # its name before 1.0
 
 
 def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
-    """Step from time ``t`` to ``s`` by the velocity at ``t`` (paper, eq. 4). One evaluation; local error O((s − t)²)."""
+    """Step from time ``t`` to ``s`` by the velocity at ``t`` (paper, eq. 4).
+
+    One evaluation; local error O((s − t)²).
+    """
     t, s = as_time(t, x), as_time(s, x)
     return x + pad_t_like_x(s - t, x) * velocity(x, t)
 
