@@ -26,8 +26,9 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}  # dens
 
 EXPLANATION = """\
 A step: loss, gradient, clipping, AdamW, as `lft.fit` does, the states of the teacher at hand. *Evaluations* are those
-of the velocity. A step's floor counts three times the operations of its evaluations (once forward, twice backward), and
-causal attention at half the square; `logit_kl` also runs the teacher, the student's kept layers, and both heads.
+of the velocity. A step's floor counts the matrix products of its evaluations as PyTorch's `FlopCounterMode` does (once
+forward, twice backward; attention over the whole square); `logit_kl` also runs the teacher, the student's kept layers,
+and both heads.
 *On the fly*: the teacher's layers up to the span's end run for every batch, as in `lft.fit` without `cache_latents`,
 and are in the floor, too."""
 
@@ -95,7 +96,6 @@ def measure(teacher, span: tuple[int, int], rows: int, tokens: int, rounds: int)
     device, count = teacher.device, rows * tokens
     ids = torch.randint(teacher.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     ids = ids.to(device)
-    shape = costs.Shape.of(teacher)
     matrices = [tuple(p.shape) for p in layers_of(teacher)[0].parameters() if p.ndim == 2]
     matmuls = Matmuls(matrices, count, device, teacher.dtype)
     works = {"matmuls": matmuls, "teacher": lambda: span_latents(teacher, span, ids)} | steps_of(teacher, span, ids)
@@ -108,11 +108,12 @@ def measure(teacher, span: tuple[int, int], rows: int, tokens: int, rounds: int)
     speeds = [matmuls.operations / s for s in taken["matmuls"]]  # multiply-adds a second, round by round
     about = {"rows": rows, "tokens": tokens, "span": list(span), "speed": 2 * statistics.median(speeds)}
     about |= {"teacher_seconds": statistics.median(taken["teacher"]), "peak": peak(device)}
-    lower = count * costs.teacher_operations(shape, span, "flow_matching", tokens)
+    counted = {name: costs.run_costs(teacher, span, name, K, SOLVER, tokens) for name in OBJECTIVES}
+    lower = count * counted["flow_matching"].latents_flops / 2
     rows_ = []
     for name in OBJECTIVES:
         evaluations = costs.evaluations(name, K, SOLVER)
-        needed = count * costs.operator_operations(shape, span, name, K, SOLVER, tokens)
+        needed = count * counted[name].loss_flops / 2  # multiply-adds
         fraction = statistics.median(needed / v / s for v, s in zip(speeds, taken[name], strict=True))
         row = {"objective": name, "evaluations": evaluations, "seconds": statistics.median(taken[name])}
         row |= {"tokens_per_second": count / row["seconds"], "multiply_adds": needed, "fraction_of_floor": fraction}

@@ -150,7 +150,7 @@ class Plan:
     device: str
     processes: int
     steps: int
-    operations: int
+    flops_per_token: float
     speed: float
     share: float
     seconds: float
@@ -182,7 +182,7 @@ class Plan:
             ("text", f"{self.steps:,} steps of {s.tokens_a_step(self.processes):,} tokens of {s.corpus}"),
             ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products, "
                        f"of which whole steps should reach {self.share:.0%}"),
-            ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
+            ("operations", f"{self.flops_per_token * s.tokens:.2e} FLOP, {self.flops_per_token / 1e6:,.1f} M a token"),
             ("time", duration(self.seconds) + (", as long as reading the text takes" if self.reads else "")),
             ("memory", f"{gigabytes(self.memory)} (free: {gigabytes(self.free_memory)})"),
             ("disk", f"{gigabytes(self.download)} to download, {gigabytes(self.disk)} for the run "
@@ -263,25 +263,26 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     check_span(settings.span, shape.depth)
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
     tokens = settings.block * settings.batch
-    operations = costs.training_operations(shape, settings.span, objective, k, solver, settings.block)
-    nfe = settings.make_operator().nfe
-    evaluation = costs.evaluation_operations(shape, settings.span, nfe, settings.block)
-    speed = costs.matmul_speed(shape, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
-    steps, share = settings.steps(processes), costs.reached(shape, device)
-    updates = steps * costs.optimizer_operations(shape, objective, settings.optimizer)
-    seconds = 2 * (operations * settings.tokens / processes + updates + evaluation * settings.held) / (speed * share)
+    counted = costs.run_costs(
+        model, settings.span, objective, k, solver, settings.block, settings.optimizer, settings.make_operator()
+    )
+    speed = costs.matmul_speed(shape.width, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
+    steps, share = settings.steps(processes), costs.reached(shape.width, device)
+    flops = counted.training_flops * settings.tokens / processes
+    flops += steps * counted.optimizer_flops + counted.evaluation_flops * settings.held
+    seconds = flops / (speed * share)
     reading = settings.tokens / processes / costs.TEXT_SPEED
-    count = costs.evaluations(objective, k, solver)
-    needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype, settings.precision)]
     batch = evaluation_batch(shape.vocabulary, settings.block)
-    needs.append(costs.evaluation_memory(shape, settings.span, objective, batch * settings.block, dtype))
-    saved = costs.student_parameters(shape, settings.span, objective) * costs.BYTES[dtype]
+    needs = [counted.training_memory(tokens, dtype, settings.precision)]
+    needs.append(counted.evaluation_memory(batch * settings.block, dtype))
+    saved = counted.student_parameters * costs.BYTES[dtype]
     out = Path(settings.out)
     return Plan(
         settings=settings, shape=shape, device=device_name(device), processes=processes,
-        steps=steps, operations=operations, speed=speed, share=share, seconds=max(seconds, reading), reading=reading,
+        steps=steps, flops_per_token=counted.training_flops, speed=speed, share=share,
+        seconds=max(seconds, reading), reading=reading,
         memory=max(needs) + (0 if device.type == "cuda" else costs.PROGRAM), free_memory=free_memory(device),
-        download=download, disk=(settings.keep + 1) * costs.checkpoint_bytes(shape, objective) + saved,
+        download=download, disk=(settings.keep + 1) * counted.checkpoint_bytes + saved,
         free_disk=hub.free_space(out), unseen=unseen,
     )  # fmt: skip
 
