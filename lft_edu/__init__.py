@@ -20,7 +20,7 @@ _HOMES = {
     "training": ("History",),
     "plans": ("RunSettings", "plan"),
     "runs": ("train",),
-    "cards": ("make_card",),
+    "cards": ("Card", "make_card"),
     "trajectories": ("capture",),
     "projections": ("PCA", "UMAP"),
     "failures": ("worst_tokens",),

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from . import hub
-from .cards import make_card, save_card
+from .cards import Card
 from .checkpoints import Checkpoints, differences
 from .corpora import HUB, load_corpus
 from .costs import PeakMemory
@@ -153,7 +153,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         if is_main():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
     if is_main():
-        run.card = make_card(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
+        run.card = Card.of(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
@@ -245,4 +245,4 @@ def save(run: Run, out: Path) -> None:
     """The student with its tokenizer, and the card."""
     run.student.save_pretrained(out / "student")
     run.tokenizer.save_pretrained(out / "student")
-    save_card(run.card, out)
+    run.card.save(out)
