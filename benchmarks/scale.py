@@ -26,7 +26,6 @@ from plane import table
 from throughput import peak
 
 import lft_edu as lft
-from lft_edu import objectives
 from lft_edu.runs import costs
 from lft_edu.support import machine
 from lft_edu.support.files import whole, write_json
@@ -78,7 +77,7 @@ def stage(name: str, folder: str, batch: int, block: int, steps: int) -> dict:
             lft.evaluate(student, teacher, ids)
             found |= {"seconds": time.perf_counter() - started, "tokens": rows * block}
             tokens = rows * block
-            found["planned"] = costs.evaluation_memory(shape, student.config.span, "flow_walking", tokens, half)
+            found["planned"] = costs.run_costs(teacher, student.config.span).evaluation_memory(tokens, half)
         if name == "load":
             found["planned"] = shape.parameters * costs.BYTES[half]
     return found | {"memory": memory.peak}
@@ -127,17 +126,14 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
     }
     lft.fit(student, teacher, blocks, objective, **options)
     rate = 4 * every * batch * block / (times[5] - times[1])  # a GPU compiles first
-    operations = costs.training_operations(shape, span, objective, k, solver, block)
-    operations += costs.optimizer_operations(shape, objective, optimizer) // (batch * block)
-    speed = costs.matmul_speed(shape, device, teacher.dtype, rows=batch * block)
-    count = objectives.evaluations(objective, k, solver)
-    found = {"tokens_per_second": rate, "operations": operations, "speed": speed}
-    found |= {"of_floor": 2 * operations * rate / speed, "hours": PAPER_TOKENS / rate / 3600}
-    found |= {"floor_hours": PAPER_TOKENS * 2 * operations / speed / 3600}
-    found["of_peak"] = 2 * operations * rate / peak(device) if peak(device) else None
-    return found | {
-        "planned": costs.training_memory(shape, span, objective, count, batch * block, teacher.dtype, precision)
-    }
+    counted = costs.run_costs(teacher, span, objective, k, solver, block, optimizer)
+    flops = counted.training_flops + counted.optimizer_flops / (batch * block)
+    speed = costs.matmul_speed(shape.width, device, teacher.dtype, rows=batch * block)
+    found = {"tokens_per_second": rate, "operations": flops / 2, "speed": speed}  # operations: multiply-adds
+    found |= {"of_floor": flops * rate / speed, "hours": PAPER_TOKENS / rate / 3600}
+    found |= {"floor_hours": PAPER_TOKENS * flops / speed / 3600}
+    found["of_peak"] = flops * rate / peak(device) if peak(device) else None
+    return found | {"planned": counted.training_memory(batch * block, teacher.dtype, precision)}
 
 
 def measure(a: argparse.Namespace) -> dict:

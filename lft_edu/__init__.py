@@ -45,7 +45,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     "runs.plans": ("plan",),
     "runs.run": ("train",),
     "runs.costs": (),
-    "runs.cards": ("make_card",),
+    "runs.cards": ("Card", "make_card"),
     "plots": (),
     "explorer": ("TrajectoryExplorer",),
     "exercises": (),

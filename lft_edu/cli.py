@@ -125,10 +125,10 @@ def evaluate(args) -> int:
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
     found = lft.evaluate(student, teacher, corpus, progress=True)
     skips = skipping.best_skips(teacher, corpus, args.skips) if args.skips else None
-    card = cards.make_card(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
-    print(json.dumps({"student": args.student} | card, indent=1) if args.json else cards.markdown(card), flush=True)
+    card = cards.Card.of(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
+    print(json.dumps({"student": args.student} | card, indent=1) if args.json else card.markdown(), flush=True)
     if args.out:
-        cards.save_card(card, args.out)
+        card.save(args.out)
     if args.push_to:
         print(student.push_to_hub(args.push_to, tokenizer, card), file=sys.stderr)
     return 0

@@ -263,16 +263,18 @@ def make_objective(objective: str | Objective, **options) -> Objective:
     return OBJECTIVES[objective](**options)
 
 
+def named(objective: str, num_steps: int, solver: str) -> Objective:
+    """An objective by name, its walk (if it takes one) of these steps."""
+    known = {f.name for f in fields(OBJECTIVES[objective])} & {"num_steps", "solver"}
+    walk = {"num_steps": num_steps, "solver": solver}
+    return make_objective(objective, **{name: walk[name] for name in known})
+
+
 def evaluations(objective: str, num_steps: int, solver: str) -> int:
     """Velocity evaluations in a training step of an objective by name; 0 for ``"solved"``, a closed form."""
     if objective == "solved":
         return 0
-    if objective == "logit_kl":
-        objective = "flow_walking"  # the student's own walk
-    known = {f.name for f in fields(OBJECTIVES[objective])} & {"num_steps", "solver"}
-    return make_objective(
-        objective, **{k: v for k, v in (("num_steps", num_steps), ("solver", solver)) if k in known}
-    ).evaluations()
+    return named("flow_walking" if objective == "logit_kl" else objective, num_steps, solver).evaluations()
 
 
 def _device(generator: torch.Generator | None, x: Tensor | None = None):

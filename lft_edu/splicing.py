@@ -126,17 +126,26 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.wire()
         return self
 
-    def push_to_hub(self, repo_id: str, tokenizer=None, card: dict | None = None, **options) -> str:
-        """Upload this student with a model card; see :func:`lft_edu.runs.cards.publish`, which this is.
+    def push_to_hub(self, repo_id: str, tokenizer=None, card=None, **options) -> str:
+        """Upload this student with its tokenizer and a model card.
+
+        Args:
+            repo_id: ``"owner/name"`` on the hub.
+            tokenizer: of the teacher.
+            card: a results card (``lft.cards.Card``), such as ``run.card``; its ``publish`` does the upload.
+            options: ``private`` and ``token``, see there.
+
+        Returns:
+            The student's address.
 
         Raises:
             ValueError: no tokenizer, or no card: a model without them helps nobody.
         """
-        from .runs.cards import publish
-
-        if tokenizer is None or card is None:
-            raise ValueError("Give the tokenizer, and the card that lft.cards.make_card (or a run) made.")
-        return publish(self, tokenizer, repo_id, card, **options)
+        if tokenizer is None or not hasattr(card, "publish"):
+            raise ValueError(
+                "Give the tokenizer and the results card: run.card, lft.make_card(…), or lft.cards.Card.load(folder)."
+            )
+        return card.publish(self, repo_id, tokenizer, **options)
 
     def freeze(self) -> "SplicedForCausalLM":
         """Make only the operator trainable, if it can be trained at all."""

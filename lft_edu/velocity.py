@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.generic import maybe_autocast
 
 from .families import family_of
 
@@ -40,7 +41,7 @@ class TimeModulation(nn.Module):
         frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
         angles = 1000 * t[..., None] * frequencies
         features = torch.cat([angles.cos(), angles.sin()], -1).to(self.inner.weight.dtype)
-        with torch.autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 has steps of 1/128
+        with maybe_autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 has steps of 1/128
             modulations = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
         is_alpha = torch.arange(6, device=t.device) % 3 == 2
         return modulations.to(torch.promote_types(modulations.dtype, torch.float32)) + is_alpha[:, None]

@@ -4,9 +4,10 @@ import pytest
 from test_exercises import solutions
 
 import lft_edu as lft
+from lft_edu import costs
 from lft_edu.exercises import check
 from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, _not_operations, finished_runs
-from lft_edu.runs import costs
+from lft_edu.families import layers_of
 
 
 def operations(teacher=lambda m, n: n, factor=3, per_step=2, matching=1, scale=1, extra=0):
@@ -116,17 +117,19 @@ def test_every_row_made_by_hand_has_a_reason():
     assert {row["name"] for row in BY_HAND} == {*WHY, "right"}
 
 
-def test_costs_are_those_of_the_teachers_themselves(bundled):
-    """The checks write shapes down rather than load models."""
-    pythia = costs.Shape.of(lft.random_teacher("pythia-410m", device="meta"))
-    assert pythia.layer_matrices == LAYER
-    shape = costs.Shape.of(bundled[0])
+def test_operations_by_hand_are_near_what_the_library_counts(bundled):
+    """Left out by hand: attention, up to a quarter of a layer of width 64, and the time modulation."""
+    layer = layers_of(lft.random_teacher("pythia-410m", device="meta"))[0]
+    assert sum(p.numel() for p in layer.parameters() if p.ndim == 2) == LAYER
+    ratios = []
     for row in finished_runs()[::7]:
         objective = row["name"].replace("-", "_").replace("_euler", "").replace("_midpoint", "")
         k, solver = {"flow-walking": (3, "midpoint"), "flow-walking-midpoint": (1, "midpoint")}.get(
             row["name"], (1, "euler")
         )
-        assert row["operations"] == costs.training_operations(shape, (6, 18), objective, k, solver, block=128)
+        ratios.append(2 * row["operations"] / costs.run_costs(bundled[0], (6, 18), objective, k, solver).training_flops)
+    assert len(ratios) > 3
+    assert 0.7 < min(ratios) < 1.02 * min(ratios) > max(ratios), "The order of the runs is the same."
 
 
 def test_what_the_text_says_of_the_table():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub import Hub, connected, jsonl_bytes, parquet_bytes, tiny_pythia
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, constants, hf_hub_download
 from safetensors.torch import load_file, save
 
 import lft_edu as lft
@@ -301,8 +301,10 @@ def test_a_student_goes_to_the_hub_and_comes_back(hub, bundled, monkeypatch):
     student = lft.load_student("bundled/flow-walking-6-18", teacher)
     held = lft.load_corpus("python-stdlib", tokenizer, "test", max_tokens=1024)
     card = lft.make_card(student, teacher, lft.evaluate(student, teacher, held), "python-stdlib", latency=False)
-    with pytest.raises(ValueError, match="Give the tokenizer"):
-        student.push_to_hub("lab/student")
+    for wrong in ({}, {"tokenizer": tokenizer, "card": dict(card)}):  # never transformers' own upload, without a card
+        with pytest.raises(ValueError, match="Give the tokenizer"):
+            student.push_to_hub("lab/student", **wrong)
+    assert not [request for request in hub.requests if request[0] == "POST"]
     address = student.push_to_hub("lab/student", tokenizer, card, token="hf_test")
     assert address == f"{hub.url}/lab/student"
     again = lft.load_student("lab/student", device="cpu")
@@ -312,9 +314,36 @@ def test_a_student_goes_to_the_hub_and_comes_back(hub, bundled, monkeypatch):
     wanted = {"README.md", "card.json", "model.safetensors", "tokenizer.json", "config.json"}
     assert wanted <= set(HfApi().list_repo_files("lab/student"))
     readme = Path(hf_hub_download("lab/student", "README.md")).read_text()
-    assert readme.startswith("---\nlibrary_name: transformers")
+    header = ModelCard(readme).data
+    assert (header.library_name, header.base_model, header.license) == ("transformers", None, None)
+    measured = {result.metric_type: result for result in header.eval_results}
+    assert measured["kl"].metric_value == card["results"]["kl"]
+    assert measured["perplexity"].dataset_name == "python-stdlib"
     assert f"{card['results']['kl']:.4f} nats" in readme
+    assert cards.Card.load(hf_hub_download("lab/student", "card.json")) == card
     assert 'lft.load_student("lab/student")' in readme
+
+
+@pytest.mark.parametrize(
+    ("readme", "license"),
+    [("---\nlicense: apache-2.0\n---\n", "apache-2.0"), ("# No header", None), ("---\n[\n---\n", None)],
+)
+def test_a_model_card_names_teacher_text_and_license(hub, tmp_path, bundled, readme, license):
+    teacher, tokenizer = bundled
+    commit = hub.add(NAME, {"README.md": readme.encode()})
+    student = lft.splice(teacher, (6, 12), lft.Skip())
+    found = lft.evaluate(student, teacher, torch.randint(1, 300, (2, 32)))
+    training = {"corpus": "wikitext-103", "tokens": 100, "objective": "flow_walking", "seconds": 1}
+    card = cards.Card.of(student, teacher, found, "wikitext-2", training=training, latency=False)
+    card["teacher"] |= {"name": NAME, "revision": commit}
+    student.push_to_hub("lab/student", tokenizer, card, token="hf_test")
+    header = ModelCard.load(hf_hub_download("lab/student", "README.md")).data
+    assert (header.base_model, header.license, header.datasets) == (NAME, license, ["Salesforce/wikitext"])
+    assert header.eval_results[0].dataset_config == "wikitext-2-raw-v1"
+    card["teacher"] |= {"name": "a\n---\nlicense: mit\n<b>", "revision": None}
+    injected = card.model_card("lab/student")
+    assert injected.data.license is None
+    assert "<b>" not in injected.text
 
 
 def test_a_card_says_what_was_measured_and_escapes_what_it_is_told(bundled, tmp_path):
@@ -325,8 +354,8 @@ def test_a_card_says_what_was_measured_and_escapes_what_it_is_told(bundled, tmp_
     skips = skipping.best_skips(teacher, held, 2, progress=False)
     assert 0 < skips[1]["kl"] < skips[2]["kl"]
     card = lft.make_card(student, teacher, found, "<b>|text", skips=skips)
-    cards.save_card(card, tmp_path)
-    assert cards.load_card(tmp_path) == cards.load_card(tmp_path / "card.json") == card
+    card.save(tmp_path)
+    assert cards.Card.load(tmp_path) == cards.Card.load(tmp_path / "card.json") == card
     text = (tmp_path / "card.md").read_text()
     assert "&lt;b>\\|text" in text
     assert f"{found.kl:.4f} nats a token" in text

@@ -1,5 +1,6 @@
 """Runs from settings to student: what is planned, kept, logged, interrupted, resumed and shared among processes."""
 
+import copy
 import json
 import os
 import shutil
@@ -18,13 +19,16 @@ import torch
 from hub import Hub, hub_environment, parquet_bytes
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from test_families import TEACHERS
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 import lft_edu as lft
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
 from lft_edu.objectives import make_objective
 from lft_edu.runs import costs
+from lft_edu.skipping import skip_damage
 from lft_edu.training.callbacks import GracefulShutdown, History
 from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.training.logs import MetricsLog, read_metrics
@@ -37,28 +41,67 @@ SMALL = {"span": (6, 12), "tokens": 4096, "sequence_length": 64, "batch_size": 4
 # --- plans --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", ["flow_matching", "flow_walking", "regression", "hybrid"])
-def test_operations_are_what_torch_counts(objective):
-    """PyTorch's counter takes attention over the whole square; with one token in a block there is none to speak of."""
-    teacher = lft.random_teacher("pythia-14m", device="cpu")
-    shape, span, rows = costs.Shape.of(teacher), (1, 4), 64
-    ids = torch.randint(1, 1000, (rows, 2))
-    operator = lft.Regression() if objective == "regression" else lft.Flow("midpoint", 3)
-    student = lft.splice(teacher, span, operator)
-    goal = make_objective(objective).resolve(lft.Flow("midpoint", 3))
+@pytest.mark.parametrize("family", [*TEACHERS, "gpt_neox"])
+def test_without_weights_the_same_is_counted_as_with_them(family, teacher):
+    """A step and an evaluation on the meta device, against those of real weights on the CPU, in every family."""
+    config = TEACHERS[family]() if family in TEACHERS else copy.deepcopy(teacher.config)
+    teacher = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
+    student = lft.splice(teacher, (2, 5), lft.Flow("midpoint", 2))
+    goal, ids = make_objective("hybrid").resolve(student.operator), torch.randint(1, 300, (1, 24))
     loss = LatentLoss(student.operator, goal)
+    with FlopCounterMode(display=False) as training:
+        loss(span_latents(teacher, (2, 5), ids), goal.times(1)).backward()
+    with FlopCounterMode(display=False) as evaluation:
+        lft.evaluate(student, teacher, ids)
+    counted = costs.run_costs(teacher, (2, 5), "hybrid", 2, "midpoint", 24)
+    assert counted.training_flops * 24 == pytest.approx(training.get_total_flops(), rel=0.02)
+    assert counted.evaluation_flops * 24 == pytest.approx(evaluation.get_total_flops(), rel=0.02)
+    assert counted.student_parameters == sum(p.numel() for p in student.parameters())
+    assert counted.operator_parameters == sum(p.numel() for p in student.operator.parameters())
+
+
+@pytest.mark.parametrize(
+    ("objective", "evaluations"), [("flow_matching", 1), ("flow_walking", 6), ("regression", 1), ("hybrid", 7)]
+)
+def test_operations_are_those_that_lesson_08_counts_by_hand(objective, evaluations):
+    layer = 12 * 1024**2
+    counted = costs.run_costs(lft.random_teacher("pythia-410m", device="meta"), (6, 12), objective, sequence_length=512)
+    by_hand = 2 * layer * (12 + 3 * evaluations)
+    assert 1.05 < counted.training_flops / by_hand < 1.10  # attention: 512 / (6 · 1024)
+    assert counted.loss_flops == pytest.approx(counted.latents_flops * evaluations / 4, rel=0.01)
+
+
+def test_logit_kl_runs_both_models_whole(teacher):
+    parts = costs.run_costs(teacher, (2, 5), "flow_walking", 1)
+    whole = costs.run_costs(teacher, (2, 5), "logit_kl", 1)
+    assert whole.latents_flops == 0
+    # The gradient passes the tail and the head, whose weights take none, and both of the operator's evaluations.
+    assert 1.2 < whole.training_flops / (whole.evaluation_flops + parts.loss_flops * 2 / 3) < 1.5
+    more = whole.training_memory(1000, torch.float32) - parts.training_memory(1000, torch.float32)
+    assert more == costs.LOGIT_COPIES * 4 * 1000 * 300
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_checkpoint_takes_what_was_counted(teacher, blocks, tmp_path, optimizer):
+    student = lft.splice(teacher, (2, 5), lft.Flow())
+    lft.fit(student, teacher, blocks, max_steps=1, optimizer=optimizer, checkpoint=tmp_path / "run.safetensors")
+    size = (tmp_path / "run.safetensors").stat().st_size
+    counted = costs.run_costs(teacher, (2, 5), optimizer=optimizer).checkpoint_bytes
+    assert counted < size < 1.05 * counted + 10_000  # and a header, with names
+
+
+def test_a_closed_form_costs_its_states_alone(teacher):
+    counted = costs.run_costs(teacher, (2, 5), "solved", operator=lft.MeanShift())
+    assert counted.training_flops == counted.latents_flops > 0
+    assert (counted.operator_parameters, counted.optimizer_flops, counted.checkpoint_bytes) == (64, 0, 0)
+
+
+def test_a_search_for_the_best_skip_is_counted_as_it_runs(teacher):
+    eager = AutoModelForCausalLM.from_config(copy.deepcopy(teacher.config), attn_implementation="eager").eval()
+    spans = [(m, m + j) for j in (1, 2) for m in range(8 - j + 1)]
     with FlopCounterMode(display=False) as counter:
-        loss(span_latents(teacher, span, ids), goal.times(rows)).backward()
-    counted = 2 * costs.training_operations(shape, span, objective, 3, "midpoint", block=2) * ids.numel()
-    # Not needed and so not made: the gradient of the states that enter the first evaluation.
-    assert 0.85 < counter.get_total_flops() / counted < 1.02
-
-
-def test_parameters_are_counted_exactly(teacher):
-    shape = costs.Shape.of(teacher)
-    for objective, operator in (("flow_walking", lft.Flow()), ("regression", lft.Regression())):
-        student = lft.splice(teacher, (2, 5), operator)
-        assert costs.student_parameters(shape, (2, 5), objective) == sum(p.numel() for p in student.parameters())
+        skip_damage(eager, torch.randint(1, 300, (1, 24)), spans, progress=False)
+    assert counter.get_total_flops() == pytest.approx(24 * costs.skip_flops(teacher, 2, 24), rel=1e-3)
 
 
 def test_a_plan_of_pythia_needs_no_weights(tmp_path, monkeypatch):
@@ -97,13 +140,13 @@ def test_text_is_no_faster_than_it_can_be_read(bundled, monkeypatch):
 
 
 def test_muon_is_counted_as_torch_counts_it():
-    matrices = [(384, 128), (128, 128), (512, 128), (128, 512), (768, 128)]  # of a layer of width 128, and its knobs
+    matrices = [(384, 128), (128, 128), (512, 128), (128, 512), (768, 128), (128, 128)]  # of a layer of width 128
     with FlopCounterMode(display=False) as counter:
-        for shape in matrices:
+        for shape in matrices:  # the last two are the time modulation's
             orthogonalise(torch.randn(1, *shape))
-    layer = costs.Shape(128, 6, 50304, 12 * 128**2, 12 * 128**2 + 13 * 128, 0)
-    assert counter.get_total_flops() == 2 * costs.optimizer_operations(layer, "flow_matching", "muon")
-    assert costs.optimizer_operations(layer, "flow_matching", "adamw") == 0
+    pythia = lft.random_teacher("pythia-14m", device="meta")
+    muon, adamw = (costs.run_costs(pythia, (1, 4), optimizer=name).optimizer_flops for name in ("muon", "adamw"))
+    assert (muon, adamw) == (counter.get_total_flops(), 0)
 
 
 def test_half_precision_keeps_half_as_much_for_the_gradient(bundled):

@@ -128,10 +128,10 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
 
     Args:
         results: ``assets/results/tokens.json``.
-        x: ``"tokens"``, or ``"operations"``: multiply-adds of the whole training, teacher included. Both axes are
+        x: ``"tokens"``, or ``"operations"``: FLOP of the whole training, teacher included. Both axes are
             logarithmic.
     """
-    titles = {"tokens": "tokens trained on", "operations": "multiply-adds of the training, teacher included"}
+    titles = {"tokens": "tokens trained on", "operations": "FLOP of the training, teacher included"}
     if x not in titles:
         raise ValueError(f"x={x!r}: choose one of {', '.join(titles)}.")
     figure = new_figure(

@@ -7,49 +7,188 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token, hf_hub_download
 
+from ..loading.corpora import HUB
+from ..loading.hub import explained
 from ..metrics import Evaluation
 from ..operators import operator_title
 from ..support.files import whole
 from .costs import latencies
 
 PACKAGES = ("lft_edu", "torch", "transformers", "datasets", "accelerate")
+METRICS = {"kl": "KL(teacher ‖ student), nats per token", "perplexity": "Perplexity", "nmse": "NMSE of the states"}
 
 
-def make_card(
-    student, teacher, found: Evaluation, corpus: str, split: str = "test", training: dict | None = None,
-    skips: dict | None = None, latency: bool = True,
-) -> dict:  # fmt: skip
-    """Everything worth knowing of one student, as JSON values.
+class Card(dict):
+    """Everything worth knowing of one student, as JSON values. Made by :meth:`of`, or of the JSON that a card was."""
 
-    Args:
-        found: what :func:`lft_edu.evaluate` measured on ``split`` of ``corpus``.
-        training: how it was trained, if known.
-        skips: number of layers → ``{"span", "kl", "kl_interval"}`` of the best skip of so many, to compare with
-            (:func:`best_skips`).
-        latency: time teacher and student in turn (some seconds).
-    """
-    (m, n), depth = student.config.span, student.config.depth
-    card = {
-        "teacher": {
-            **getattr(teacher, "lft_origin", {"name": "unknown", "revision": None}),
-            "layers": depth, "parameters": sum(p.numel() for p in teacher.parameters()),
-        },
-        "span": [m, n],
-        "operator": student.operator.to_dict(),
-        "layers_evaluated": {"teacher": depth, "student": depth - (n - m) + found.nfe},
-        "training": training,
-        "held_out": {"corpus": corpus, "split": split, "block": found.tokens // len(found.sequence_kl)},
-        "results": {**found.to_dict(), "kl_interval": list(found.kl_interval)},
-        "skips": {str(j): skip for j, skip in skips.items()} if skips else None,
-        "latency_ms_per_token": None,
-        "device": torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "CPU",
-        "dtype": str(teacher.dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-    }  # fmt: skip
-    if latency:
-        card["latency_ms_per_token"] = latencies({"teacher": teacher, "student": student}, rounds=3)
-    return card
+    @classmethod
+    def of(
+        cls, student, teacher, found: Evaluation, corpus: str, split: str = "test", training: dict | None = None,
+        skips: dict | None = None, latency: bool = True,
+    ) -> "Card":  # fmt: skip
+        """Describe a student and what was measured of it.
+
+        Args:
+            found: what :func:`lft_edu.evaluate` measured on ``split`` of ``corpus``.
+            training: how it was trained, if known.
+            skips: number of layers → ``{"span", "kl", "kl_interval"}`` of the best skip of so many, to compare with
+                (:func:`best_skips`).
+            latency: time teacher and student in turn (some seconds).
+        """
+        (m, n), depth = student.config.span, student.config.depth
+        timed = latencies({"teacher": teacher, "student": student}, rounds=3) if latency else None
+        return cls({
+            "teacher": {
+                **getattr(teacher, "lft_origin", {"name": "unknown", "revision": None}),
+                "layers": depth, "parameters": sum(p.numel() for p in teacher.parameters()),
+            },
+            "span": [m, n],
+            "operator": student.operator.to_dict(),
+            "layers_evaluated": {"teacher": depth, "student": depth - (n - m) + found.nfe},
+            "training": training,
+            "held_out": {"corpus": corpus, "split": split, "block": found.tokens // len(found.sequence_kl)},
+            "results": {**found.to_dict(), "kl_interval": list(found.kl_interval)},
+            "skips": {str(j): skip for j, skip in skips.items()} if skips else None,
+            "latency_ms_per_token": timed,
+            "device": torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "CPU",
+            "dtype": str(teacher.dtype).removeprefix("torch."),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        })  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Card":
+        """Read a card that :meth:`save` wrote: its file, or the folder."""
+        path = Path(path)
+        return cls(json.loads((path / "card.json" if path.is_dir() else path).read_text()))
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``card.json`` and ``card.md``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("card.json", json.dumps(self, indent=1)), ("card.md", self.markdown())):
+            with whole(folder / name) as partial:
+                partial.write_text(text)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values, for people."""
+        results, teacher, held, (m, n) = self["results"], self["teacher"], self["held_out"], self["span"]
+        low, high = results["kl_interval"]
+        at = f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
+        rows = [
+            ("Teacher", f"{teacher['name']}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
+            ("Replaced", f"layers {m}–{n} (half open) by {operator_title(self)}"),
+            ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
+            ("Layer evaluations a token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
+            ("Held-out text", f"{results['tokens']:,} tokens of {held['corpus']}, {held['split']}"),
+            ("Tokens a sequence", f"{held['block']:,}"),
+            ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats a token (95 %: {low:.4f} to {high:.4f})"),
+            ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
+            ("NMSE of the states", f"{results['nmse']:.4f}"),
+        ]
+        for j, skip in (self["skips"] or {}).items():
+            rows.append((f"Skipping the best {j}", f"{skip['kl']:.4f} (layers {skip['span'][0]}–{skip['span'][1]})"))
+        if self["training"]:
+            t = self["training"]
+            rows.append(
+                ("Trained on", f"{t['tokens']:,} tokens of {t['corpus']} by {t['objective']}, {t['seconds']:,} s")
+            )
+        if self["latency_ms_per_token"]:
+            for what in ("prefill", "decode"):
+                ms = {who: times[what] for who, times in self["latency_ms_per_token"].items()}
+                rows.append((f"Milliseconds a token, {what}", f"{ms['student']:.3f} (teacher: {ms['teacher']:.3f})"))
+        rows.append(("Measured on", f"{self['device']}, {self['dtype']}"))
+        rows.append(("Versions", ", ".join(f"{name} {v}" for name, v in self["versions"].items() if v)))
+        return rows
+
+    def markdown(self) -> str:
+        """The card as a Markdown table."""
+        lines = ["| | |", "|---|---|", *(f"| {_escaped(name)} | {_escaped(value)} |" for name, value in self.rows())]
+        return "\n".join(lines) + "\n"
+
+    def model_card(self, name: str, license: str | None = None) -> ModelCard:
+        """The README.md of this student on the hub: what it is, how to load it, what was measured.
+
+        Args:
+            name: ``"owner/name"`` on the hub.
+            license: of the teacher, which is the student's too; None: not known.
+        """
+        teacher, results, (m, n) = self["teacher"], self["results"], self["span"]
+        trained_on, held = (self["training"] or {}).get("corpus"), self["held_out"]
+        published = "/" in teacher["name"] and teacher["revision"]
+        source = HUB.get(held["corpus"])
+        measured = [
+            EvalResult(
+                task_type="text-generation", dataset_type=source.repository if source else "text",
+                dataset_name=Path(held["corpus"]).name, dataset_config=source and source.configuration,
+                dataset_split=held["split"], metric_type=metric, metric_name=title, metric_value=results[metric],
+            )
+            for metric, title in METRICS.items()
+        ]  # fmt: skip
+        header = ModelCardData(
+            library_name="transformers", pipeline_tag="text-generation", license=license,
+            tags=["latent-flow-transformer", "lft_edu", "arxiv:2505.14513"],
+            base_model=teacher["name"] if published else None, base_model_relation="finetune" if published else None,
+            datasets=[HUB[trained_on].repository] if trained_on in HUB else None,
+            metrics=list(METRICS), model_name=name.split("/")[-1], eval_results=measured,
+        )  # fmt: skip
+        return ModelCard(f"""---
+{header.to_yaml()}
+---
+
+# {_escaped(name)}
+
+A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of {_escaped(teacher["name"])} are
+gone, and one learned transport operator, {_escaped(operator_title(self))}, stands in for them. Its KL to the teacher is
+{results["kl"]:.3f} nats per token on held-out text. Made with lft_edu.
+
+```python
+import lft_edu as lft
+from transformers import AutoTokenizer
+
+student = lft.load_student("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+ids = tokenizer("The", return_tensors="pt").to(student.device)
+print(tokenizer.decode(student.generate(**ids, max_new_tokens=20)[0]))
+```
+
+{self.markdown()}
+It is not better than its teacher at anything; it is smaller. Where its teacher errs, expect it to err too.
+""")
+
+    def publish(self, student, name: str, tokenizer, private: bool | None = None, token: str | None = None) -> str:
+        """Upload a student with its tokenizer, this card and a model card.
+
+        Args:
+            student: the model that this card describes.
+            name: ``"owner/name"`` on the hub; made if it is not there.
+            private: make the new repository private; None: as the account's settings say.
+            token: of an account that may write; that of ``hf auth login``, if None.
+
+        Returns:
+            The student's address.
+
+        Raises:
+            PermissionError: nobody is logged in.
+        """
+        if not (token or get_token()):
+            raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
+        api, teacher = HfApi(token=token), self["teacher"]
+        with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
+            student.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            self.save(folder)
+            (Path(folder) / "card.md").unlink()  # the same table is in the model card
+            license = _license_of(teacher["name"], teacher["revision"], token)
+            self.model_card(name, license).save(Path(folder) / "README.md")
+            api.create_repo(name, exist_ok=True, private=private)
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message="A Latent Flow Transformer")
+            return f"{api.endpoint}/{name}"
+
+
+make_card = Card.of
 
 
 def _version(name: str) -> str | None:
@@ -57,47 +196,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def rows_of(card: dict) -> list[tuple[str, str]]:
-    """The card as names and values, for people."""
-    results, teacher, held, (m, n) = card["results"], card["teacher"], card["held_out"], card["span"]
-    low, high = results["kl_interval"]
-    at = f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
-    rows = [
-        ("Teacher", f"{teacher['name']}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
-        ("Replaced", f"layers {m}–{n} (half open) by {operator_title(card)}"),
-        ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
-        ("Layer evaluations a token", "{student} (teacher: {teacher})".format(**card["layers_evaluated"])),
-        ("Held-out text", f"{results['tokens']:,} tokens of {held['corpus']}, {held['split']}"),
-        ("Tokens a sequence", f"{held['block']:,}"),
-        ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats a token (95 %: {low:.4f} to {high:.4f})"),
-        ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
-        ("NMSE of the states", f"{results['nmse']:.4f}"),
-    ]
-    for j, skip in (card["skips"] or {}).items():
-        rows.append((f"Skipping the best {j}", f"{skip['kl']:.4f} (layers {skip['span'][0]}–{skip['span'][1]})"))
-    if card["training"]:
-        t = card["training"]
-        rows.append(("Trained on", f"{t['tokens']:,} tokens of {t['corpus']} by {t['objective']}, {t['seconds']:,} s"))
-    if card["latency_ms_per_token"]:
-        for what in ("prefill", "decode"):
-            ms = {who: times[what] for who, times in card["latency_ms_per_token"].items()}
-            rows.append((f"Milliseconds a token, {what}", f"{ms['student']:.3f} (teacher: {ms['teacher']:.3f})"))
-    rows.append(("Measured on", f"{card['device']}, {card['dtype']}"))
-    rows.append(("Versions", ", ".join(f"{name} {v}" for name, v in card["versions"].items() if v)))
-    return rows
-
-
-def markdown(card: dict) -> str:
-    """The card as a Markdown table."""
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in map(_escaped, rows_of(card)))]
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(row: tuple[str, str]) -> tuple[str, ...]:
-    """Names of models and corpora are text from outside: no cell of a table may end early, no tag may begin."""
-    return tuple(cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in row)
 
 
 def table(cards: list[dict]) -> str:
@@ -114,75 +212,17 @@ def table(cards: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save_card(card: dict, folder: str | Path) -> None:
-    """Write ``card.json`` and ``card.md``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("card.json", json.dumps(card, indent=1)), ("card.md", markdown(card))):
-        with whole(folder / name) as partial:
-            partial.write_text(text)
+def _escaped(text: str) -> str:
+    """Names of models and corpora are text from outside: no cell of a table may end early, no tag may begin."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def load_card(path: str | Path) -> dict:
-    """A card that :func:`save_card` wrote: its file, or the folder."""
-    path = Path(path)
-    return json.loads((path / "card.json" if path.is_dir() else path).read_text())
-
-
-def model_card(card: dict, name: str) -> str:
-    """README.md of a student on the hub: what it is, how to load it, what was measured."""
-    import yaml
-
-    teacher = card["teacher"]
-    header = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    header["tags"] = ["latent-flow-transformer", "lft_edu", "arxiv:2505.14513"]
-    if "/" in teacher["name"] and teacher["revision"]:
-        header |= {"base_model": teacher["name"], "base_model_relation": "finetune"}
-    (m, n), results = card["span"], card["results"]
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False)}---
-
-# {name}
-
-A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of {teacher["name"]} are gone, and
-one learned transport operator, {operator_title(card)}, stands in for them. Its KL to the teacher is
-{results["kl"]:.3f} nats a token on held-out text. Made with lft_edu.
-
-```python
-import lft_edu as lft
-from transformers import AutoTokenizer
-
-student = lft.load_student("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-ids = tokenizer("The", return_tensors="pt").to(student.device)
-print(tokenizer.decode(student.generate(**ids, max_new_tokens=20)[0]))
-```
-
-{markdown(card)}
-It is no better than its teacher at anything; it is smaller. Where its teacher errs, expect it to err too.
-"""
-
-
-def publish(student, tokenizer, name: str, card: dict, private: bool | None = None, token: str | None = None) -> str:
-    """Upload a student with its tokenizer, results card and model card; returns its address.
-
-    Args:
-        name: ``"owner/name"`` on the hub; made if it is not there.
-        token: of an account that may write; that of ``hf auth login``, if None.
-    """
-    from huggingface_hub import HfApi, get_token
-
-    from ..loading.hub import explained
-
-    if not (token or get_token()):
-        raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
-    with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
-        student.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        save_card(card, folder)
-        (Path(folder) / "card.md").unlink()  # the same table is in the model card
-        (Path(folder) / "README.md").write_text(model_card(card, name))
-        api = HfApi(token=token)
-        api.create_repo(name, exist_ok=True, private=private)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A Latent Flow Transformer")
-        return f"{api.endpoint}/{name}"
+def _license_of(name: str, revision: str | None, token: str | None) -> str | None:
+    """The license in a teacher's model card; None for a teacher that is not on the hub, or whose card has none."""
+    if not ("/" in name and revision):
+        return None
+    try:
+        readme = hf_hub_download(name, "README.md", revision=revision, token=token)
+        return ModelCard.load(readme, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, yaml.YAMLError):  # gone, private or damaged: no reason not to upload
+        return None

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .. import objectives
 from ..loading.teachers import blank_teacher
 from ..splicing import check_span
-from ..support import machine
-from ..support.machine import device_name, evaluation_batch, free_memory
+from ..support.machine import device_name, evaluation_batch, free_memory, free_space
 from . import costs
 from .costs import Shape
 from .settings import DTYPES, RunSettings
@@ -31,7 +29,7 @@ class Plan:
     device: str
     processes: int
     steps: int
-    operations: int
+    flops_per_token: float
     speed: float
     share: float
     seconds: float
@@ -63,7 +61,7 @@ class Plan:
             ("text", f"{self.steps:,} steps of {s.tokens_per_step(self.processes):,} tokens of {s.corpus}"),
             ("device", f"{self.device} × {self.processes}, {self.speed / 1e9:,.0f} GFLOP/s in matrix products, "
                        f"of which whole steps should reach {self.share:.0%}"),
-            ("operations", f"{2 * self.operations * s.tokens:.2e} FLOP, {2 * self.operations / 1e6:,.1f} M a token"),
+            ("operations", f"{self.flops_per_token * s.tokens:.2e} FLOP, {self.flops_per_token / 1e6:,.1f} M/token"),
             ("time", duration(self.seconds) + (", as long as reading the text takes" if self.reads else "")),
             ("memory", f"{gigabytes(self.memory)} (free: {gigabytes(self.free_memory)})"),
             ("disk", f"{gigabytes(self.download)} to download, {gigabytes(self.disk)} for the run "
@@ -114,31 +112,41 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
 
     device, dtype = default_device(), DTYPES[settings.dtype]
     model, download, unseen = (teacher, 0, False) if teacher is not None else _blank_or_published(settings)
-    shape, objective, (k, solver) = Shape.of(model), settings.objective_name, settings.walk
+    shape, (k, solver) = costs.Shape.of(model), settings.walk
     check_span(settings.span, shape.depth)
     processes = processes or int(os.environ.get("WORLD_SIZE", 1))
-    tokens = settings.block * settings.batch
-    operations = costs.training_operations(shape, settings.span, objective, k, solver, settings.block)
-    nfe = settings.make_operator().nfe
-    evaluation = costs.evaluation_operations(shape, settings.span, nfe, settings.block)
-    speed = costs.matmul_speed(shape, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
-    steps, share = settings.steps(processes), costs.reached(shape, device)
-    updates = steps * costs.optimizer_operations(shape, objective, settings.optimizer)
-    seconds = 2 * (operations * settings.tokens / processes + updates + evaluation * settings.held) / (speed * share)
-    reading = settings.tokens / processes / costs.TEXT_SPEED
-    count = objectives.evaluations(objective, k, solver)
-    needs = [costs.training_memory(shape, settings.span, objective, count, tokens, dtype, settings.precision)]
-    batch = evaluation_batch(shape.vocabulary, settings.block)
-    needs.append(costs.evaluation_memory(shape, settings.span, objective, batch * settings.block, dtype))
-    saved = costs.student_parameters(shape, settings.span, objective) * costs.BYTES[dtype]
-    out = Path(settings.out)
+    length = settings.sequence_length
+    counted = costs.run_costs(
+        model, settings.span, settings.objective_name, k, solver, length, settings.optimizer, settings.make_operator()
+    )
+    speed = costs.matmul_speed(shape.width, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
+    share, training = costs.reached(shape.width, device), settings.training(processes)
+    tokens = settings.tokens if settings.max_steps is None else settings.max_steps * settings.tokens_per_step(processes)
+    flops = counted.training_flops * tokens / processes
+    flops += training.max_steps * counted.optimizer_flops + counted.evaluation_flops * settings.eval_tokens
+    seconds, reading = flops / (speed * share), tokens / processes / costs.TEXT_SPEED
+    at_once = evaluation_batch(shape.vocabulary, length) * length
+    needs = [counted.training_memory(length * settings.batch_size, dtype, settings.precision)]
+    needs.append(counted.evaluation_memory(at_once, dtype))
+    saved = counted.student_parameters * costs.BYTES[dtype]
     return Plan(
-        settings=settings, shape=shape, device=device_name(device), processes=processes,
-        steps=steps, operations=operations, speed=speed, share=share, seconds=max(seconds, reading), reading=reading,
-        memory=max(needs) + (0 if device.type == "cuda" else costs.PROGRAM), free_memory=free_memory(device),
-        download=download, disk=(settings.keep + 1) * costs.checkpoint_bytes(shape, objective) + saved,
-        free_disk=machine.free_space(out), unseen=unseen,
-    )  # fmt: skip
+        settings=settings,
+        shape=shape,
+        device=device_name(device),
+        processes=processes,
+        steps=training.max_steps,
+        flops_per_token=counted.training_flops,
+        speed=speed,
+        share=share,
+        seconds=max(seconds, reading),
+        reading=reading,
+        memory=max(needs) + (0 if device.type == "cuda" else costs.PROGRAM),
+        free_memory=free_memory(device),
+        download=download,
+        disk=(settings.save_total_limit + 1) * counted.checkpoint_bytes + saved,
+        free_disk=free_space(Path(settings.out)),
+        unseen=unseen,
+    )
 
 
 def _blank_or_published(settings: RunSettings) -> tuple:

@@ -27,7 +27,7 @@ from ..training.callbacks import History
 from ..training.checkpoints import Checkpoints
 from ..training.logs import MetricsLog
 from ..training.processes import from_main, in_turn, is_main, join, launched
-from .cards import make_card, save_card
+from .cards import Card
 from .settings import DTYPES, RunSettings, resolve_settings, save_settings
 
 
@@ -92,7 +92,7 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         if is_main():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
     if is_main():
-        run.card = make_card(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
+        run.card = Card.of(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         spent = history.seconds + time.perf_counter() - trained  # in all sittings, and after them
@@ -165,4 +165,4 @@ def save(run: Run, out: Path) -> None:
     """Save the student with its tokenizer, and the card."""
     run.student.save_pretrained(out / "student")
     run.tokenizer.save_pretrained(out / "student")
-    save_card(run.card, out)
+    run.card.save(out)
