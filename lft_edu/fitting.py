@@ -10,7 +10,7 @@ from .flow import STEPS, check_steps
 from .latents import LatentSource
 from .naming import unknown
 from .operators import Flow, Moments
-from .optimizers import muon_and_adamw
+from .optimizers import adamw, muon_and_adamw
 from .splicing import check_pair
 from .training import History, ShuffledRows, make_accelerator, optimise
 
@@ -212,7 +212,7 @@ def _check(operator, objective, k, step, steps, batch_size, precision, optimizer
 def _optimizers(operator, name: str, lr: float) -> list:
     if name == "muon":
         return muon_and_adamw(operator, operator, muon_lr=lr, adamw_lr=lr / 5)
-    return [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [adamw(operator.parameters(), lr, betas=(0.9, 0.98))]
 
 
 def _weights(source, batch_size: int, first_weight: float, scale_dimensions: bool):

@@ -7,7 +7,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import corpora, teachers
-from lft_edu.optimizers import Muon, orthogonalise
+from lft_edu.optimizers import Muon, newton_schulz
 from lft_edu.recipes import cut, operators, tokens
 from lft_edu.recipes import teacher as recipe
 
@@ -137,10 +137,10 @@ def test_bundled_provenance_says_how_it_was_made():
     assert losses[-1] < losses[0]
 
 
-def test_orthogonalise_pushes_singular_values_to_one():
+def test_newton_schulz_pushes_singular_values_to_one():
     x = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
     for matrices in (x, x.mT):
-        values = torch.linalg.svdvals(orthogonalise(matrices))
+        values = torch.linalg.svdvals(newton_schulz(matrices))
         assert values.min() > 0.6
         assert values.max() < 1.3
 

@@ -23,7 +23,7 @@ from lft_edu import costs
 from lft_edu.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
-from lft_edu.optimizers import orthogonalise
+from lft_edu.optimizers import newton_schulz
 from lft_edu.runs import MetricsLog, read_metrics
 from lft_edu.training import History, Interruption, make_accelerator
 
@@ -95,7 +95,7 @@ def test_muon_is_counted_as_torch_counts_it():
     matrices = [(384, 128), (128, 128), (512, 128), (128, 512), (768, 128)]  # of a layer of width 128, and its knobs
     with FlopCounterMode(display=False) as counter:
         for shape in matrices:
-            orthogonalise(torch.randn(1, *shape))
+            newton_schulz(torch.randn(1, *shape))
     layer = costs.Shape(128, 6, 50304, 12 * 128**2, 12 * 128**2 + 13 * 128, 0)
     assert counter.get_total_flops() == 2 * costs.optimizer_operations(layer, "flow_matching", "muon")
     assert costs.optimizer_operations(layer, "flow_matching", "adamw") == 0
