@@ -302,9 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs=2, default=(16, 256), metavar=("SEQUENCES", "TOKENS"))
     parser.add_argument("--seconds", type=float, default=120, help="of measuring width 576 (default 120)")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 if the CPU multiplies it"
-    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 if the CPU multiplies it")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
     parser.add_argument("--out", type=Path, default=RESULTS)
     a = parser.parse_args()
