@@ -74,7 +74,8 @@ def newton_schulz(matrices, iterations: int = 5, dtype: torch.dtype | None = Non
 def newton_schulz_dtype(device: torch.device, side: int, capabilities: Mapping | None = None) -> torch.dtype:
     """Choose the type in which Newton–Schulz iterates: bfloat16 where the device has units for it, else float32.
 
-    On an AMX core at width 576, bfloat16 is 3.4 times as fast as float32; on a CPU without units, four times as slow.
+    On an AMX core at width 576, bfloat16 is 3.4 times as fast as float32; on one with AVX2 alone, four times as slow
+    in single products (and far worse in ``baddbmm``, which then has no kernel for it).
     Capabilities are asked, not timed: a resumed run must choose as the first one did.
 
     Args:
