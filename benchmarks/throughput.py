@@ -294,7 +294,7 @@ def render_parts(found: dict) -> str:
     return (
         f"## Width {found['width']}, {found['dtype']}\n\n{found['rows']} sequences of {found['tokens']} tokens; Flow "
         f"Walking with k = {K}, {SOLVER}. Matrices of these shapes multiply at {found['speed'] / 1e9:,.0f} GFLOP/s; "
-        f"Newton–Schulz at this width runs in {found['newton_schulz']}. {found['rounds']} rounds.\n\n{table(cells)}"
+        f"Newton–Schulz at this width runs in {found['newton_schulz']}. Rounds: {found['rounds']}.\n\n{table(cells)}"
     )
 
 

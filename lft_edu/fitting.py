@@ -114,8 +114,8 @@ def fit(
         optimizer: ``"adamw"``, or ``"muon"`` for the operator's matrices (``lr`` is then Muon's, ten times larger).
         precision: ``"no"`` or ``"bf16"`` (autocast). The operator is trained in float32 either way, whatever the
             teacher's type: a small step is lost on a bfloat16 weight.
-        compile: fuse the loss with ``torch.compile``: minutes at the start, then faster steps on a GPU; on a CPU in bf16 at
-            width 576, half the time outside matrix products (needs a C++ compiler).
+        compile: fuse the loss with ``torch.compile``: minutes at the start, then faster steps on a GPU; on a CPU at
+            width 576 in bf16, half the time outside matrix products (needs a C++ compiler).
         checkpoint, save_every, keep, resume, accumulate, log: see :func:`lft_edu.training.optimise`; continued bit for
             bit, streams of text too.
 
