@@ -17,7 +17,7 @@ from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import require_memory
 from .training.callbacks import Callback, Evaluation, History
 from .training.loop import optimize
-from .training.optimizers import muon_and_adamw
+from .training.optimizers import adamw, muon_and_adamw
 from .training.processes import make_accelerator
 from .training.sampling import ShuffledRows
 from .training.settings import Training
@@ -208,7 +208,7 @@ def _source(corpus, teacher, span: tuple[int, int], training: Training, progress
 def _optimizers(operator: Operator, name: str, lr: float) -> list[torch.optim.Optimizer]:
     if name == "muon":
         return muon_and_adamw(operator, operator, muon_lr=lr, adamw_lr=lr / 5)
-    return [torch.optim.AdamW(operator.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [adamw(operator.parameters(), lr, betas=(0.9, 0.98))]
 
 
 def _weight(source: "LatentSource", training: Training) -> Tensor | None:

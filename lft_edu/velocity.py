@@ -70,9 +70,17 @@ class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
         modulations = self.modulation(t).to(x.dtype).unbind(-2)
         per_token = t.shape + (1,) * (x.ndim - 1 - t.ndim) + x.shape[-1:]
         gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (one.reshape(per_token) for one in modulations)
-        attended, *_ = part(self.family.attention)(
-            (1 + gamma1) * part(self.family.attention_norm)(x) + beta1, **context
-        )
+        read = _for_products(torch.addcmul(beta1, 1 + gamma1, part(self.family.attention_norm)(x)))
+        attended, *_ = part(self.family.attention)(read, **context)
         update = alpha1 * attended
         seen = x if self.parallel else x + update
-        return update + alpha2 * part(self.family.mlp)((1 + gamma2) * part(self.family.mlp_norm)(seen) + beta2)
+        read = _for_products(torch.addcmul(beta2, 1 + gamma2, part(self.family.mlp_norm)(seen)))
+        return torch.addcmul(update, alpha2, part(self.family.mlp)(read))
+
+
+def _for_products(x: Tensor) -> Tensor:
+    """Cast to autocast's type, once: attention and MLP read it up to three times, and each would cast it again."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))

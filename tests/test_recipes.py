@@ -12,7 +12,7 @@ from lft_edu.recipes import operators
 from lft_edu.recipes import span_selection as cut
 from lft_edu.recipes import teacher as recipe
 from lft_edu.recipes.common import ladder
-from lft_edu.training.optimizers import Muon, orthogonalise
+from lft_edu.training.optimizers import Muon, newton_schulz
 
 
 @pytest.fixture
@@ -140,10 +140,10 @@ def test_bundled_provenance_says_how_it_was_made():
     assert losses[-1] < losses[0]
 
 
-def test_orthogonalise_pushes_singular_values_to_one():
+def test_newton_schulz_pushes_singular_values_to_one():
     x = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
     for matrices in (x, x.mT):
-        values = torch.linalg.svdvals(orthogonalise(matrices))
+        values = torch.linalg.svdvals(newton_schulz(matrices))
         assert values.min() > 0.6
         assert values.max() < 1.3
 

@@ -32,7 +32,7 @@ from lft_edu.skipping import skip_damage
 from lft_edu.training.callbacks import GracefulShutdown, History
 from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.training.logs import MetricsLog, read_metrics
-from lft_edu.training.optimizers import orthogonalise
+from lft_edu.training.optimizers import newton_schulz
 from lft_edu.training.processes import make_accelerator
 
 SMALL = {"span": (6, 12), "tokens": 4096, "sequence_length": 64, "batch_size": 4, "eval_tokens": 2000, "num_steps": 1}
@@ -143,7 +143,7 @@ def test_muon_is_counted_as_torch_counts_it():
     matrices = [(384, 128), (128, 128), (512, 128), (128, 512), (768, 128), (128, 128)]  # of a layer of width 128
     with FlopCounterMode(display=False) as counter:
         for shape in matrices:  # the last two are the time modulation's
-            orthogonalise(torch.randn(1, *shape))
+            newton_schulz(torch.randn(1, *shape))
     pythia = lft.random_teacher("pythia-14m", device="meta")
     muon, adamw = (costs.run_costs(pythia, (1, 4), optimizer=name).optimizer_flops for name in ("muon", "adamw"))
     assert (muon, adamw) == (counter.get_total_flops(), 0)

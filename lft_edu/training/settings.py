@@ -26,7 +26,11 @@ class Training(Settings):
     )
     max_grad_norm: float = setting(1.0, "largest gradient norm", above=0, formerly="clip")
     precision: str = setting("no", "bf16: autocast; weights of the operator stay in float32", choices=PRECISIONS)
-    compile: bool = setting(False, "torch.compile the loss: slow to start, then faster on a GPU", incidental=True)
+    compile: bool = setting(
+        False,
+        "torch.compile the loss: minutes to start, then faster on a GPU, or on a CPU at real widths",
+        incidental=True,
+    )
     seed: int = setting(0, "of sequences, times and new weights", at_least=0)
     first_weight: float = setting(
         0.0, "weight of position 0 in the loss, whose massive activations may be most of it", at_least=0, at_most=1
