@@ -19,12 +19,12 @@ class Depth:
     def __init__(self, states: Tensor):
         self.x = states.detach().cpu().double()
         self.squares = self.x.square().sum(-1)
-        self.centred = self.x - self.x.mean(0)
+        self.centered = self.x - self.x.mean(0)
 
     @cached_property
     def similarity(self) -> float:
-        """``‖XᵀX‖`` of the centred states X, one half of CKA's denominator."""
-        return (self.centred.T @ self.centred).norm().item()
+        """``‖XᵀX‖`` of the centered states X, one half of CKA's denominator."""
+        return (self.centered.T @ self.centered).norm().item()
 
     @cached_property
     def unexplained(self) -> Tensor:
@@ -33,10 +33,10 @@ class Depth:
         Leaving one out has a closed form (PRESS, Allen 1974): the residual over ``1 − h``, h the leverage.
         """
         n, width = self.x.shape
-        covariance = self.centred.T @ self.centred
+        covariance = self.centered.T @ self.centered
         penalty = (RIDGE_PENALTY * covariance.trace() / width).clamp(min=1e-12)
-        solved = torch.linalg.solve(covariance + penalty * torch.eye(width, dtype=torch.float64), self.centred.T)
-        residual = torch.eye(n, dtype=torch.float64) - 1 / n - self.centred @ solved
+        solved = torch.linalg.solve(covariance + penalty * torch.eye(width, dtype=torch.float64), self.centered.T)
+        residual = torch.eye(n, dtype=torch.float64) - 1 / n - self.centered @ solved
         return residual / residual.diagonal().clamp(min=1e-12)[:, None]
 
 
@@ -105,19 +105,19 @@ def ridge(pair: Pair) -> Tensor:
     """Squared error of the best linear map, each token left out of its own fit, over the variance of the ends
     (the idea of ReplaceMe, arXiv 2505.02819). The map is drawn to the identity, as :class:`lft_edu.Ridge` is."""
     error = pair.start.unexplained @ (pair.end.x - pair.start.x)
-    return error.square().sum(-1) / pair.end.centred.square().sum(-1).mean().clamp(min=1e-300)
+    return error.square().sum(-1) / pair.end.centered.square().sum(-1).mean().clamp(min=1e-300)
 
 
 def cka(pair: Pair) -> Tensor:
     """1 − linear CKA (Kornblith et al., arXiv 1905.00414): no value of its own for a token."""
-    joint = (pair.start.centred.T @ pair.end.centred).norm().square()
+    joint = (pair.start.centered.T @ pair.end.centered).norm().square()
     return (1 - joint / max(pair.start.similarity * pair.end.similarity, 1e-300)).reshape(1)
 
 
 def meeting(pair: Pair) -> Tensor:
     """How much nearer than at either end does another token come on the way, both on straight lines at one time? [D]
 
-    0: nobody comes nearer than the nearest neighbour at the nearer end. 1: somebody is met.
+    0: nobody comes nearer than the nearest neighbor at the nearer end. 1: somebody is met.
     """
     dots, start, end = pair.dots, pair.start, pair.end
     gap0 = _squared_distances(start.squares, start.squares, start.x @ start.x.T)

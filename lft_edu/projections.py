@@ -141,14 +141,14 @@ class PCA(Projection):
 
 
 class UMAP(Projection):
-    """Neighbours stay neighbours (McInnes, Healy, Melville 2018); distances between groups mean nothing.
+    """Neighbors stay neighbors (McInnes, Healy, Melville 2018); distances between groups mean nothing.
 
     umap-learn draws the map of at most 3000 states. From then on those are landmarks: any other state is placed among
     its nearest ones, at their mean with weights that fall with distance (modified Shepard, Franke and Nielson 1980), so
     that a landmark falls on itself. umap-learn's own ``transform`` moves a point when it comes in other company.
 
     Args:
-        neighbours, min_dist, seed: of umap-learn.
+        neighbors, min_dist, seed: of umap-learn.
 
     Attributes:
         landmarks: ``(N, D)`` float32, states as they were given; ``places`` ``(N, d)``, where they are drawn.
@@ -161,12 +161,12 @@ class UMAP(Projection):
         dimensions: int = 2,
         preparation: str = "raw",
         drop: int = 3,
-        neighbours: int = 15,
+        neighbors: int = 15,
         min_dist: float = 0.1,
         seed: int = 0,
     ):
         super().__init__(dimensions, preparation, drop)
-        self.settings = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed}
+        self.settings = {"n_neighbors": neighbors, "min_dist": min_dist, "random_state": seed}
         self.places = None
 
     def _fit(self, states, prepared) -> None:
@@ -193,7 +193,7 @@ class UMAP(Projection):
         reach = distance.max(1, keepdims=True)  # the farthest's weight is 0: nothing jumps when another takes its place
         distance = np.maximum(distance, 1e-9 * reach + 1e-300)
         weight = np.square((reach - distance) / (reach * distance))
-        flat = weight.sum(1) == 0  # all neighbours equally far
+        flat = weight.sum(1) == 0  # all neighbors equally far
         weight[flat] = 1.0
         weight /= weight.sum(1, keepdims=True)
         return np.einsum("nk,nkd->nd", weight, self.places[index].astype(np.float64))
@@ -210,10 +210,10 @@ def _draw_map(prepared: np.ndarray, dimensions: int, settings: dict) -> np.ndarr
         import umap
     except ImportError:
         raise ValueError("UMAP takes umap-learn: pip install umap-learn, or choose PCA.") from None
-    neighbours = min(settings["n_neighbors"], len(prepared) - 1)
+    neighbors = min(settings["n_neighbors"], len(prepared) - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return umap.UMAP(**{**settings, "n_neighbors": neighbours}, n_components=dimensions, n_jobs=1).fit_transform(
+        return umap.UMAP(**{**settings, "n_neighbors": neighbors}, n_components=dimensions, n_jobs=1).fit_transform(
             prepared.astype(np.float32)
         )
 
@@ -236,7 +236,7 @@ class Distortion:
 def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None = None) -> Distortion:
     """How well the picture shows the distance of a[i] from b[i], states ``(..., D)`` each.
 
-    Both are measured in the space that the projection prepares (raw, normalised, …).
+    Both are measured in the space that the projection prepares (raw, normalized, …).
 
     Args:
         places: where a and b are drawn, if that is known already.
@@ -264,8 +264,8 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic) if ranked else math.nan
 
 
-def trustworthiness(projection: Projection, states, neighbours: int = 12, most: int = 1000, seed: int = 0) -> float:
-    """Are neighbours in the picture neighbours in truth? In [0, 1], 1 is always (Venna and Kaski 2001; scikit-learn).
+def trustworthiness(projection: Projection, states, neighbors: int = 12, most: int = 1000, seed: int = 0) -> float:
+    """Are neighbors in the picture neighbors in truth? In [0, 1], 1 is always (Venna and Kaski 2001; scikit-learn).
 
     Args:
         states: ``(N, D)`` or a :class:`Trajectory`.
@@ -276,7 +276,7 @@ def trustworthiness(projection: Projection, states, neighbours: int = 12, most: 
     x = _gather(states, False)
     if len(x) > most:
         x = x[np.random.default_rng(seed).choice(len(x), most, replace=False)]
-    return float(measure(projection.prepare(x), projection.transform(x), n_neighbors=min(neighbours, len(x) // 2 - 1)))
+    return float(measure(projection.prepare(x), projection.transform(x), n_neighbors=min(neighbors, len(x) // 2 - 1)))
 
 
 def bundled_states() -> Tensor:

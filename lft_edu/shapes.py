@@ -48,7 +48,7 @@ def rings(n: int = 256, generator: torch.Generator | None = None, spread: float 
 
 
 def spirals(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.05) -> Coupling:
-    """Two arms of a spiral change places: all lines pass through the centre."""
+    """Two arms of a spiral change places: all lines pass through the center."""
     group = _groups(n, 2, generator)
     way = torch.rand(n, generator=generator).sqrt()
     x0 = turn(torch.stack([1.8 * way + 0.15, torch.zeros(n)], -1), 360 * way + 180 * group)
@@ -56,7 +56,7 @@ def spirals(n: int = 256, generator: torch.Generator | None = None, spread: floa
 
 
 def rotation(n: int = 256, generator: torch.Generator | None = None, degrees: float = 120.0) -> Coupling:
-    """A round cloud turned about its centre. Groups: quadrants of ``x0``."""
+    """A round cloud turned about its center. Groups: quadrants of ``x0``."""
     x0 = 0.8 * torch.randn(n, 2, generator=generator)
     return Coupling(x0, turn(x0, degrees), (x0[:, 0] > 0).long() + 2 * (x0[:, 1] > 0).long())
 
@@ -93,7 +93,7 @@ def from_text(starts: str, ends: str) -> Coupling:
 
 
 def turn(x: Tensor, degrees: float | Tensor) -> Tensor:
-    """``x`` ``(N, 2)`` turned about the origin, anticlockwise."""
+    """``x`` ``(N, 2)`` turned about the origin, counterclockwise."""
     angle = torch.as_tensor(degrees, dtype=x.dtype).deg2rad()
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], -1)

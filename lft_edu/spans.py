@@ -322,7 +322,7 @@ def rank_correlation(
 
 
 def _rho(a: Tensor, b: Tensor, groups: list[Tensor]) -> float:
-    """Correlation of ranks, taken and centred within each group."""
+    """Correlation of ranks, taken and centered within each group."""
     from scipy.stats import rankdata
 
     ranks = [[torch.from_numpy(rankdata(x[group].numpy())) for group in groups] for x in (a, b)]

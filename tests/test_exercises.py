@@ -166,7 +166,7 @@ def two_walls(n):
 
 FAR = [[10.0, 0.0], [6.0, 1.0]]
 WRONG = [
-    ("1.1", lambda x0, x1: cost_matrix(x0, x1).argmin(1), "nearest neighbour"),
+    ("1.1", lambda x0, x1: cost_matrix(x0, x1).argmin(1), "nearest neighbor"),
     ("1.1", lambda x0, x1: assignment(x1, x0), "read the wrong way round"),
     ("1.1", lambda x0, x1: x1[assignment(x0, x1)], "points. The assignment is which of them"),
     ("1.1", lambda x0, x1: assignment(x0, x1, "sqeuclidean"), "*squared* distance"),
@@ -177,7 +177,7 @@ WRONG = [
     ("1.1", lambda x0, x1: assignment(x0, x1)[torch.randint(len(x0), (len(x0),))], "exactly once"),
     ("1.2", lambda x0, x1: 1 - share(x0, x1, assignment(x0, x1)), "*kept*"),
     ("1.2", lambda x0, x1: len(x0) * share(x0, x1, assignment(x0, x1)), "divide by N"),
-    ("1.2", lambda x0, x1: share(x0, x1, cost_matrix(x0, x1).argmin(1)), "nearest neighbours"),
+    ("1.2", lambda x0, x1: share(x0, x1, cost_matrix(x0, x1).argmin(1)), "nearest neighbors"),
     ("1.2", lambda x0, x1: share(x0, x1, assignment(x0, x1, "sqeuclidean")), "*squared* distance"),
     ("1.3", lambda x0, x1: int(crossing_table(x0, x1).sum()), "twice"),
     ("1.3", lambda x0, x1: int(((p := sides(x0, x1, x0) * sides(x0, x1, x1) < 0) | p.T).sum()) // 2, "different sides"),

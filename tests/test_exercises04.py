@@ -40,8 +40,8 @@ def only_three(model, ids):
     return torch.cat([states[:3], states[-1:]])
 
 
-def axes(x, centre=True):
-    return torch.linalg.svd(x - x.mean(0) if centre else x).Vh
+def axes(x, center=True):
+    return torch.linalg.svd(x - x.mean(0) if center else x).Vh
 
 
 def pca(fitted, other, mean=None, rows=slice(0, 2), by=None):
@@ -49,11 +49,11 @@ def pca(fitted, other, mean=None, rows=slice(0, 2), by=None):
     return (other - mean) @ axes(fitted if by is None else by)[rows].T
 
 
-def upwards(fitted, other):
+def upward(fitted, other):
     return (other - fitted.mean(0)) @ torch.linalg.eigh(torch.cov(fitted.T)).eigenvectors[:, :2]
 
 
-def standardised(fitted, other):
+def standardized(fitted, other):
     return pca(fitted / fitted.std(0), other / fitted.std(0))
 
 
@@ -129,17 +129,17 @@ WRONG = [
     ("4.2", lambda f, o: pca(f, o, o.mean(0)), "own mean: every cloud"),
     ("4.2", lambda f, o: pca(torch.cat([f, o]), o), "both together"),
     ("4.2", lambda f, o: pca(f, o, 0), "did not subtract the mean from what you project"),
-    ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f, False)[:2].T, "not centred"),
+    ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f, False)[:2].T, "not centered"),
     ("4.2", lambda f, o: o @ axes(f, False)[:2].T, "no mean"),
     ("4.2", lambda f, o: (o - o.mean(1, True)) @ axes(f - f.mean(1, True), False)[:2].T, "dim=1"),
     ("4.2", lambda f, o: pca(f, o, rows=[1, 0]), "wrong order"),
     ("4.2", lambda f, o: pca(f, o, rows=[0, 2]), "Largest difference"),
     ("4.2", lambda f, o: pca(f, o, rows=slice(-2, None)), "vary *least*"),
-    ("4.2", upwards, "eigh sorts upwards"),
+    ("4.2", upward, "eigh sorts upward"),
     ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f)[:, :2], "*rows* are the axes"),
     ("4.2", lambda f, o: pca(f, o) / torch.linalg.svdvals(f - f.mean(0))[:2], "divided by the singular values"),
     ("4.2", lambda f, o: pca(f, o) / pca(f, f).std(0), "same spread"),
-    ("4.2", standardised, "each dimension by its spread"),
+    ("4.2", standardized, "each dimension by its spread"),
     ("4.2", lambda f, o: pca(f, f), "You returned 40 points"),
     ("4.2", lambda f, o: torch.linalg.svd(f - f.mean(0), full_matrices=False)[0][:, :2], "You returned 40 points"),
     ("4.2", lambda f, o: pca(f, o).T, "Transpose"),

@@ -145,14 +145,14 @@ def flat(states):
     return found[~found.isnan()]
 
 
-def rho(x, y, lengths, rank=rankdata, centre=True, within=True):
+def rho(x, y, lengths, rank=rankdata, center=True, within=True):
     columns = []
     for values in (x, y):
         ranks = np.zeros(len(values))
         groups = [(lengths == length).numpy() for length in lengths.unique()]
         for group in groups if within else [slice(None)]:
             ranks[group] = rank(values[group].numpy())
-        for group in groups if centre else []:
+        for group in groups if center else []:
             ranks[group] -= ranks[group].mean()
         columns.append(ranks)
     a, b = columns
@@ -163,7 +163,7 @@ def alone(x, y, lengths):
     return [spearmanr(x[lengths == n], y[lengths == n])[0] for n in lengths.unique()]
 
 
-def globally_centred(x, y, lengths):
+def globally_centered(x, y, lengths):
     ranks = np.zeros((2, len(x)))
     for n in lengths.unique():
         group = (lengths == n).numpy()
@@ -243,7 +243,7 @@ WRONG = [
     ("5.1", lambda a, b: share(solved(torch.cdist(a, b, p=torch.inf))), "one dimension"),
     ("5.1", lambda a, b: fair(a - a.mean(0), b - b.mean(0)), "each cloud's mean"),
     ("5.1", lambda a, b: fair(*(x / torch.cat([a, b]).std(0) for x in (a, b))), "by its spread"),
-    ("5.1", lambda a, b: share(torch.from_numpy(linear_sum_assignment(cost(a, b), maximize=True)[1])), "maximised"),
+    ("5.1", lambda a, b: share(torch.from_numpy(linear_sum_assignment(cost(a, b), maximize=True)[1])), "maximized"),
     ("5.1", lambda a, b: share((p := optimal_assignment(a, b))[p]), "assignment twice"),
     ("5.1", saved, "share of the distance"),
     ("5.1", lambda a, b: fair(a, a.clone()), "within one cloud"),
@@ -320,8 +320,8 @@ WRONG = [
     ("5.4", lambda x, y, n: np.corrcoef(x, y)[0, 1], "That is Pearson's over all"),
     ("5.4", functools.partial(rho, rank=lambda v: v), "That is Pearson's, of the values"),
     ("5.4", functools.partial(rho, within=False), "all spans together"),
-    ("5.4", functools.partial(rho, centre=False), "did not subtract any"),
-    ("5.4", globally_centred, "one mean from all"),
+    ("5.4", functools.partial(rho, center=False), "did not subtract any"),
+    ("5.4", globally_centered, "one mean from all"),
     ("5.4", lambda x, y, n: np.mean(alone(x, y, n)), "mean of the lengths' own"),
     ("5.4", lambda x, y, n: np.average(alone(x, y, n), weights=n.unique(return_counts=True)[1]), "weighted"),
     ("5.4", lambda x, y, n: alone(x, y, n)[0], "first length alone"),

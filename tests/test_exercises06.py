@@ -543,7 +543,7 @@ WRONG = [
     ("6.6", loop(choose=random_draw), "draws tokens at random"),
     ("6.6", loop(choose=lambda logits: logits[:, -1:].argmin(-1)), "least likely"),
     ("6.6", loop(choose=lambda logits: logits[:, :1].argmax(-1)), "the prompt's *first* token"),
-    ("6.6", loop(choose=lambda logits: logits[:, -1:].topk(2).indices[..., 1]), "the model's favourite there is"),
+    ("6.6", loop(choose=lambda logits: logits[:, -1:].topk(2).indices[..., 1]), "the model's favorite there is"),
     ("6.6", loop(n_of=lambda n: n - 1), "The last token is written, too"),
     ("6.6", loop(n_of=lambda n: n + 1), "one too many"),
     ("6.6", loop(n_of=lambda n: 0), "the prompt alone"),
@@ -664,9 +664,9 @@ def test_text_is_the_librarys(bundled):
 def test_numbers_in_the_answers():
     """Those of exercises 6.1 and 6.4; the others need a corpus and were measured once."""
     cosine = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1).item()  # noqa: E731
-    for scale, neighbours, ends in ((1.0, 0.999, 0.970), (1000.0, 0.386, 0.159)):
+    for scale, neighbors, ends in ((1.0, 0.999, 0.970), (1000.0, 0.386, 0.159)):
         at = lesson06.features(torch.tensor([0, 1 / 6, 1.0]), scale=scale)
-        assert cosine(at[0], at[1]) == pytest.approx(neighbours, abs=5e-4)
+        assert cosine(at[0], at[1]) == pytest.approx(neighbors, abs=5e-4)
         assert cosine(at[0], at[2]) == pytest.approx(ends, abs=5e-4)
     weights, evaluations, cache = right_budget(24, 1024, (6, 12), "midpoint", 3)
     assert (round(weights / 1e6), evaluations, cache) == (245, 24, 49_152)

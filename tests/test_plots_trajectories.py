@@ -144,13 +144,13 @@ def test_velocity_of_a_token_is_the_flow_s_and_moves_only_that_token(models, pat
         velocity_at(ridge, path, token, t, torch.zeros(1, 64))
 
 
-def test_the_field_is_grey_where_no_state_was(models, paths):
+def test_the_field_is_gray_where_no_state_was(models, paths):
     _, student, _ = models
     path, atlas = paths["<i>student</i>"], lft.projections.bundled("PCA")
     states = lft.projections.bundled_states()[700:1500]
     figure = plots.token_field(student, path, atlas, 3, states, grid=9, moments=3)
     names = [trace.name for trace in figure.data]
-    guess, known = (figure.data[names.index(name)] for name in ("a guess: nobody was here", "velocity"))
+    guess, known = (figure.data[names.index(name)] for name in ("extrapolated: no samples nearby", "velocity"))
     cloud = atlas.transform(states)
     cell = max((figure.layout.xaxis.range[1] - figure.layout.xaxis.range[0]) / 8, 1)
     tails = lambda trace: np.stack([trace.x, trace.y], -1).reshape(-1, 6, 2)[:, 0]  # noqa: E731
@@ -181,8 +181,8 @@ def test_refusals(paths, models):
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_still_pictures_of_paths(paths, dimensions):
     figure = plots.trajectory(paths, lft.PCA(dimensions).fit(paths["teacher"]))
-    picture = plots.still(figure, "alt").data
-    empty = plots.still(plots.new_figure("t", "x", "y", height=640), "alt").data
+    picture = plots.static_image(figure, "alt").data
+    empty = plots.static_image(plots.new_figure("t", "x", "y", height=640), "alt").data
     assert picture[:4] == b"\x89PNG"
     assert len(picture) > 2 * len(empty)
 

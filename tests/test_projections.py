@@ -71,9 +71,9 @@ def test_pca_is_the_svd_of_the_prepared_states(cloud, preparation):
     if preparation == "drop outliers":
         assert sorted(projection.outliers) == [2, 7]
         x = np.delete(x, [2, 7], axis=1)
-    centred = x - x.mean(0)
-    _, s, vt = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(np.abs(projection.transform(cloud)), np.abs(centred @ vt[:3].T), atol=1e-8)
+    centered = x - x.mean(0)
+    _, s, vt = np.linalg.svd(centered, full_matrices=False)
+    np.testing.assert_allclose(np.abs(projection.transform(cloud)), np.abs(centered @ vt[:3].T), atol=1e-8)
     np.testing.assert_allclose(projection.explained, (s**2 / (s**2).sum())[:3])
 
 
@@ -171,14 +171,14 @@ def test_trustworthiness_of_a_faithful_and_of_a_random_picture(cloud):
 
 @pytest.mark.slow
 def test_umap_learn_draws_the_map(cloud):
-    """Two far blobs: umap-learn itself keeps each one's neighbours, and the frozen map places new points among them."""
+    """Two far blobs: umap-learn itself keeps each one's neighbors, and the frozen map places new points among them."""
     blobs = torch.cat([cloud[:60] * 0.1, cloud[60:120] * 0.1 + 30])
-    projection = lft.UMAP(neighbours=10).fit(blobs)
+    projection = lft.UMAP(neighbors=10).fit(blobs)
     assert trustworthiness(projection, blobs) > 0.75
     one, other = projection.places[:60], projection.places[60:]
     new = projection.transform(blobs[:60] + 0.01)
     assert (np.linalg.norm(new - one.mean(0), axis=1) < np.linalg.norm(new - other.mean(0), axis=1)).all()
-    assert lft.UMAP(neighbours=10).fit(blobs).fingerprint == projection.fingerprint
+    assert lft.UMAP(neighbors=10).fit(blobs).fingerprint == projection.fingerprint
 
 
 def test_the_atlas_that_ships_belongs_to_the_teacher_that_ships(bundled):

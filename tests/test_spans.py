@@ -83,8 +83,8 @@ def test_angles_against_numpy(scan, states):
 def test_ridge_leaves_each_token_out_of_its_own_fit(states):
     """The closed form against fitting N times."""
     x, y = states[0, :25].double(), states[3, :25].double()
-    centred = x - x.mean(0)
-    penalty = RIDGE_PENALTY * centred.square().sum() / x.shape[1]
+    centered = x - x.mean(0)
+    penalty = RIDGE_PENALTY * centered.square().sum() / x.shape[1]
     errors = []
     for i in range(25):
         rest = torch.arange(25) != i
@@ -108,8 +108,8 @@ def test_ridge_is_nothing_for_a_linear_span_and_one_for_noise():
 def test_cka_against_gram_matrices(scan, states):
     a, b = states[1].double(), states[4].double()
     n = len(a)
-    centre = torch.eye(n, dtype=torch.float64) - 1 / n
-    k, q = centre @ a @ a.T @ centre, centre @ b @ b.T @ centre
+    center = torch.eye(n, dtype=torch.float64) - 1 / n
+    k, q = center @ a @ a.T @ center, center @ b @ b.T @ center
     assert scan["cka"][1, 4] == pytest.approx(1 - ((k * q).sum() / k.norm() / q.norm()).item())
 
 

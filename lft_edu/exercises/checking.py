@@ -66,10 +66,10 @@ class Report:
         return "\n".join([*lines, *(f"    {line}" for line in self.message.splitlines())])
 
     def _repr_html_(self) -> str:
-        colour = "#00664A" if self else "#A04000"
+        color = "#00664A" if self else "#A04000"
         text = html.escape(repr(self))
         return (
-            f"<pre role='status' style='white-space:pre-wrap;border-left:4px solid {colour};padding:4px 12px;margin:0'>"
+            f"<pre role='status' style='white-space:pre-wrap;border-left:4px solid {color};padding:4px 12px;margin:0'>"
             f"{text}</pre>"
         )
 

@@ -31,7 +31,7 @@ def pair(answer):
     small = tensor(answer(*TINY), (2,), "the assignment").long()
     if len(small.unique()) < 2:
         raise Wrong(
-            f"Both points go to x1[{small[0]}]. That is the nearest neighbour; in optimal "
+            f"Both points go to x1[{small[0]}]. That is the nearest neighbor; in optimal "
             "transport every "
             "point is used exactly once: a permutation."
         )
@@ -62,7 +62,7 @@ def pair(answer):
 def ratio(answer):
     yield "a number between 0 and 1"
     x0, _ = clouds(30, seed=2)
-    x1 = x0 * torch.tensor([2.0, 0.5])  # stretched: the metrics and the nearest neighbours all disagree here
+    x1 = x0 * torch.tensor([2.0, 0.5])  # stretched: the metrics and the nearest neighbors all disagree here
     value = float(tensor(answer(x0, x1), (), "the ratio"))
     if not 0 <= value <= 1:
         raise Wrong(f"You returned {value:g}. R is a *share* of the N points: divide by N.")
@@ -84,7 +84,7 @@ def ratio(answer):
     n = torch.arange(30)
     best, near = optimal_assignment(x0, x1), cost_matrix(x0, x1).argmin(1)
     close(answer(x0, x1), (best != n).double().mean(), "R", {
-        "You look at nearest neighbours. Optimal transport pairs all points at once, each used exactly once.":
+        "You look at nearest neighbors. Optimal transport pairs all points at once, each used exactly once.":
             (near != n).double().mean(),
         "This is R for the *squared* distance: use the distance itself.":
             (optimal_assignment(x0, x1, "sqeuclidean") != n).double().mean(),
@@ -156,7 +156,7 @@ def nobody_meets(answer):
         raise Wrong(
             f"Points {i} and {j} start {start[i, j]:.2f} apart and come within {worst * start[i, j]:.3f} of each other "
             "at the same moment; keep at least a fifth of the distance. (Half a turn would send everybody "
-            "through the centre at t = 1/2. What would less than half a turn do?)"
+            "through the center at t = 1/2. What would less than half a turn do?)"
         )
 
 

@@ -281,7 +281,7 @@ def average(answer):
     for t, sigma in ((0.0, 0.4), (0.2, 0.6), (0.6, 0.4), (0.9, 0.8)):
         close(answer(x, t, sigma), right(x, t, sigma), f"the average velocity at t = {t}, σ = {sigma}", {
             "σ² it is, the variance: a Gaussian is exp(−(x − μ)² / 2σ²).": right(x, t, sigma**0.5),
-            "You left out that the centres move: at time t they are at ±(1 − 2t).": right(x, 0.0, sigma),
+            "You left out that the centers move: at time t they are at ±(1 − 2t).": right(x, 0.0, sigma),
             "A factor 2 in the exponent: the two squares differ by 4 x μ, halved by the 2 in 2σ².":
                 -2 * torch.tanh(x * (1 - 2 * t) / (2 * sigma**2)),
         })  # fmt: skip

@@ -133,13 +133,13 @@ def project(answer):
         "The axes are right, but you subtracted the other states' own mean: every cloud would sit in the middle, and "
         "how far it has moved could not be seen. Subtract the mean of the fitted states.": (y - own) @ vh[:2].T,
         "You did not subtract the mean from what you project.": y @ vh[:2].T,
-        "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
-        "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
+        "You took the SVD of states that are not centered: its first axis points to their mean.": (y - mean) @ raw.T,
+        "You subtracted no mean. Center first: PCA is about the spread, not about the place.": y @ raw.T,
         "One number is no mean: each dimension has its own, .mean(0).": (y - x.mean()) @ _axes(x - x.mean())[:2].T,
         "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
             (y - y.mean(1, True)) @ _axes(x - x.mean(1, True))[:2].T,
         "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
-        "These are the axes along which the states vary *least*. eigh sorts upwards, svd downwards.": at[:, [5, 4]],
+        "These are the axes along which the states vary *least*. eigh sorts upward, svd downwards.": at[:, [5, 4]],
         "These are the axes along which the states vary *least*.": at[:, [4, 5]],
         "You took the first two columns of Vh. Its *rows* are the axes: Vh[:2].": (y - mean) @ vh[:, :2],
         "You divided by the singular values: distances along the two axes would no longer compare.": at[:, :2] / s[:2],
@@ -276,7 +276,7 @@ def lens(answer):
         "These are log-probabilities: softmax, not log_softmax.": logits.log_softmax(-1),
         "You left out the final norm, and the softmax.": head(x),
         "You applied the norm twice.": head(norm(norm(x))).softmax(-1),
-        "You normalised by hand, without the weight and bias that the norm has learned. Call norm(state).":
+        "You normalized by hand, without the weight and bias that the norm has learned. Call norm(state).":
             plain.softmax(-1),
         "You applied the softmax twice.": logits.softmax(-1).softmax(-1),
     })  # fmt: skip

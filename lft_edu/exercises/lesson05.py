@@ -73,7 +73,7 @@ def _not_ratios(x0: Tensor, x1: Tensor) -> dict[str, Tensor]:
         "These are per cent: R is a share, from 0 to 1.": 100 * right,
         "You gave each start its nearest end. Several may have the same nearest one, so that is no permutation. "
         "Optimal transport uses each end once: scipy.optimize.linear_sum_assignment.": broken(cost.argmin(1)),
-        "You gave each *end* its nearest start: nearest neighbours, which are no permutation. Optimal transport uses "
+        "You gave each *end* its nearest start: nearest neighbors, which are no permutation. Optimal transport uses "
         "each once: scipy.optimize.linear_sum_assignment.": broken(cost.argmin(0)),
         "You let each in turn take the nearest end that is still free. The last must take what is left: that is not "
         "the least total distance. scipy.optimize.linear_sum_assignment finds it.": broken(_greedy(cost)),
@@ -93,7 +93,7 @@ def _not_ratios(x0: Tensor, x1: Tensor) -> dict[str, Tensor]:
             broken(assign(cost_matrix(*mean))),
         "You divided each dimension by its spread. The states count as they are.":
             broken(assign(cost_matrix((x0 - both.mean(0)) / both.std(0), (x1 - both.mean(0)) / both.std(0)))),
-        "You maximised the total distance.": broken(assign(-cost)),
+        "You maximized the total distance.": broken(assign(-cost)),
         "You followed the assignment twice: compare a[i] with i, not a[a[i]].": broken(assigned[assigned]),
         "That is the share of the distance that optimal transport saves. R counts pairs.":
             1 - cost[range(n), assigned].sum() / cost.trace(),
@@ -199,7 +199,7 @@ def _not_growths(x0: Tensor, x1: Tensor, sizes: list[int]) -> dict[str, Tensor]:
             torch.stack([r.mean() for r in rest]),
         "Your draws overlap, so that tokens in the middle count many times. Make them disjoint: 0 … N−1, N … 2N−1, …":
             of(lambda s: draws_of(n, s, 1)),
-        "Your draws take every k-th token. They are disjoint, too, but here neighbours in the list go together: "
+        "Your draws take every k-th token. They are disjoint, too, but here neighbors in the list go together: "
         "0 … N−1, N … 2N−1, …, so that everyone gets the same numbers.":
             of(lambda s: [slice(k, (n // s) * s, n // s) for k in range(n // s)]),
         f"{once}solve one within each draw.": everyone.mean().expand(len(sizes)),

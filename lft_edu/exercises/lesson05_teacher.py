@@ -41,7 +41,7 @@ def ranks(x: Tensor, groups: list[Tensor], method: str = "average", rank=None) -
     return found
 
 
-def centred(x: Tensor, groups: list[Tensor]) -> Tensor:
+def centered(x: Tensor, groups: list[Tensor]) -> Tensor:
     found = x.clone()
     for group in groups:
         found[group] -= x[group].mean()
@@ -54,7 +54,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def rho_within(x: Tensor, y: Tensor, lengths: Tensor, **kwargs) -> Tensor:
     groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
-    return correlation(*(centred(ranks(v, groups, **kwargs), groups) for v in (x, y)))
+    return correlation(*(centered(ranks(v, groups, **kwargs), groups) for v in (x, y)))
 
 
 def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
@@ -73,19 +73,19 @@ def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         "That is Spearman's over all spans at once. Long spans are worse by any criterion, and that alone gives a high "
         "rho. Rank within each length.": rho_within(x, y, 0 * lengths),
         "That is Pearson's over all spans at once: rank first, and within each length.":
-            correlation(centred(x, every), centred(y, every)),
+            correlation(centered(x, every), centered(y, every)),
         "That is Pearson's, of the values, within lengths: rank them first. One outlier would decide.":
-            correlation(centred(x, groups), centred(y, groups)),
+            correlation(centered(x, groups), centered(y, groups)),
         "You ranked all spans together and only then went by length. Rank within each length.":
-            correlation(*(centred(ranks(v, every), groups) for v in (x, y))),
+            correlation(*(centered(ranks(v, every), groups) for v in (x, y))),
         "The ranks are right, but you subtracted one mean from all. There are more spans of one length than of "
         "another, so their mean ranks differ, and that alone correlates. Subtract each length's own mean.":
-            correlation(*(centred(v, every) for v in within)),
+            correlation(*(centered(v, every) for v in within)),
         "You did not subtract any mean rank. A correlation is of differences from the mean, of each length's own.":
             correlation(*within),
-        "You took the mean of the lengths' own correlations: a few spans then weigh as much as many. Put the centred "
+        "You took the mean of the lengths' own correlations: a few spans then weigh as much as many. Put the centered "
         "ranks of all lengths together, and correlate once.": alone.mean(),
-        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centred ranks of all "
+        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centered ranks of all "
         "lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
         "That is the first length alone.": alone[0],
         "That is the last length alone.": alone[-1],
@@ -106,7 +106,7 @@ def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         "That is Kendall's tau over all spans at once. Wanted is Spearman's rho, within lengths.":
             torch.tensor(float(kendalltau(x.numpy(), y.numpy()).statistic)),
         "You divided ranks by the number of spans of their length; then short lists weigh as much as long ones.":
-            correlation(*(centred(v / lengths_count(lengths), groups) for v in within)),
+            correlation(*(centered(v / lengths_count(lengths), groups) for v in within)),
     }  # fmt: skip
 
 

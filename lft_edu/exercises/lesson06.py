@@ -10,7 +10,7 @@ from .checking import Wrong, close, describe, exercise, tensor
 # --- 6.1 ----------------------------------------------------------------------------------------------------------
 
 
-def recognised(value: Tensor, mistakes: dict[str, Tensor], tolerance: float = 1e-4) -> list[str]:
+def recognized(value: Tensor, mistakes: dict[str, Tensor], tolerance: float = 1e-4) -> list[str]:
     """The messages of those mistakes that make this value. A case by hand is plain, so that several mistakes may agree
     on it; what else was returned tells them apart."""
     same = lambda outcome: torch.allclose(value, outcome.double(), rtol=tolerance, atol=tolerance)  # noqa: E731
@@ -109,7 +109,7 @@ def clock(answer):
 
     rising = features(t, base=1e-4)
     vast = torch.arange(2 * HALF) % HALF > 8  # angles of which float32 does not know the cosine
-    known = recognised(mine, _not_features(t) | {
+    known = recognized(mine, _not_features(t) | {
         "Your frequencies rise: ω_i = 10000^(−i/64), with a minus, from 1 down to nearly 1/10000.":
             torch.where(vast, mine, rising),
     }, tolerance=2e-3)  # fmt: skip
@@ -248,7 +248,7 @@ def residual(answer):
     body = Body()
     turned = tensor(answer(x, body.knobs.clone(), *body.parts), x.shape, "the velocity", "batch, tokens, width, as x")
     mistakes = _not_velocities(x, body.knobs, *reference.parts)
-    close(mine, plain, "the velocity", dict.fromkeys(recognised(turned, mistakes), mine))
+    close(mine, plain, "the velocity", dict.fromkeys(recognized(turned, mistakes), mine))
     yield "turned knobs: u = α1 ⊙ Attn((1+γ1) ⊙ LN1 x + β1) + α2 ⊙ MLP((1+γ2) ⊙ LN2 x + β2)"
     close(turned, velocity(x, body.knobs, *reference.parts), "the velocity", mistakes)
     yield "attention and MLP are asked once each"

@@ -26,8 +26,8 @@ class Parts:
         self.layers = [make(i) for i in range(layers)]
         self.operator = make("operator")
         scale, out = 1 + torch.rand(6, generator=generator), torch.randn(6, 8, generator=generator)
-        centred = lambda x: (x - x.mean(-1, True)) * scale + 0.3  # noqa: E731
-        self.norm = self._noted("norm", (lambda x: x) if digits else centred)
+        centered = lambda x: (x - x.mean(-1, True)) * scale + 0.3  # noqa: E731
+        self.norm = self._noted("norm", (lambda x: x) if digits else centered)
         self.head = self._noted("head", (lambda x: x) if digits else lambda x: x @ out)
 
     def _noted(self, name, function):

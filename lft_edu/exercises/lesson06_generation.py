@@ -131,7 +131,7 @@ def generate(answer):
     for name, setting in settings_of(model).items():
         if setting != before[name]:
             raise Wrong(f"You changed {name} from {before[name]} to {setting}. Leave the model as you got it.")
-    yield "each new token is the model's favourite, as it is without a cache"
+    yield "each new token is the model's favorite, as it is without a cache"
     _greedy(mine, prompt, watched, lambda: run(model, prompt, 9)[0])
     yield "each token is run once"
     fed = sum(len(tokens) for tokens, *_ in watched.calls)
@@ -199,7 +199,7 @@ def _greedy(mine: Tensor, prompt: Tensor, watched: Watched, again) -> None:
         raise Wrong("Two calls gave two texts: yours draws tokens at random. Greedy means the most likely one: argmax.")
     place = next(i for i, (a, b) in enumerate(zip(found, right[0].tolist(), strict=True)) if a != b)
     said = watched.model(input_ids=mine[:, :place], use_cache=False).logits[0]
-    here = f"New token number {place - long + 1} is {found[place]}; the model's favourite there is {right[0, place]}."
+    here = f"New token number {place - long + 1} is {found[place]}; the model's favorite there is {right[0, place]}."
     if found[place] == said[-1].argmin():
         raise Wrong(f"{here} Yours is the least likely one: argmax, not argmin.")
     if place == long and found[place] == said[0].argmax():

@@ -87,7 +87,7 @@ class CouplingApp(App):
         except ValueError as error:
             self.complain(error)
             return
-        reach = max(2.1, *drawing.reach(pairs.x0, pairs.x1))
+        reach = max(2.1, *drawing.axis_limits(pairs.x0, pairs.x1))
         with self.figure.batch_update():
             for shown, trace in zip(self.figure.data, traces, strict=False):
                 shown.update(trace)

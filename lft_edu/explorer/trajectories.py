@@ -190,7 +190,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         return self._paths[key]
 
     def _projection(self, view: str, preparation: str, teacher: Trajectory) -> tuple[Projection, float]:
-        """The frozen map of a view and how far its neighbours can be trusted; fitted when first asked for."""
+        """The frozen map of a view and how far its neighbors can be trusted; fitted when first asked for."""
         kind, dimensions = view.split()[0], int(view.split()[1][0])
         if (view, preparation) not in self._projections:
             if self._has_atlas():

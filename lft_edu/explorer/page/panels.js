@@ -147,7 +147,7 @@ class CurvesPanel {
     const stations = (table) =>
       scene.paths.map((path, m) => ({
         name: path.name,
-        colour: COLOURS[m],
+        color: COLORS[m],
         x: path.times,
         y: path.times.map((_, s) => path.value(path[table], s, t)),
       }));
@@ -156,10 +156,10 @@ class CurvesPanel {
     const raw = scene.views[view].kind === "PCA" && scene.settings.preparation === "raw";
     if (!raw) shown = shown.map((x) => (x * Math.max(...apart)) / Math.max(...shown, 1e-12));
     const distances = [
-      { name: "true", colour: INK, x: scene.shared, y: apart },
+      { name: "true", color: INK, x: scene.shared, y: apart },
       {
         name: raw ? "in the picture" : "in the picture, scaled",
-        colour: "#767676",
+        color: "#767676",
         dash: "4 3",
         x: scene.shared,
         y: shown,
@@ -196,9 +196,9 @@ class CurvesPanel {
     series.forEach((one, i) => {
       const d = one.x.map((value, k) => `${k ? "L" : "M"}${x(value).toFixed(1)},${y(one.y[k]).toFixed(1)}`).join("");
       figure.append(
-        draw("path", { d, fill: "none", stroke: one.colour, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
+        draw("path", { d, fill: "none", stroke: one.color, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
       );
-      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.colour }, brief(one.name, 28)));
+      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.color }, brief(one.name, 28)));
     });
     const line = draw("line", { y1: top, y2: h - bottom, stroke: "#333333", "stroke-dasharray": "2 2" });
     figure.append(line);
@@ -221,6 +221,6 @@ function badge(scene, view) {
     parts.push(`${percent(hidden)} of the squared distance teacher–student lies outside this picture`);
   else parts.push("distances in a UMAP have no unit");
   if (agreement !== null) parts.push(`near and far agree with the truth by rank correlation ${agreement.toFixed(2)}`);
-  parts.push(`neighbours can be trusted ${trust.toFixed(2)} of 1`);
+  parts.push(`neighbors can be trusted ${trust.toFixed(2)} of 1`);
   return `${kind}: ${parts.join(" · ")}`;
 }

@@ -1,6 +1,6 @@
 // The picture: paths on a canvas, in the plane or in space. What never moves is drawn once and kept.
 
-const COLOURS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
+const COLORS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
 const INK = "#222222",
   FAINT = 0.16,
   LABELS = 14;
@@ -37,7 +37,7 @@ class Picture {
     this.draw();
   }
 
-  /** Centre and size of what is to be seen; a first token that flies far out does not shrink the rest. */
+  /** Center and size of what is to be seen; a first token that flies far out does not shrink the rest. */
   frame() {
     const low = [Infinity, Infinity, Infinity],
       high = [-Infinity, -Infinity, -Infinity];
@@ -49,7 +49,7 @@ class Picture {
             low[i] = Math.min(low[i], x);
             high[i] = Math.max(high[i], x);
           });
-    this.centre = low.map((x, i) => (x + high[i]) / 2);
+    this.center = low.map((x, i) => (x + high[i]) / 2);
     this.size = high.map((x, i) => x - low[i]);
     this.flat = this.scene.paths[0].points[this.view].d === 2;
     this.stale = true;
@@ -76,7 +76,7 @@ class Picture {
 
   /** A place in the picture → pixels. */
   screen([x, y, z]) {
-    let [a, b, c] = [x - this.centre[0], y - this.centre[1], z - this.centre[2]];
+    let [a, b, c] = [x - this.center[0], y - this.center[1], z - this.center[2]];
     if (!this.flat) [a, b] = this.rotate(a, b, c);
     return [
       this.canvas.clientWidth / 2 + this.pan[0] + a * this.scale,
@@ -123,7 +123,7 @@ class Picture {
         pen.beginPath();
         for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
         Object.assign(pen, {
-          strokeStyle: COLOURS[m],
+          strokeStyle: COLORS[m],
           globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT,
           lineWidth: 1,
         });
@@ -206,7 +206,7 @@ class Picture {
   drawMoving(pen) {
     const [teacher, student] = this.scene.paths,
       bright = new Set(this.tokensShown());
-    const labelled = bright.size <= LABELS,
+    const labeled = bright.size <= LABELS,
       many = bright.size > LABELS;
     pen.save();
     this.clip(pen);
@@ -214,7 +214,7 @@ class Picture {
       this.scene.paths.forEach((path, m) => {
         pen.beginPath();
         for (const t of bright) this.trace(pen, path, t, this.depth);
-        Object.assign(pen, { strokeStyle: COLOURS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
+        Object.assign(pen, { strokeStyle: COLORS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
         pen.stroke();
       });
     const spots = [teacher, student].map((path) =>
@@ -231,7 +231,7 @@ class Picture {
     pen.setLineDash([]);
     spots.forEach((places, m) => {
       for (const on of [false, true]) {
-        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLOURS[m] });
+        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLORS[m] });
         pen.beginPath();
         places.forEach(([x, y], t) => {
           if (bright.has(t) !== on) return;
@@ -246,7 +246,7 @@ class Picture {
     });
     pen.restore();
     this.spots = spots;
-    if (labelled) this.drawLabels(pen, bright);
+    if (labeled) this.drawLabels(pen, bright);
   }
 
   drawLabels(pen, bright) {
