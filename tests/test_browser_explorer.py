@@ -77,8 +77,8 @@ def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, export
     assert page.locator(".tokens button[aria-pressed=true]").count() == 1
     badge = page.locator(".badge").text_content()
     view = explorer.scene["views"]["PCA 2-D"]
-    assert f"{round(100 * view['hidden'])} % of the squared distance teacher–student lies outside" in badge
-    assert f"rank correlation {view['agreement']:.2f}" in badge
+    assert f"{round(100 * view['hidden'])} % of the squared distance teacher–student is outside" in badge
+    assert f"rank correlation of projected and true distances {view['agreement']:.2f}" in badge
 
     # a token is selected: text, picture, lens and curves follow
     page.click("[data-token='2']")

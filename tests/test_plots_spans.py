@@ -99,7 +99,7 @@ def test_the_application_follows_clicks_and_sliders(scan, states):
     assert app.map.data[1].x == (6,)
     values = scan["angular"].diagonal(5)
     rank = int((values < scan["angular"][1, 6]).sum()) + 1
-    assert f"Angular distance {scan['angular'][1, 6]:.3f} (place {rank} of {len(values)})" in app.status.value
+    assert f"Angular distance {scan['angular'][1, 6]:.3f} (rank {rank} of {len(values)})" in app.status.value
 
 
 def test_a_span_that_ends_before_it_begins_is_refused_in_words(scan, states):

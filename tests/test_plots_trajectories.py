@@ -23,7 +23,7 @@ def models(bundled):
 @pytest.fixture(scope="module")
 def paths(models):
     teacher, student, tokenizer = models
-    walked = lft.capture(student, tokenizer, TEXT, between=1)
+    walked = lft.capture(student, tokenizer, TEXT, substeps=1)
     return {"teacher": lft.capture(teacher, tokenizer, TEXT), "<i>student</i>": walked}
 
 
@@ -57,7 +57,7 @@ def test_the_dashed_part_runs_through_the_span_and_joins_the_solid_one(paths):
     figure = plots.trajectory({"student": student}, projection, tokens=[2])
     solid, dashed = figure.data[:2]
     where = projection.transform(student.states[:, 2])
-    m, n = student.station(6), student.station(18)
+    m, n = student.depth_index(6), student.depth_index(18)
     np.testing.assert_allclose(dashed.x[:-1], where[m : n + 1, 0], rtol=1e-4, atol=1e-3)
     joined = np.r_[solid.x[: m + 1], solid.x[m + 2 : -1]]
     np.testing.assert_allclose(joined, np.r_[where[: m + 1, 0], where[n:, 0]], rtol=1e-4, atol=1e-3)
@@ -137,10 +137,10 @@ def test_velocity_of_a_token_is_the_flow_s_and_moves_only_that_token(models, pat
     moved = velocity_at(student, path, token, t, move)
     torch.testing.assert_close(moved[0], expected, atol=1e-4, rtol=1e-4)
     assert (moved - here[:1]).norm() > 0.1
-    with pytest.raises(ValueError, match="capture the student"):
+    with pytest.raises(ValueError, match="the student"):
         velocity_at(student, paths["teacher"], token, t, torch.zeros(1, 64))
     ridge = lft.load_student("bundled/ridge-6-18", models[0])
-    with pytest.raises(ValueError, match="only a flow has"):
+    with pytest.raises(ValueError, match="student with a flow"):
         velocity_at(ridge, path, token, t, torch.zeros(1, 64))
 
 

@@ -198,7 +198,7 @@ def test_saved_and_read_it_is_the_same(tmp_path, scan):
     json.loads((tmp_path / "scan.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     for broken in ("", "{}", '{"layers": 3}', "[]"):
         (tmp_path / "broken.json").write_text(broken)
-        with pytest.raises(ValueError, match="holds no scan"):
+        with pytest.raises(ValueError, match="is not a scan"):
             SpanScan.load(tmp_path / "broken.json")
 
 

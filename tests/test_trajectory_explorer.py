@@ -31,7 +31,7 @@ def explorer(models):
 
 def test_a_scene_holds_what_was_captured_and_projected(explorer, models):
     teacher, students, tokenizer = models
-    paths = [lft.capture(teacher, tokenizer, TEXT), lft.capture(students["flow-walking"], tokenizer, TEXT, between=3)]
+    paths = [lft.capture(teacher, tokenizer, TEXT), lft.capture(students["flow-walking"], tokenizer, TEXT, substeps=3)]
     scene = explorer.scene
     assert scene["tokens"] == [visible(token) for token in paths[0].tokens]
     for data, path in zip(scene["models"], paths, strict=True):
@@ -175,7 +175,7 @@ def test_garbage_from_the_page_breaks_nothing(explorer, message):
 
 def test_students_must_fit_the_teacher(models, teacher, tmp_path):
     bundled, students, tokenizer = models
-    with pytest.raises(ValueError, match="no student"):
+    with pytest.raises(ValueError, match="student is empty"):
         lft.TrajectoryExplorer(bundled, {}, tokenizer)
     with pytest.raises(ValueError, match="fits another teacher"):
         lft.TrajectoryExplorer(teacher, students, tokenizer)
@@ -208,14 +208,14 @@ def test_an_exported_file_is_whole_and_holds_every_student(explorer, tmp_path):
     data = json.loads(re.search(r"const given = (\{.*\});\n", text)[1])
     assert list(data["scenes"]) == ["flow-walking", "ridge"]
     assert data["depth"] == 24
-    for wrong, message in (("page.txt", "ending in .html"), ("nowhere/page.html", "is no folder")):
+    for wrong, message in (("page.txt", "ending in .html"), ("nowhere/page.html", "is not a folder")):
         with pytest.raises(ValueError, match=message):
             explorer.export_html(tmp_path / wrong)
 
 
 def test_png_needs_a_browser_and_says_so(explorer, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="export_html works without"):
+    with pytest.raises(ValueError, match="export_html needs neither"):
         explorer.export_png(tmp_path / "page.png")
     assert not list(tmp_path.iterdir())
 
@@ -235,11 +235,11 @@ def test_failures_are_the_largest_divergences(models):
         assert failure.expected == paths[0].logit_lens(1).top(-1, failure.token)[0][0]
         assert failure.given == paths[1].logit_lens(1).top(-1, failure.token)[0][0]
     assert found[0].kl >= found[1].kl
-    with pytest.raises(ValueError, match="two tokens or more"):
+    with pytest.raises(ValueError, match="two or more tokens"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
-    with pytest.raises(ValueError, match="give a list of texts"):
+    with pytest.raises(ValueError, match="give a list of strings"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, "z = 1")
-    with pytest.raises(ValueError, match="made for up to 512"):
+    with pytest.raises(ValueError, match="context is 512"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z" * 600])
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
     assert explorer.gallery[0]["text"] == found[0].text

@@ -83,10 +83,10 @@ def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
             correlation(*(centered(v, every) for v in within)),
         "You did not subtract any mean rank. A correlation is of differences from the mean, of each length's own.":
             correlation(*within),
-        "You took the mean of the lengths' own correlations: a few spans then weigh as much as many. Put the centered "
+        "You took the mean of the lengths' own correlations: few spans then weigh as much as many. Put the centered "
         "ranks of all lengths together, and correlate once.": alone.mean(),
-        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centered ranks of all "
-        "lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
+        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centered ranks of "
+        "all lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
         "That is the first length alone.": alone[0],
         "That is the last length alone.": alone[-1],
         f"{ties}go by their order in the list, as argsort().argsort() does: then the order of the spans would matter.":

@@ -1,20 +1,34 @@
-"""Completions of one text by several models, side by side."""
+"""Compare completions of one text by several models."""
 
 import html
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def complete(model, tokenizer, text: str, tokens: int = 40, temperature: float = 0.0) -> str:
-    """Continuation of ``text``, the new part only: greedy, or sampled at a temperature above 0.
+
+def complete(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    tokens: int = 40,
+    temperature: float = 0.0,
+) -> str:
+    """Generate a continuation of ``text`` and return the new part only.
+
+    Args:
+        tokens: at most this many new tokens.
+        temperature: 0 for greedy decoding, above 0 for sampling.
 
     Raises:
-        ValueError: empty text.
+        ValueError: empty text, or a negative temperature.
     """
     if not text:
-        raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
+        raise ValueError("The text is empty: type the first lines of a Python file, such as 'def '.")
     if temperature < 0:
-        raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
+        raise ValueError(f"temperature={temperature}: give 0 for greedy decoding, or a number above 0 to sample.")
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.no_grad():
@@ -22,11 +36,12 @@ def complete(model, tokenizer, text: str, tokens: int = 40, temperature: float =
     return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
-    """Completions of one text by several models as an HTML table; everything in it is shown literally.
+def side_by_side(models: dict, tokenizer: "PreTrainedTokenizerBase", text: str, tokens: int = 40) -> str:
+    """Return an HTML table of completions of one text by several models, with all text escaped.
 
     Args:
         models: heading → model.
+        tokens: at most this many new tokens each.
     """
     style = "vertical-align:top;text-align:left;padding:6px 14px 6px 0"
     cells, heads = [], []
@@ -40,11 +55,11 @@ def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
 
 
 class CompletionApp:
-    """A text box, a slider for length, and what each model makes of it. ``display(app)`` or the last line of a cell.
+    """A text box, a length slider and each model's completion. Displays itself as the last line of a cell.
 
     Args:
         models: heading → model.
-        text: what stands in the box at first.
+        text: initial text.
     """
 
     def __init__(self, models: dict, tokenizer, text: str = "def __init__(self"):
@@ -64,7 +79,7 @@ class CompletionApp:
         self.update()
 
     def update(self) -> None:
-        """Complete again; mistakes appear where the answer would."""
+        """Complete the text again; show an error in place of the result."""
         self.button.disabled = True
         try:
             self.result.value = side_by_side(self.models, self.tokenizer, self.text.value, self.length.value)

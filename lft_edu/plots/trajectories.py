@@ -74,12 +74,12 @@ def _check_tokens(paths: dict, first: Trajectory, tokens: list[int] | None) -> l
 
 def _path_traces(name: str, path: Trajectory, projection: Projection, tokens: list[int], color: str, lens) -> list:
     """Draw whole paths as thin lines: one trace for the layers and a dashed one for the operator's part."""
-    points_in_depth = list(range(len(path.times)))
-    parts = {name: [points_in_depth]}
+    indices = list(range(len(path.times)))
+    parts = {name: [indices]}
     if path.span:
         m, n = (int(torch.searchsorted(path.times, float(edge))) for edge in path.span)
-        inside = {f"{name}: the operator's part": [points_in_depth[m : n + 1]]}
-        parts = {name: [points_in_depth[: m + 1], points_in_depth[n:]]} | inside
+        inside = {f"{name}: the operator's part": [indices[m : n + 1]]}
+        parts = {name: [indices[: m + 1], indices[n:]]} | inside
     where = projection.transform(path.states[:, tokens])
     traces = []
     for title, runs in parts.items():
