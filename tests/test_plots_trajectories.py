@@ -172,7 +172,7 @@ def test_refusals(paths, models):
     for path, projection in ((paths["teacher"], plane), (paths["<i>student</i>"], lft.projections.bundled("UMAP"))):
         with pytest.raises(ValueError, match="PCA of 2 dimensions"):
             plots.token_field(models[1], path, projection, 1, lft.projections.bundled_states())
-    with pytest.raises(ValueError, match="up to 4"):
+    with pytest.raises(ValueError, match="at most 4"):
         plots.trajectory({str(i): paths["teacher"] for i in range(5)}, plane)
     with pytest.raises(ValueError, match="different texts"):
         plots.trajectory({"a": paths["teacher"], "b": lft.capture(models[0], models[2], "y")}, plane)

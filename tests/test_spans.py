@@ -221,7 +221,7 @@ def test_more_criteria_are_added(scan):
         (lambda x: {"states": x / 0}, "NaN or infinity"),
         (lambda x: {"states": x, "criteria": ("recoupling", "ridg")}, "ridge"),
         (lambda x: {"states": x, "criteria": ()}, "at least one of recoupling"),
-        (lambda x: {"states": x, "sizes": (61,)}, "there are 60 tokens"),
+        (lambda x: {"states": x, "sizes": (61,)}, "from 1 to 60"),
     ],
 )
 def test_wrong_input_says_what_to_do(states, change, message):

@@ -187,7 +187,7 @@ def test_any_text_is_captured(bundled, text):
 
 def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     teacher = models["teacher"]
-    empty, nothing, number = "type some Python", "no text", "give a string"
+    empty, nothing, number = "type some Python", "list of texts is empty", "give a string"
     for wrong, message in (
         ("\ud800", "lone surrogate"),
         ("", empty),

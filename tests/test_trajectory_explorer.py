@@ -93,9 +93,9 @@ def test_nothing_is_computed_twice(explorer, monkeypatch):
     explorer.show(student="ridge")
     explorer.show(text=TEXT)
     assert len(ran) == 4  # the teacher's are known
-    for i in range(2 * trajectories.KEPT):
+    for i in range(2 * trajectories.MAX_CACHED):
         explorer.show(text=f"x{i}")
-    assert len(explorer._paths) <= trajectories.KEPT
+    assert len(explorer._paths) <= trajectories.MAX_CACHED
 
 
 @pytest.mark.parametrize(
