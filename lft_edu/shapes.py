@@ -113,7 +113,7 @@ def _clusters(n: int, generator, spread: float, starts: list, ends: list) -> Cou
 def _groups(n: int, groups: int, generator) -> Tensor:
     """Assign n points to groups of nearly equal size in random order, ``(n,)``."""
     if isinstance(n, bool) or not isinstance(n, int) or n < groups:
-        raise ValueError(f"n={n!r}: give an integer of at least {groups}, the groups of this shape.")
+        raise ValueError(f"n={n!r}: give an integer number of pairs, at least {groups} for this shape.")
     return torch.arange(n)[torch.randperm(n, generator=generator)] % groups
 
 

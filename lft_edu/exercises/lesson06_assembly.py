@@ -195,8 +195,8 @@ def _wrong_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
         "A midpoint step needs two evaluations.": kept + steps,
         "An Euler step needs one evaluation.": kept + 2 * steps,
         "You left out k, the number of steps: the operator is evaluated in each.": kept + per_step,
-        "The operator is one layer's *weights*, but it is evaluated k times with Euler, 2k times with midpoint.":
-            kept + 1,
+        "The operator is one layer's *weights*, but it is evaluated k times with Euler, 2k times with midpoint.": kept
+        + 1,
         f"{edges} You took one more.": kept - 1 + steps * per_step,
         f"{edges} You took one less.": kept + 1 + steps * per_step,
         "Count the whole model: the layers that stay are evaluated, too.": steps * per_step,
@@ -204,7 +204,7 @@ def _wrong_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
         "Nothing is replaced in your count: subtract the layers of the span.": layers + steps * per_step,
         "You counted the layers of the span, which are gone, instead of those that stay.": gone + steps * per_step,
         "That is the teacher.": layers,
-    }  # fmt: skip
+    }
 
 
 def _wrong_parameters(layers, width, span, solver, steps) -> dict[str, int]:

@@ -157,7 +157,7 @@ def slots(answer):
             "You took one step, from 0 to 1, whatever `steps` says.": ends[solver, 1],
             "Each of your steps lasts 1. A step lasts 1 / steps.": whole,
             "You stop one step early: the walk ends at t = 1.": early,
-            "You evaluated at t = 0 always. The i-th step begins at t = i / steps.": constant,
+            "You always evaluated at t = 0. The i-th step begins at t = i / steps.": constant,
             "You returned x unchanged.": text,
             "You returned the displacement, not the position: x at t = 1.": ends[solver, steps] - text,
         })  # fmt: skip

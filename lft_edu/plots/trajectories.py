@@ -174,7 +174,7 @@ def hidden_distance(paths: dict[str, Trajectory], projections: dict[str, Project
     (_, first), *others = paths.items()
     if len(first.tokens) < 2 or any(path.span is None for _, path in others):
         raise ValueError("Give the teacher first, then students' trajectories, of a text of at least two tokens.")
-    figure = new_figure("What the picture does not show", "depth, layers", "share of the squared distance hidden")
+    figure = new_figure("What the projection hides", "depth, layers", "fraction of the squared distance hidden")
     for (name, path), (color, symbol) in zip(others, MODELS[1:], strict=False):
         depths = [d for d in shared_depths(first, path).tolist() if d > path.span[0]]
         for i, (title, projection) in enumerate(projections.items()):

@@ -69,13 +69,13 @@ class Controls {
     this.slider.addEventListener("keydown", (event) => this.stepDepth(event));
     this.playButton = this.button("▶ play", () => (this.playing ? this.stop() : this.play()));
     this.where = make("output", { class: "where" });
-    const looks = [
+    const buttons = [
       this.button("all tokens", () => this.choose(new Set())),
       this.button("+", () => this.picture.magnify(1.25), { "aria-label": "zoom in" }),
       this.button("−", () => this.picture.magnify(0.8), { "aria-label": "zoom out" }),
-      this.button("reset view", () => this.picture.reset(), { title: "Figure: drag or arrow keys, + and − to zoom, 0 to reset" }),
+      this.button("reset view", () => this.picture.reset(), { title: "drag or arrow keys; + and − zoom, 0 resets" }),
     ];
-    return make("div", { class: "row" }, this.playButton, this.slider, this.where, ...looks);
+    return make("div", { class: "row" }, this.playButton, this.slider, this.where, ...buttons);
   }
 
   /** A list of failures to jump to. */
