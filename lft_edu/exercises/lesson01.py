@@ -34,8 +34,7 @@ def pair(answer):
     if len(small.unique()) < 2:
         raise Wrong(
             f"Both points go to x1[{small[0]}]. That is the nearest neighbor; optimal transport uses every point "
-            "exactly "
-            "once: a permutation."
+            "exactly once: a permutation."
         )
 
     yield "a permutation"
@@ -133,9 +132,8 @@ def crossed(answer):
     if kept >= swapped:
         raise Wrong(
             f"As given the squared distances add up to {kept:.3g}, swapped to {swapped:.3g}: swapping wins. One long "
-            "line "
-            "costs more than two medium ones when squared: make the swap produce a very long one. (With the plain "
-            "distance this is impossible: by the triangle inequality, crossing lines are never optimal.)"
+            "line costs more than two medium ones when squared: make the swap produce a very long one. (With the "
+            "plain distance this is impossible: by the triangle inequality, crossing lines are never optimal.)"
         )
 
 

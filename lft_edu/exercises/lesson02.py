@@ -78,8 +78,7 @@ def loss(answer):
     if t.numel() == 1 or len(t.unique()) < 8:
         raise Wrong(
             "All 16 points got the same t. Draw one time *per point*, torch.rand(len(x0)), so that each batch covers "
-            "all "
-            "times from 0 to 1."
+            "all times from 0 to 1."
         )
     if t.min() < 0 or t.max() > 1:
         raise Wrong(f"Your times run from {t.min():.2g} to {t.max():.2g}: they lie between 0 and 1.")
@@ -240,8 +239,7 @@ def order(answer):
     if abs(first - 1) > 0.15:
         raise Wrong(
             f"You found {first:.2f}. Double the number of steps; if the error is divided by 2, the order is 1; by 4, "
-            "it is "
-            "2: order = log2(error at k / error at 2k)."
+            "it is 2: order = log2(error at k / error at 2k)."
         )
     yield "midpoint has order 2"
     second = float(tensor(answer(midpoint_step), (), "the order"))

@@ -118,8 +118,7 @@ def loss(answer):
     if abs(value - again) > 1e-5:
         raise Wrong(
             f"At constant velocity the end does not depend on the times, yet your loss was {value:.4f} and then "
-            f"{again:.4f}. "
-            "Do you average over intermediate states? Only the end counts (eq. 8)."
+            f"{again:.4f}. Do you average over intermediate states? Only the end counts (eq. 8)."
         )
     close(value, (end - x1).square().mean(), "the loss", {
         "You compare with x0: the walk must end at x1.": (end - x0).square().mean(),
@@ -137,8 +136,7 @@ def loss(answer):
     if torch.equal(again.asked[2][1], seen):
         raise Wrong(
             "The times were the same twice. Training on a fixed grid is right on that grid only: draw them again in "
-            "each "
-            "call."
+            "each call."
         )
     require_uniform(torch.stack([_inner_times(answer, x0, x1) for _ in range(40)]), "times in between")
     yield "k steps for any k"

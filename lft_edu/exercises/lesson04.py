@@ -345,11 +345,10 @@ def _wrong_angles(path: Tensor) -> dict[str, Tensor]:
         "You returned the cosine. The angle is its arccos.": right.cos(),
         "You returned 1 − cosine. The angle is the arccos of the cosine.": 1 - right.cos(),
         "You returned degrees: return radians, π is half a turn.": right.rad2deg(),
-        "You returned π minus the angle: straight on would be π. Subtract states in the same order for both steps.": torch.pi
-        - right,
-        "That is the angle between *states*, seen from the origin: it changes when all states are translated. Take the "
-        "angle "
-        "between steps, path.diff(dim=0).": between(x[1:-1], x[2:]),
+        "You returned π minus the angle: straight on would be π. Subtract states in the same order for both steps.":
+            torch.pi - right,
+        "That is the angle between *states*, seen from the origin: it changes when all states are translated. Take "
+        "the angle between steps, path.diff(dim=0).": between(x[1:-1], x[2:]),
         "That is the angle between *states*. Take the angle between steps, path.diff(dim=0).": between(x[:-2], x[1:-1]),
         "You compared every step with the first one. Compare it with the one before.": between(steps[1:], steps[:1]),
-    }
+    }  # fmt: skip

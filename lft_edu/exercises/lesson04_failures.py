@@ -42,9 +42,8 @@ def text(answer):
     worst = ", ".join(f"{there.tokens[i]!r} {kl[i]:.1f}" for i in kl.argsort(descending=True)[:4].tolist())
     found = (
         f"Yours, {tokens} tokens: KL {kl.mean():.2f} nats per token (wanted: at least {KL}; evaluation code: 0.24), "
-        "the "
-        f"teacher's loss {loss:.2f} (wanted: at most {LOSS}; evaluation code: 2.7).\n"
-        f"The student differs most after: {worst}."
+        f"the teacher's loss {loss:.2f} (wanted: at most {LOSS}; evaluation code: 2.7).\nThe student differs most "
+        f"after: {worst}."
     )
     yield f"the teacher predicts well: at most {LOSS} nats per token, less than half of its usual loss"
     if loss > LOSS:

@@ -130,8 +130,7 @@ def ratio(answer):
         if 0.9 < mine < 1 and not any(_alike(mine, outcome) for outcome in mistakes.values()):
             raise Wrong(
                 f"Of 60 tokens R = {float(mine):.2f}, it should be {float(right):.2f}: as if ends were drawn at "
-                "random. "
-                "Do you shuffle or sort them, or x0 and x1 in different ways? Row i of both is one token."
+                "random. Do you shuffle or sort them, or x0 and x1 in different ways? Row i of both is one token."
             )
         close_hinted(mine, right, "the ratio of 60 pairs", mistakes, exact)
 
@@ -151,11 +150,10 @@ def ratio(answer):
     mine = number(answer(starts.clone(), x1.clone()), "the ratio")
     if mine > want + 1e-6:
         raise Wrong(
-            f"Here 60 tokens start at 12 points, as at depth 0, where equal tokens have equal states. Yours is R = "
+            "Here 60 tokens start at 12 points, as at depth 0, where equal tokens have equal states. Yours is R = "
             f"{float(mine):.3f}, but with {float(want):.3f} the total distance is just as small: your solver exchanged "
             f"equal states (without a tie-break, scipy gives {float(plain):.3f}). Let ties go to the given pairs: "
-            "subtract "
-            "a tiny number such as 1e-9 from the diagonal of the distances, in float64."
+            "subtract a tiny number such as 1e-9 from the diagonal of the distances, in float64."
         )
     close_hinted(mine, want, "the ratio of 60 tokens that start at 12 points", {}, (
         "Less is not possible at the least total distance. R is a fraction of *all* tokens, including those with equal "
@@ -331,8 +329,7 @@ def _wrong_tables(states: Tensor) -> dict[str, Tensor]:
         "That is the median over tokens. Take the mean.": table(lambda a, b: share(a, b).quantile(0.5)),
         "That is the largest angle. Take the mean.": table(lambda a, b: share(a, b).max()),
         "That is 1 minus the fraction: no turn at all is 0.": 1 - mean,
-        "Off by one: [m, n) is half open, and states[n] is the *output* of layer n − 1. You compared with states[n − "
-        "1].":
+        "Off by one: [m, n) is half open, and states[n] is the *output* of layer n − 1. You took states[n − 1].":
             table(None, last=-1),
         "Off by one: states[m] is the *input* of layer m. You began with states[m + 1].": table(None, first=1),
     }  # fmt: skip

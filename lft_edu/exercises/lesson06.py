@@ -44,8 +44,7 @@ def _wrong_features(t: Tensor) -> dict[str, Tensor]:
     fixed = "A new network could learn either order; the weights of the bundled students expect first all cosines, "
     return {
         "You did not scale the times. The highest frequency is 1, so for it t = 1 is a sixth of a turn: the features "
-        "of "
-        "t = 0 and t = 1 have cosine 0.970. Multiply times by 1000; then it is 0.159.": features(t, scale=1.0),
+        "of t = 0 and t = 1 have cosine 0.970. Multiply times by 1000; then it is 0.159.": features(t, scale=1.0),
         f"{order}{fixed}then all sines; yours begin with the sines.": torch.cat([sin, cos], -1),
         f"{order}{fixed}then all sines; yours alternate: torch.cat, not stack.": interleaved(cos, sin),
         f"{order}{fixed}then all sines; yours alternate, and begin with a sine.": interleaved(sin, cos),

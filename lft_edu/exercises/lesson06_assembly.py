@@ -195,8 +195,8 @@ def _wrong_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
         "A midpoint step needs two evaluations.": kept + steps,
         "An Euler step needs one evaluation.": kept + 2 * steps,
         "You left out k, the number of steps: the operator is evaluated in each.": kept + per_step,
-        "The operator is one layer's *weights*, but it is evaluated k times with Euler, 2k times with midpoint.": kept
-        + 1,
+        "The operator is one layer's *weights*, but it is evaluated k times with Euler, 2k times with midpoint.":
+            kept + 1,
         f"{edges} You took one more.": kept - 1 + steps * per_step,
         f"{edges} You took one less.": kept + 1 + steps * per_step,
         "Count the whole model: the layers that stay are evaluated, too.": steps * per_step,
@@ -204,7 +204,7 @@ def _wrong_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
         "Nothing is replaced in your count: subtract the layers of the span.": layers + steps * per_step,
         "You counted the layers of the span, which are gone, instead of those that stay.": gone + steps * per_step,
         "That is the teacher.": layers,
-    }
+    }  # fmt: skip
 
 
 def _wrong_parameters(layers, width, span, solver, steps) -> dict[str, int]:
@@ -214,8 +214,7 @@ def _wrong_parameters(layers, width, span, solver, steps) -> dict[str, int]:
         "You left out the time embedding: 128·D + 6·D² weights that map the time to six modulations per channel.":
             layer * (kept + 1),
         "One layer is missing. Did you leave out the operator's own (a velocity is a layer and a time embedding), or "
-        "take "
-        "a layer too many for the span, which is half open?": layer * kept + embedding,
+        "take a layer too many for the span, which is half open?": layer * kept + embedding,
         "You counted the operator once per evaluation. All evaluations use the same weights; that is the point.":
             layer * kept + evaluations * (layer + embedding),
         "You counted the operator's layer once per evaluation. All evaluations use the same weights; that is the "

@@ -83,14 +83,12 @@ def explain_slots(calls: list[list[tuple]], following: int, first: int, solver: 
     if any([slot for _, slot in call] != asked for call in calls[1:]):
         return (
             f"{said}, but in a later pass {', '.join(str(slot) for _, slot in calls[1])}. The same evaluation must "
-            "have the "
-            "same slot in every pass, to find its earlier keys. Begin at first_slot each time you are called."
+            "have the same slot in every pass, to find its earlier keys. Begin at first_slot each time you are called."
         )
     if count > 1 and len(set(asked)) == 1:
         return (
             f"All {count} evaluations share slot {asked[0]}. Each has different states and so different keys; in a "
-            "shared "
-            "slot each attends to the keys of the others. The i-th evaluation (i = 0, 1, …) belongs in slot "
+            "shared slot each attends to the keys of the others. The i-th evaluation (i = 0, 1, …) belongs in slot "
             "first_slot + i."
         )
     if solver == "midpoint" and steps > 1 and asked[0::2] == asked[1::2]:
@@ -182,8 +180,7 @@ def slots(answer):
             raise Wrong(
                 f"A model of {case[0]} head layers, your walk ({case[1]}, {case[2]} steps) and two tail layers, run "
                 f"token by token with a cache: its states differ by up to {apart:.2g} from those of the whole text at "
-                "once, without one.\n"
-                f"{explain_slots(cached.calls, following, *case)}".rstrip()
+                f"once, without one.\n{explain_slots(cached.calls, following, *case)}".rstrip()
             )
     yield "one slot per evaluation, from first_slot on"
     for case in cases[:2]:

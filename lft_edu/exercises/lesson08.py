@@ -41,23 +41,24 @@ def _wrong_operations(m: int, n: int, e: int, k: int) -> dict[str, float]:
     """Return what common mistakes give for Flow Walking on [m, n) with k midpoint steps (e = 2k evaluations)."""
     right = LAYER * (n + 3 * e)
     return {
-        "You let all 24 layers of the teacher run. Layers from n on are not needed: x1 is the output of layer n − 1.": LAYER
-        * (24 + 3 * e),
+        "You let all 24 layers of the teacher run. Layers from n on are not needed: x1 is the output of layer n − 1.":
+            LAYER * (24 + 3 * e),
         "You let only the layers below m run. They give x0; x1 is the output of layer n − 1, so the span's own layers "
-        "run, too.": LAYER * (m + 3 * e),
-        "You let all 24 layers run, and all of them backward. The teacher is frozen, and nothing needs layer n.": 3
-        * LAYER
-        * (24 + e),
-        "You forgot the gradient (each evaluation costs three times), and that a midpoint step has two evaluations.": LAYER
-        * (n + k),
-        "You count layers. Each has 12 · 1024² numbers in its matrices, and each is one multiply-add per token.": n
-        + 3 * e,
-        "You let only the layers of the span run. Its input comes from the layers below: n in all.": LAYER
-        * (n - m + 3 * e),
+        "run, too.":
+            LAYER * (m + 3 * e),
+        "You let all 24 layers run, and all of them backward. The teacher is frozen, and nothing needs layer n.":
+            3 * LAYER * (24 + e),
+        "You forgot the gradient (each evaluation costs three times), and that a midpoint step has two evaluations.":
+            LAYER * (n + k),
+        "You count layers. Each has 12 · 1024² numbers in its matrices, and each is one multiply-add per token.":
+            n + 3 * e,
+        "You let only the layers of the span run. Its input comes from the layers below: n in all.":
+            LAYER * (n - m + 3 * e),
         "You ran the teacher backward, too. It is frozen and its states are data: forward only.": 3 * LAYER * (n + e),
-        "You count one evaluation per step. A midpoint step has two: k steps are 2k evaluations.": LAYER * (n + 3 * k),
-        "You forgot the gradient. Each evaluation costs once forward and twice that backward: three times.": LAYER
-        * (n + e),
+        "You count one evaluation per step. A midpoint step has two: k steps are 2k evaluations.":
+            LAYER * (n + 3 * k),
+        "You forgot the gradient. Each evaluation costs once forward and twice that backward: three times.":
+            LAYER * (n + e),
         "Backward costs twice as much as forward (a gradient for the states and one for the weights): three times in "
         "all, not twice.": LAYER * (n + 2 * e),
         "You count FLOP; the question is for multiply-adds. A multiply-add is two FLOP.": 2 * right,
@@ -67,7 +68,7 @@ def _wrong_operations(m: int, n: int, e: int, k: int) -> dict[str, float]:
         "You let n − 1 layers run: layers 0 … n − 1 are n layers.": right - LAYER,
         "The matrices of a layer hold 12 D² numbers; you took 4 D² (attention alone).": right / 3,
         "The matrices of a layer hold 12 D² numbers; you took 8 D² (the MLP alone).": right * 2 / 3,
-    }
+    }  # fmt: skip
 
 
 @exercise("8.1", "Operations, by hand", difficulty=1, minutes=10)
@@ -82,10 +83,10 @@ def operations(answer):
     )
     yield "flow matching evaluates once, whatever k is"
     mistakes = {
-        "Flow matching takes no steps: it evaluates the velocity once, at one random time (eq. 3).": LAYER
-        * (n + 6 * k),
+        "Flow matching takes no steps: it evaluates the velocity once, at one random time (eq. 3).":
+            LAYER * (n + 6 * k),
         "Flow matching evaluates the velocity once, at one random time (eq. 3), not twice.": LAYER * (n + 6),
-    } | _wrong_operations(m, n, 1, 1)
+    } | _wrong_operations(m, n, 1, 1)  # fmt: skip
     equal(answer("flow_matching", (m, n), k), LAYER * (n + 3), "the multiply-adds per token", mistakes)
     yield "the paper's two runs, near what the library counts"
     shape = costs.Shape(1024, 24, 50304, LAYER, LAYER + 13 * 1024, 405_334_016)
