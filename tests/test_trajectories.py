@@ -201,7 +201,7 @@ def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     with pytest.raises(ValueError, match=r"600 tokens; this model's context is 512"):
         lft.capture(teacher, tokenizer, "a" * 600)
     for batch_size in (0, -1, True):
-        with pytest.raises(ValueError, match="texts a pass"):
+        with pytest.raises(ValueError, match="texts per forward pass"):
             lft.capture(teacher, tokenizer, "x", batch_size=batch_size)
     for between in (-1, 1.5, True):
         with pytest.raises(ValueError, match="states inside each step"):
