@@ -78,7 +78,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("explorer/trajectories.py", "model.set_solver(**own)", "pass", "trajectory_explorer"),
     ("explorer/trajectories.py", 'for character in "<>&', 'for character in "', "browser_explorer"),
     ("explorer/scene.py", "pair[0] - pair[1]", "pair[0] + pair[1]", "trajectory_explorer"),
-    ("plots/trajectories.py", "stations[m : n + 1]]", "stations[m:n]]", "plots_trajectories"),
+    ("plots/trajectories.py", "indices[m : n + 1]]", "indices[m:n]]", "plots_trajectories"),
     ("plots/trajectories.py", "projection.lift(mesh - place)", "projection.lift(mesh)", "plots_trajectories"),
     ("corpora.py", "found[key] = path", "found[key.lower()[:1]] = path", "teachers_corpora"),
 ]  # fmt: skip

@@ -194,9 +194,9 @@ WALKS = ("flow_matching", "flow_walking")
 PARTS_EXPLANATION = """\
 A step as `lft.fit` takes it with `optimizer="muon"` and the latents in memory: reading the pairs, forward, backward,
 clipping, optimizer (Muon for matrices, AdamW for the rest). *Before*: Newton–Schulz in float32 with sums of its own, as
-it was. *After*: as `lft_edu.training.optimizers` does it, in the type it finds fastest here. *Of bare products*: the seconds
-that the model's products alone take, three for each linear map and evaluation, measured in turns with the steps, over
-the step's. CPU seconds of one thread, medians; speed-up is the median over rounds. Random weights."""
+it was. *After*: as `lft_edu.training.optimizers` does it, in the type it finds fastest here. *Of bare products*: the
+seconds that the model's products alone take, three for each linear map and evaluation, measured in turns with the
+steps, over the step's. CPU seconds of one thread, medians; speed-up is the median over rounds. Random weights."""
 
 
 class FormerMuon(Muon):

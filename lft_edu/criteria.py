@@ -1,7 +1,7 @@
-"""Criteria: what the states at the two ends of a span might tell about the harm of replacing what lies between.
+"""Criteria that predict, from the states at the two ends of a span, the damage of replacing its layers.
 
-Each takes a :class:`Pair` and returns ``(N,)`` float64, one value a token, whose mean is the criterion (or ``(1,)``
-where no token has a value of its own). Small promises little harm. Sources are named; what is ours is marked [D].
+Each takes a :class:`Pair` and returns one value per token, ``(N,)`` float64, whose mean is the criterion (or ``(1,)``
+where there is no value per token). Small predicts little damage. Sources are named; what is ours is marked [D].
 """
 
 import math
@@ -14,110 +14,111 @@ from .couplings import assign
 
 
 class Depth:
-    """The states of N tokens at one depth, ``(N, D)``, and what several spans need of them, computed once."""
+    """The states of N tokens at one depth, ``(N, D)``, with cached quantities that several spans use."""
 
     def __init__(self, states: Tensor):
         self.x = states.detach().cpu().double()
         self.squares = self.x.square().sum(-1)
-        self.centred = self.x - self.x.mean(0)
+        self.centered = self.x - self.x.mean(0)
 
     @cached_property
     def similarity(self) -> float:
-        """``‖XᵀX‖`` of the centred states X, one half of CKA's denominator."""
-        return (self.centred.T @ self.centred).norm().item()
+        """Return ``‖XᵀX‖`` of the centered states X, one factor of CKA's denominator."""
+        return (self.centered.T @ self.centered).norm().item()
 
     @cached_property
     def unexplained(self) -> Tensor:
-        """``(N, N)``: any target's values → what ridge regression on these states leaves of each when *it* is left out.
+        """Return the matrix ``(N, N)`` from targets to leave-one-out residuals of ridge regression on these states.
 
-        Leaving one out has a closed form (PRESS, Allen 1974): the residual over ``1 − h``, h the leverage.
+        Closed form (PRESS, Allen 1974): the residual over ``1 − h``, h the leverage.
         """
         n, width = self.x.shape
-        covariance = self.centred.T @ self.centred
+        covariance = self.centered.T @ self.centered
         penalty = (RIDGE_PENALTY * covariance.trace() / width).clamp(min=1e-12)
-        solved = torch.linalg.solve(covariance + penalty * torch.eye(width, dtype=torch.float64), self.centred.T)
-        residual = torch.eye(n, dtype=torch.float64) - 1 / n - self.centred @ solved
+        solved = torch.linalg.solve(covariance + penalty * torch.eye(width, dtype=torch.float64), self.centered.T)
+        residual = torch.eye(n, dtype=torch.float64) - 1 / n - self.centered @ solved
         return residual / residual.diagonal().clamp(min=1e-12)[:, None]
 
 
 class Pair:
-    """The states at both ends of a span. One Gram matrix gives every distance."""
+    """The states at both ends of a span. One Gram matrix gives all distances."""
 
     def __init__(self, start: Depth, end: Depth):
         self.start, self.end = start, end
 
     @cached_property
     def dots(self) -> Tensor:
-        """``(N, N)``: ``x0[i] · x1[j]``."""
+        """Return ``x0[i] · x1[j]``, ``(N, N)``."""
         return self.start.x @ self.end.x.T
 
     @cached_property
     def distances(self) -> Tensor:
-        """``(N, N)``: ``‖x0[i] − x1[j]‖``."""
+        """Return ``‖x0[i] − x1[j]‖``, ``(N, N)``."""
         return _squared_distances(self.start.squares, self.end.squares, self.dots).sqrt()
 
     @cached_property
     def cosines(self) -> Tensor:
-        """``(N, N)``: cosine of the angle between ``x0[i]`` and ``x1[j]``."""
+        """Return the cosine similarity of ``x0[i]`` and ``x1[j]``, ``(N, N)``."""
         norms = self.start.squares[:, None].sqrt() * self.end.squares.sqrt()
         return (self.dots / norms.clamp(min=1e-300)).clamp(-1, 1)
 
 
-RIDGE_PENALTY = 1e-4  # as lft.Ridge
+RIDGE_PENALTY = 1e-4  # that of lft.Ridge
 
 
 def _squared_distances(a: Tensor, b: Tensor, dots: Tensor) -> Tensor:
     return (a[:, None] + b - 2 * dots).clamp(min=0)
 
 
-def _repaired(cost: Tensor) -> Tensor:
+def _re_paired(cost: Tensor) -> Tensor:
     return (assign(cost) != torch.arange(len(cost))).double()
 
 
 def recoupling(pair: Pair) -> Tensor:
-    """Would optimal transport give this token another's end? (Paper, eq. 6–7; Euclidean: [D].)"""
-    return _repaired(pair.distances)
+    """Return 1 where optimal transport would re-pair a token, else 0 (paper, eq. 6–7; Euclidean distance: [D])."""
+    return _re_paired(pair.distances)
 
 
 def recoupling_cosine(pair: Pair) -> Tensor:
-    """The same, by cosine distance."""
-    return _repaired(1 - pair.cosines)
+    """Return the same as :func:`recoupling`, with cosine distance."""
+    return _re_paired(1 - pair.cosines)
 
 
 def recoupling_among(pair: Pair, size: int) -> float:
-    """The recoupling ratio among ``size`` tokens, mean over as many disjoint draws as there are."""
+    """Return the recoupling ratio of ``size`` tokens, the mean over disjoint consecutive subsets of that size."""
     n = len(pair.distances)
     draws = [pair.distances[i : i + size, i : i + size] for i in range(0, n - size + 1, size)]
-    return torch.stack([_repaired(cost).mean() for cost in draws]).mean().item()
+    return torch.stack([_re_paired(cost).mean() for cost in draws]).mean().item()
 
 
 def angular(pair: Pair) -> Tensor:
-    """Angle between start and end, as a share of π (Gromov et al., arXiv 2403.17887; there of the last token)."""
+    """Return the angle between start and end over π (Gromov et al., arXiv 2403.17887, who use the last token only)."""
     return pair.cosines.diagonal().arccos() / math.pi
 
 
 def block_influence(pair: Pair) -> Tensor:
-    """1 − cosine of start and end (ShortGPT's block influence, arXiv 2403.03853)."""
+    """Return 1 − cosine similarity of start and end (ShortGPT's block influence, arXiv 2403.03853)."""
     return 1 - pair.cosines.diagonal()
 
 
 def ridge(pair: Pair) -> Tensor:
-    """Squared error of the best linear map, each token left out of its own fit, over the variance of the ends
-    (the idea of ReplaceMe, arXiv 2505.02819). The map is drawn to the identity, as :class:`lft_edu.Ridge` is."""
+    """Return the leave-one-out squared error of ridge regression over the variance of the ends (idea: ReplaceMe,
+    arXiv 2505.02819). The penalty shrinks the map towards the identity, as in :class:`lft_edu.Ridge`."""
     error = pair.start.unexplained @ (pair.end.x - pair.start.x)
-    return error.square().sum(-1) / pair.end.centred.square().sum(-1).mean().clamp(min=1e-300)
+    return error.square().sum(-1) / pair.end.centered.square().sum(-1).mean().clamp(min=1e-300)
 
 
 def cka(pair: Pair) -> Tensor:
-    """1 − linear CKA (Kornblith et al., arXiv 1905.00414): no value of its own for a token."""
-    joint = (pair.start.centred.T @ pair.end.centred).norm().square()
+    """Return 1 − linear CKA (Kornblith et al., arXiv 1905.00414), ``(1,)``: it has no value per token."""
+    joint = (pair.start.centered.T @ pair.end.centered).norm().square()
     return (1 - joint / max(pair.start.similarity * pair.end.similarity, 1e-300)).reshape(1)
 
 
-def meeting(pair: Pair) -> Tensor:
-    """How much nearer than at either end does another token come on the way, both on straight lines at one time? [D]
+def collision(pair: Pair) -> Tensor:
+    """Return how close another token comes when all move on straight lines from start to end. [D]
 
-    0: nobody comes nearer than the nearest neighbour at the nearer end. 1: somebody is met.
+    1 − (distance of closest approach / distance of the nearest neighbor at the closer end), in [0, 1]: 1 if two tokens
+    meet, which is to be at the same place at the same time; 0 if none comes closer than at the ends.
     """
     dots, start, end = pair.dots, pair.start, pair.end
     gap0 = _squared_distances(start.squares, start.squares, start.x @ start.x.T)
@@ -132,7 +133,7 @@ def meeting(pair: Pair) -> Tensor:
 
 
 def _nearest(squares: Tensor) -> Tensor:
-    """Distance of each to the nearest other, from ``(N, N)`` squared distances."""
+    """Return the distance of each point to its nearest neighbor, from squared distances ``(N, N)``."""
     return squares.clone().fill_diagonal_(torch.inf).amin(1).sqrt()
 
 
@@ -143,7 +144,7 @@ CRITERIA = {
     "block-influence": block_influence,
     "ridge": ridge,
     "cka": cka,
-    "meeting": meeting,
+    "meeting": collision,  # the key in stored scans
 }
 TITLES = {
     "recoupling": "Recoupling ratio",
@@ -153,6 +154,6 @@ TITLES = {
     "block-influence": "Block influence, 1 − cosine",
     "ridge": "Ridge error",
     "cka": "1 − linear CKA",
-    "meeting": "Meeting",
+    "meeting": "Collision",
     "skip": "KL of skipping",
-}  # of these, and of those the recipe adds
+}  # of these, and of those that the recipes add

@@ -1,4 +1,4 @@
-"""Is everything there that the course needs, and if not, what to do about it?"""
+"""Check that everything the course needs is installed, and say how to fix what is not."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,10 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``status`` is ok, warn (the course works, less well) or FAIL (it does not)."""
+    """One line of the report: a check, its result and how to fix it.
+
+    ``status`` is ok, warn (the course works with limits) or FAIL (it does not work).
+    """
 
     status: str
     what: str
@@ -57,7 +60,7 @@ def _memory() -> Finding:
     free = psutil.virtual_memory().available / 2**30
     good = free > 2
     return Finding(
-        OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are wanted."
+        OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are needed."
     )
 
 
@@ -65,7 +68,7 @@ def _disk() -> Finding:
     free = shutil.disk_usage(Path.home()).free / 2**30
     good = free > 5
     return Finding(
-        OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and text want 5 GiB."
+        OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and its text need 5 GiB."
     )
 
 
@@ -77,7 +80,7 @@ def _gpu() -> Finding:
         return Finding(OK, "GPU", f"{torch.cuda.get_device_name()}, {memory:.0f} GiB")
     remedy = "Fine for every notebook; 08 then shows how Pythia-410M is compressed, on little text."
     if shutil.which("nvidia-smi"):
-        remedy = "nvidia-smi is here but torch sees no GPU: update the driver, or reinstall torch==2.13.0."
+        remedy = "nvidia-smi is installed but torch finds no GPU: update the driver, or reinstall torch==2.13.0."
     return Finding(WARN, "GPU", "none, using the CPU", remedy)
 
 
@@ -101,11 +104,11 @@ def _hub() -> Finding:
 
     if constants.HF_HUB_OFFLINE:
         return Finding(
-            WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network."
+            WARN, "hub", "disabled by HF_HUB_OFFLINE", "Unset it to load Pythia; nothing else needs the network."
         )
     if not in_reach():
-        return Finding(WARN, "hub", "out of reach", "Only Pythia (08) and hub corpora need it.")
-    return Finding(OK, "hub", "in reach")
+        return Finding(WARN, "hub", "not reachable", "Only Pythia (08) and hub corpora need it.")
+    return Finding(OK, "hub", "reachable")
 
 
 def _kernel() -> Finding:
@@ -121,7 +124,7 @@ def _kernel() -> Finding:
 
 
 def _safely(check) -> list[Finding]:
-    """A check's findings; a package it can't import is a finding too."""
+    """Run a check; report a package that it cannot import as a failure."""
     try:
         found = check()
     except ImportError as error:
@@ -131,13 +134,13 @@ def _safely(check) -> list[Finding]:
 
 
 def examine() -> list[Finding]:
-    """Every finding, in the order of the report. Never raises on what is missing: that is what it is for."""
+    """Run all checks and return their findings. What is missing is reported, never raised."""
     checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as text, a line each and a line for each remedy."""
+    """Format findings as text, one line each and one for each remedy."""
     lines = []
     for f in findings:
         lines.append(f"{f.status:>4}  {f.what:<18} {f.found}")

@@ -1,6 +1,6 @@
-"""A stored notebook as one HTML file that needs no network: figures alive, equations as MathML.
+"""Export an executed notebook as one offline HTML file with interactive figures and MathML equations.
 
-nbconvert's own page shows still pictures and loads require.js, MathJax, mermaid and widgets from elsewhere.
+nbconvert's own page shows static images and loads require.js, MathJax, mermaid and widgets from a CDN.
 """
 
 import html
@@ -16,8 +16,8 @@ from plotly.offline import get_plotlyjs
 
 from .support.files import whole
 
-# The policy lets no request leave the page, whatever a notebook's cells hold. tojson writes < as \u003c, so that no
-# text of a figure ends its script.
+# The policy blocks all requests, whatever a notebook's cells contain. tojson writes < as \u003c, so that no text of a
+# figure can end its script.
 TEMPLATE = """{% extends "lab/index.html.j2" %}
 {% block html_head_js %}
 <meta http-equiv="Content-Security-Policy" content="default-src data: blob: 'unsafe-inline' 'unsafe-eval'">
@@ -57,7 +57,7 @@ function drawFigure(box, figure) {
 
 
 def mathml(tex: str, display: str) -> str:
-    """A TeX equation as MathML, which browsers draw by themselves; its source where it cannot be converted.
+    """Convert a TeX equation to MathML, which browsers render; return its source where it cannot be converted.
 
     Args:
         display: ``"inline"`` or ``"block"``.
@@ -71,16 +71,16 @@ def mathml(tex: str, display: str) -> str:
         raise ValueError("The notebook has equations: pip install latex2mathml, then export it again.") from None
     try:
         equation = convert(tex, display=display)
-        ElementTree.fromstring(equation)  # a stray & or < goes through it as broken markup
-    except Exception:  # its errors have no base class of their own
+        ElementTree.fromstring(equation)  # it passes a stray & or < through as broken markup
+    except Exception:  # its errors have no common base class
         return f"<code>{html.escape(tex)}</code>"
     for wrong, right in (("<mi>&#x0007E;</mi>", "<mo>∼</mo>"), ("<mi>&#x000B1;</mi>", "<mo>±</mo>")):
-        equation = equation.replace(wrong, right)  # it takes these relations for letters, and sets them as tightly
+        equation = equation.replace(wrong, right)  # it treats these relations as letters, with no space around them
     return equation
 
 
 class _Renderer(IPythonRenderer):
-    """nbconvert's own, but for equations, which it leaves to MathJax, and for images in HTML."""
+    """nbconvert's renderer with equations as MathML and images in HTML embedded."""
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
@@ -92,13 +92,13 @@ class _Renderer(IPythonRenderer):
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
 
     def _html_embed_images(self, html: str) -> str:
-        # nbconvert's own gives each fragment its end tags, so that <details> closes before what it should hide
+        # nbconvert's own closes the tags of each fragment, so that <details> ends before its content
         source = re.compile(r"""(<img\b[^>]*?\bsrc=["'])([^"']+)""")
         return source.sub(lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
 
 
 class _Exporter(HTMLExporter):
-    """nbconvert's own, but for equations and for images in text cells, which it links to."""
+    """nbconvert's exporter with MathML equations and embedded images in Markdown cells."""
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
@@ -108,7 +108,7 @@ class _Exporter(HTMLExporter):
 
 
 def _figure_title(figure) -> str:
-    """A figure's title as plain words, for figures without alt text: ``pio.show`` stores none."""
+    """Return a figure's title as plain text, for figures without alt text (``pio.show`` stores none)."""
     title = figure.get("layout", {}).get("title") or ""
     text = title if isinstance(title, str) else title.get("text") or ""
     return html.unescape(re.sub("<[^>]*>", " ", text)) or "A figure without a description"
@@ -116,35 +116,36 @@ def _figure_title(figure) -> str:
 
 def _read(notebook: Path):
     if not notebook.is_file():
-        raise ValueError(f"{notebook} is no file: give the path of a notebook (.ipynb).")
+        raise ValueError(f"{notebook} is not a file: give the path of a notebook (.ipynb).")
     try:
         book = nbformat.read(notebook, as_version=4)
     except (ValueError, AttributeError, nbformat.ValidationError):
-        raise ValueError(f"{notebook} is no notebook: give an .ipynb file that Jupyter opens.") from None
-    book.metadata.pop("widgets", None)  # widgets need a kernel: their text stands in for them
+        raise ValueError(f"{notebook} is not a notebook: give an .ipynb file that Jupyter can open.") from None
+    book.metadata.pop("widgets", None)  # widgets need a kernel: show their text instead
     return book
 
 
-def export_html(notebook: Path, out: Path | None = None) -> Path:
-    """Write a notebook, with the outputs stored in it, as one HTML file that opens without a network.
+def export_html(notebook: str | Path, out: str | Path | None = None) -> Path:
+    """Write a notebook with its stored outputs as one HTML file that opens offline.
 
-    Images in text cells go into the file if they lie in the notebook's folder or below; others are not shown.
+    Images in Markdown cells are embedded if they are in the notebook's folder or below; others are not shown.
 
     Args:
-        out: the file to write, or replace; beside the notebook, with its name, if None.
+        notebook: an .ipynb file.
+        out: the .html file to write or replace; next to the notebook, with its name, if None.
 
     Returns:
-        The file written.
+        The path written.
 
     Raises:
-        ValueError: there is no such notebook or no such folder, or latex2mathml is missing.
+        ValueError: not a notebook, no such folder, or latex2mathml is missing.
     """
     notebook = Path(notebook).expanduser()
     out = notebook.with_suffix(".html") if out is None else Path(out).expanduser()
     if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{out}: name the file to write, ending in .html.")
+        raise ValueError(f"{out}: give the file to write, ending in .html.")
     if not out.parent.is_dir():
-        raise ValueError(f"{out.parent} is no folder: make it first, or name another.")
+        raise ValueError(f"{out.parent} is not a folder: create it, or give another path.")
     book = _read(notebook)
     exporter = _Exporter(
         extra_loaders=[DictLoader({"offline.html.j2": TEMPLATE})], template_file="offline.html.j2",

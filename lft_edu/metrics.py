@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,10 +10,13 @@ from torch import Tensor
 from .families import layers_of
 from .latents import state_leaving
 from .objectives import token_kl
-from .splicing import check_pair
+from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import evaluation_batch
 from .support.statistics import bootstrap_means, interval
-from .text import blocks_of, encode, literal
+from .text import blocks_of, encode, token_to_str
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -155,13 +159,14 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Failure:
-    """One token after which teacher and student expect different things.
+    """A token after which teacher and student predict differently.
 
     Attributes:
-        text: in which it stands; ``token`` its position.
-        kl: KL(teacher ‖ student) after it, nats.
-        word: the token itself; ``expected`` and ``given`` what teacher and student find likeliest next.
-        followed: what really follows.
+        text: the text; ``token`` the position in it, from 0.
+        kl: KL(teacher ‖ student) of the next-token distributions there, nats.
+        word: the token as a string.
+        expected, given: the most likely next token of teacher and student.
+        followed: the next token in the text.
     """
 
     text: str
@@ -175,25 +180,33 @@ class Failure:
 
 @torch.no_grad()
 def worst_tokens(
-    student, teacher, tokenizer, texts: Sequence[str], n: int = 10, batch_size: int = 16, progress: bool = False
+    student: "SplicedForCausalLM",
+    teacher: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    n: int = 10,
+    batch_size: int = 16,
+    progress: bool = False,
 ) -> list[Failure]:
-    """The tokens with the largest KL(teacher ‖ student), at most one a text, worst first.
+    """Return the tokens with the largest KL(teacher ‖ student), at most one per text, worst first.
 
     Args:
-        texts: held-out texts; the last token of each is left out, since nothing follows it.
-        n: how many to find.
+        texts: evaluation texts; the last token of each is excluded, since nothing follows it.
+        n: how many to return.
+        batch_size: texts per forward pass.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: no text of at least two tokens, or one longer than the models were made for.
+        ValueError: no text of at least two tokens, or one longer than the models' context.
     """
     from tqdm.auto import tqdm
 
     check_pair(student, teacher)
     if isinstance(texts, str):
-        raise ValueError("texts is one string: give a list of texts.")
+        raise ValueError("texts is a single string: give a list of strings.")
     rows = [(text, ids) for text in texts if len(ids := encode(teacher, tokenizer, text)) > 1]
     if not rows:
-        raise ValueError("There is no text of two tokens or more to look for failures in.")
+        raise ValueError(f"None of the {len(texts)} texts has two or more tokens: give longer texts.")
     found = []
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="failures", unit="batch", disable=not progress, mininterval=1.0):
@@ -202,11 +215,11 @@ def worst_tokens(
         logits = [model(input_ids=ids.to(teacher.device), use_cache=False).logits for model in (teacher, student)]
         divergence = token_kl(logits[1], logits[0]).cpu()
         for i, (text, row) in enumerate(part):
-            t = int(divergence[i, : len(row) - 1].argmax())  # padding is to the right, where no token looks
+            t = int(divergence[i, : len(row) - 1].argmax())  # right padding: causal attention never sees it
             best = [int(x[i, t].argmax()) for x in logits]
             found.append(_failure(tokenizer, text, t, divergence[i, t], (row[t], *best, row[t + 1])))
     return sorted(found, key=lambda failure: -failure.kl)[:n]
 
 
 def _failure(tokenizer, text: str, token: int, kl: Tensor, ids: tuple[int, int, int, int]) -> Failure:
-    return Failure(text, token, kl.item(), *(literal(tokenizer, i) for i in ids))
+    return Failure(text, token, kl.item(), *(token_to_str(tokenizer, i) for i in ids))

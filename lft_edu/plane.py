@@ -1,10 +1,8 @@
-"""Flows small enough to watch: a velocity network of two hidden layers, its training, and where points end.
+"""Train and evaluate small velocity networks on points in the plane, with the losses of :mod:`lft_edu.objectives` and
+the solvers of :mod:`lft_edu.flow`.
 
-The losses are those of :mod:`lft_edu.objectives`, the walk is that of :mod:`lft_edu.flow`; nothing here is special to
-the plane but the size of the network.
-
-Several networks can be trained side by side, as *copies*: same pairs, same batches, another random start each. A
-claim about training should hold for more than one of them.
+Several networks can be trained side by side as *copies*: same pairs, same batches, different initializations. A claim
+about training should hold for more than one of them.
 """
 
 import itertools
@@ -21,9 +19,13 @@ Loss = Callable[..., Tensor]  # (velocity, x0, x1, generator=...) → scalar
 
 
 class VelocityMLP(torch.nn.Module):
-    """``u(x, t)``: (x, t) → 64 → 64 → velocity, SiLU in between.
+    """A velocity network ``u(x, t)``: an MLP with two hidden layers and SiLU.
 
-    ``x`` is ``(B, D)`` for one network, ``(B, copies, D)`` for several side by side; the answer has its shape.
+    Maps ``x`` ``(B, D)``, or ``(B, copies, D)`` for several networks, and t in [0, 1] to velocities shaped like ``x``.
+
+    Args:
+        dimension: D. width: of the hidden layers. copies: number of networks.
+        generator: for the initialization; torch's global one if None.
     """
 
     def __init__(self, dimension: int = 2, width: int = 64, copies: int = 1, generator=None, device=None):
@@ -31,7 +33,7 @@ class VelocityMLP(torch.nn.Module):
         sizes = list(itertools.pairwise([dimension + 1, width, width, dimension]))
         self.dimension, self.width, self.copies = dimension, width, copies
 
-        def uniform(*shape, inputs):  # torch.nn.Linear's own start
+        def uniform(*shape, inputs):  # the initialization of torch.nn.Linear
             drawn = torch.rand(*shape, generator=generator) * 2 - 1
             return torch.nn.Parameter((drawn / inputs**0.5).to(device))
 
@@ -48,9 +50,13 @@ class VelocityMLP(torch.nn.Module):
         return velocity[:, 0] if single else velocity
 
     def one(self, i: int = 0) -> "VelocityMLP":
-        """Copy number ``i`` as a network of its own."""
+        """Return copy ``i`` as a network by itself.
+
+        Raises:
+            ValueError: there is no such copy.
+        """
         if not 0 <= i < self.copies:
-            raise ValueError(f"copy {i}: this network has copies 0 to {self.copies - 1}.")
+            raise ValueError(f"i={i}: give a copy from 0 to {self.copies - 1}.")
         alone = VelocityMLP(self.dimension, self.width, device=self.weights[0].device)
         alone.load_state_dict({name: value[i : i + 1] for name, value in self.state_dict().items()})
         return alone
@@ -58,7 +64,7 @@ class VelocityMLP(torch.nn.Module):
 
 @dataclass
 class Trained:
-    """A ``velocity`` and the ``losses`` of its training, one per step (the mean over copies)."""
+    """A trained network ``velocity`` and its ``losses``, one per step (the mean over copies)."""
 
     velocity: VelocityMLP
     losses: list[float]
@@ -68,7 +74,7 @@ class Trained:
         return list(range(1, len(self.losses) + 1))
 
     def kept(self, pairs: Coupling, k: int, step: Step = midpoint_step) -> Tensor:
-        """Share of points that a walk of ``k`` steps takes to their own group, for each copy: ``(copies,)``."""
+        """Return the fraction of points that ``k`` steps take to their own group, for each copy, ``(copies,)``."""
         return pairs_kept(carry(self.velocity, pairs.x0, k, step), pairs)
 
 
@@ -85,15 +91,17 @@ def train(
     watch: Callable[[int, float, VelocityMLP], object] | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train a small velocity network on pairs with Adam, its learning rate falling to zero along a cosine.
+    """Train a small velocity network on pairs with Adam and a cosine learning-rate schedule that ends at zero.
 
     Args:
-        loss: one of :mod:`lft_edu.objectives`, its options fixed by ``functools.partial``.
+        loss: one of :mod:`lft_edu.objectives`, its options bound with ``functools.partial``.
+        steps: optimizer steps. batch: pairs per step. lr: initial learning rate.
         copies: networks trained side by side.
-        seed: of the networks' start and of the batches.
-        velocity: go on with this network instead of a new one. It is changed in place, so an interrupted run
-            (Ctrl-C) loses nothing.
-        watch: called as ``watch(step, loss, velocity)`` after each step; stops the training by returning True.
+        width: of the hidden layers.
+        seed: of the initialization and of the batches.
+        velocity: train this network, in place, instead of a new one.
+        watch: called as ``watch(step, loss, velocity)`` after each step; training stops when it returns True.
+        progress: show a progress bar.
     """
     from tqdm.auto import tqdm
 
@@ -105,10 +113,10 @@ def train(
     losses = []
     for step in tqdm(range(1, steps + 1), desc="training", unit="step", disable=not progress, leave=False):
         rows = torch.randint(len(pairs), (batch,), generator=generator).to(device)
-        x0, x1 = (abreast(x[rows], velocity) for x in (pairs.x0, pairs.x1))
+        x0, x1 = (expand_to_copies(x[rows], velocity) for x in (pairs.x0, pairs.x1))
         value = loss(velocity, x0, x1, generator=generator)
         optimizer.zero_grad()
-        value.backward()  # the mean over copies scales each one's gradient, which Adam does not mind
+        value.backward()  # the mean over copies scales each gradient; Adam is invariant to that
         optimizer.step()
         schedule.step()
         losses.append(value.item())
@@ -117,29 +125,40 @@ def train(
     return Trained(velocity, losses)
 
 
-def abreast(x: Tensor, velocity) -> Tensor:
-    """``x`` ``(B, D)`` as every copy of ``velocity`` sees it: ``(B, copies, D)``, or ``x`` itself for a single one."""
+def expand_to_copies(x: Tensor, velocity) -> Tensor:
+    """Expand ``x`` ``(B, D)`` to ``(B, copies, D)`` for a network with copies; return ``x`` itself for a single one."""
     copies = getattr(velocity, "copies", 1)
     return x if copies == 1 else x[:, None].expand(-1, copies, -1)
 
 
 @torch.no_grad()
 def carry(velocity, x0: Tensor, k: int, step: Step = midpoint_step, return_path: bool = False) -> Tensor:
-    """Walk ``x0`` ``(N, D)`` in ``k`` equal steps: ``(N, D)``, or ``(N, copies, D)``; the path adds a first axis."""
-    return walk(velocity, abreast(x0, velocity), uniform_times(k), step, return_path)
+    """Integrate the velocity from ``x0`` ``(N, D)`` in ``k`` equal steps.
+
+    Returns:
+        The end points, ``(N, D)``, or ``(N, copies, D)`` for a network with copies; with ``return_path`` all k + 1
+        states along a new first axis.
+    """
+    return walk(velocity, expand_to_copies(x0, velocity), uniform_times(k), step, return_path)
 
 
 def pairs_kept(ends: Tensor, pairs: Coupling) -> Tensor:
-    """Share of points that end nearest to a target of their own *group*: a number for ``ends`` ``(N, D)``.
+    """Return the fraction of points whose nearest target ``x1`` is of their own *group*.
 
-    For ends ``(N, copies, D)`` one number per copy. It says nothing about the exact partner, and a point that ends in
-    the middle of nowhere has a nearest target, too: read :func:`coupling_error` beside it.
+    Neither the exact partner nor the distance to it counts: see :func:`coupling_error` too.
+
+    Args:
+        ends: ``(N, D)``, or ``(N, copies, D)`` for one fraction per copy.
     """
     nearest = torch.cdist(ends if ends.ndim == 2 else ends.transpose(0, 1), pairs.x1).argmin(-1)  # (..., N)
     return (pairs.group[nearest] == pairs.group).float().mean(-1)
 
 
 def coupling_error(ends: Tensor, pairs: Coupling) -> Tensor:
-    """``‖end − x1‖²`` over the variance of ``x1``: 0 at one's partner, 1 for who ends in the targets' mean."""
+    """Return the mean ``‖end − x1‖²`` over the variance of ``x1``: 0 at the partners, 1 at the mean of the targets.
+
+    Args:
+        ends: ``(N, D)``, or ``(N, copies, D)`` for one number per copy.
+    """
     x1 = pairs.x1 if ends.ndim == 2 else pairs.x1[:, None]
     return (ends - x1).square().sum(-1).mean(0) / (pairs.x1 - pairs.x1.mean(0)).square().sum(-1).mean()

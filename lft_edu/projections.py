@@ -1,8 +1,7 @@
-"""Projections: from hidden states to a picture, by one basis that is fitted once, on the teacher, and then frozen.
+"""Project hidden states to 2 or 3 dimensions with a basis that is fitted once, on the teacher, and then frozen.
 
-Whatever else is drawn, another text, a student, a flow between two layers, is *transformed*, never fitted: two pictures
-can be compared only if they are the same map. Position 0 is left out of every fit: there a transformer parks attention,
-with states so large that they would be all one sees.
+Other texts, students and flows are only *transformed*: figures are comparable only if they share one map. Position 0 is
+excluded from every fit: it is the attention sink, whose massive activations would dominate the map.
 """
 
 import hashlib
@@ -20,52 +19,52 @@ from .support.statistics import _rank_correlation
 from .trajectories import Trajectory
 
 PREPARATIONS = ("raw", "layernorm", "unit", "drop outliers")
-MOST = 3000  # states a UMAP is fitted on, and that carry it from then on
+LANDMARKS = 3000  # states that a UMAP is fitted on and interpolated from
 
 
 class Projection:
-    """Base of both projections: D dimensions to 2 or 3.
+    """Base class of the projections from D dimensions to 2 or 3.
 
     Args:
         dimensions: 2 or 3.
-        preparation: what is done to each state first: nothing (``"raw"``, the space the losses see), ``"layernorm"``
-            (each state minus its mean, over its standard deviation), ``"unit"`` (each over its norm), or ``"drop
-            outliers"`` (without the ``drop`` dimensions in which the fitted states are largest).
-        drop: dimensions left out by ``"drop outliers"``; none otherwise.
+        preparation: applied to each state first: ``"raw"`` (nothing, the space of the losses), ``"layernorm"``
+            (subtract its mean, divide by its standard deviation), ``"unit"`` (divide by its norm), or
+            ``"drop outliers"`` (remove the ``drop`` dimensions with the largest mean square).
+        drop: number of dimensions that ``"drop outliers"`` removes.
 
     Attributes:
-        fingerprint: tells this frozen projection from any other; empty until it is fitted, and the same ever after.
+        fingerprint: hash of the frozen projection; empty until it is fitted.
     """
 
     kind = ""
 
     def __init__(self, dimensions: int = 2, preparation: str = "raw", drop: int = 3):
         if dimensions not in (2, 3):
-            raise ValueError(f"dimensions={dimensions!r}: a picture has 2 or 3.")
+            raise ValueError(f"dimensions={dimensions!r}: give 2 or 3.")
         if preparation not in PREPARATIONS:
             raise unknown("preparation", preparation, PREPARATIONS)
         if isinstance(drop, bool) or not isinstance(drop, int) or drop < 0:
             raise ValueError(f"drop={drop!r}: give a number of dimensions, 0 or more.")
         self.dimensions, self.preparation = dimensions, preparation
         self.drop = drop if preparation == "drop outliers" else 0
-        self.outliers = np.empty(0, dtype=int)  # the dimensions dropped
+        self.outliers = np.empty(0, dtype=int)  # indices of the dimensions removed
         self.fingerprint = ""
 
-    def fit(self, states, position0: bool = False) -> "Projection":
-        """Choose the basis, once.
+    def fit(self, states: Trajectory | Sequence[Trajectory] | Tensor, position0: bool = False) -> "Projection":
+        """Fit the basis and return self. A projection can be fitted only once.
 
         Args:
-            states: a :class:`Trajectory` of the teacher, or several; or states ``(N, D)``, which are taken as they are.
-            position0: keep the first token of each trajectory in, to see what it does.
+            states: trajectories of the teacher, or states ``(N, D)``.
+            position0: include the first token of each trajectory, the attention sink.
 
         Raises:
-            ValueError: fitted already; a student's trajectory; too few states; NaN or infinity.
+            ValueError: already fitted, a student's trajectory, too few states, NaN or infinity.
         """
         if self.fingerprint:
-            raise ValueError("This projection is fitted and frozen: transform with it, or make a new one.")
+            raise ValueError("This projection is fitted and frozen: call .transform(states), or create a new one.")
         states = _gather(states, position0)
         if len(states) < 5:
-            raise ValueError(f"{len(states)} states are too few for a picture: give a longer text.")
+            raise ValueError(f"{len(states)} states are too few to fit a projection: give at least 5.")
         if self.drop > states.shape[1] - self.dimensions:
             raise ValueError(f"drop={self.drop} leaves too few of {states.shape[1]} dimensions: drop fewer.")
         self.outliers = np.argsort(-np.square(states).mean(0), kind="stable")[: self.drop]
@@ -74,8 +73,8 @@ class Projection:
         return self
 
     def prepare(self, states) -> np.ndarray:
-        """States ``(..., D)`` as this projection looks at them, ``(..., D')`` float64."""
-        x = _numbers(states)
+        """Apply the preparation to states ``(..., D)``; returns ``(..., D')`` float64."""
+        x = _as_float64(states)
         if self.preparation == "layernorm":
             x = x - x.mean(-1, keepdims=True)
             return x / np.maximum(x.std(-1, keepdims=True), 1e-12)
@@ -84,17 +83,18 @@ class Projection:
         return np.delete(x, self.outliers, axis=-1) if self.drop else x
 
     def transform(self, states) -> np.ndarray:
-        """Points ``(..., d)`` of states ``(..., D)`` or of a :class:`Trajectory`; each is placed by itself, so that
-        neither order nor company changes where it falls.
+        """Project states ``(..., D)``, or those of a :class:`Trajectory`, to points ``(..., d)``.
+
+        Each state is projected independently of the others.
 
         Raises:
-            ValueError: not fitted yet, states of another width, NaN or infinity.
+            ValueError: not fitted, states of another width, NaN or infinity.
         """
         if not self.fingerprint:
-            raise ValueError("This projection has no basis yet: call .fit(trajectory of the teacher) first.")
-        x = _numbers(states.states if isinstance(states, Trajectory) else states)
+            raise ValueError("This projection is not fitted: call .fit(trajectory of the teacher) first.")
+        x = _as_float64(states.states if isinstance(states, Trajectory) else states)
         if x.shape[-1] != self.width:
-            raise ValueError(f"This projection was fitted in {self.width} dimensions; these have {x.shape[-1]}.")
+            raise ValueError(f"The states have {x.shape[-1]} dimensions: this projection takes {self.width}.")
         return self._place(self.prepare(x).reshape(-1, self.width - self.drop)).reshape(*x.shape[:-1], -1)
 
     def _fingerprint(self) -> str:
@@ -105,10 +105,10 @@ class Projection:
 
 
 class PCA(Projection):
-    """The plane (or space) in which the fitted states vary most: a linear map, distances shrink but never lie.
+    """Principal component analysis: the linear projection of largest variance. Distances can only shrink.
 
     Attributes:
-        explained: ``(d,)``, share of the variance that each axis shows.
+        explained: ``(d,)``, fraction of the variance explained by each axis.
     """
 
     kind = "PCA"
@@ -121,37 +121,37 @@ class PCA(Projection):
         self.mean, self.components, self.explained = basis.mean_, basis.components_, basis.explained_variance_ratio_
 
     def _place(self, prepared) -> np.ndarray:
-        # einsum, not @: a matrix product may add up in another order for another number of rows
+        # einsum, not @: a matrix product may sum in a different order for a different number of rows
         return np.einsum("nd,kd->nk", prepared - self.mean, self.components)
 
     def _frozen(self) -> tuple:
         return self.mean, self.components
 
     def lift(self, moves) -> np.ndarray:
-        """Moves in the picture ``(..., d)`` as moves of the states ``(..., D)``; for states that are drawn as they are.
+        """Map displacements of projected points ``(..., d)`` to displacements of states ``(..., D)``.
 
         Raises:
-            ValueError: a preparation that no move in the picture can be traced back through.
+            ValueError: a nonlinear preparation (``"layernorm"`` or ``"unit"``), which cannot be inverted.
         """
         if self.preparation in ("layernorm", "unit"):
-            raise ValueError(f"After {self.preparation!r} a point no longer says which state it was: use 'raw'.")
+            raise ValueError(f"preparation={self.preparation!r} cannot be inverted: use 'raw' or 'drop outliers'.")
         full = np.zeros((self.dimensions, self.width))
         full[:, np.setdiff1d(np.arange(self.width), self.outliers)] = self.components
         return np.asarray(moves) @ full
 
 
 class UMAP(Projection):
-    """Neighbours stay neighbours (McInnes, Healy, Melville 2018); distances between groups mean nothing.
+    """UMAP (McInnes, Healy, Melville 2018): preserves neighborhoods; distances between groups have no meaning.
 
-    umap-learn draws the map of at most 3000 states. From then on those are landmarks: any other state is placed among
-    its nearest ones, at their mean with weights that fall with distance (modified Shepard, Franke and Nielson 1980), so
-    that a landmark falls on itself. umap-learn's own ``transform`` moves a point when it comes in other company.
+    umap-learn embeds at most 3000 states, the landmarks. Every other state is interpolated from its nearest landmarks
+    with weights that fall with distance (modified Shepard, Franke and Nielson 1980), so a landmark maps to itself.
+    umap-learn's own ``transform`` is not used: it depends on the other states in the batch.
 
     Args:
-        neighbours, min_dist, seed: of umap-learn.
+        n_neighbors, min_dist, seed: umap-learn's ``n_neighbors``, ``min_dist`` and ``random_state``.
 
     Attributes:
-        landmarks: ``(N, D)`` float32, states as they were given; ``places`` ``(N, d)``, where they are drawn.
+        landmarks: ``(N, D)`` float32; ``places`` ``(N, d)``, their embedding.
     """
 
     kind = "UMAP"
@@ -161,18 +161,18 @@ class UMAP(Projection):
         dimensions: int = 2,
         preparation: str = "raw",
         drop: int = 3,
-        neighbours: int = 15,
+        n_neighbors: int = 15,
         min_dist: float = 0.1,
         seed: int = 0,
     ):
         super().__init__(dimensions, preparation, drop)
-        self.settings = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed}
+        self.settings = {"n_neighbors": n_neighbors, "min_dist": min_dist, "random_state": seed}
         self.places = None
 
     def _fit(self, states, prepared) -> None:
         self.width = states.shape[1]
-        if len(states) > MOST:
-            chosen = np.random.default_rng(self.settings["random_state"]).choice(len(states), MOST, replace=False)
+        if len(states) > LANDMARKS:
+            chosen = np.random.default_rng(self.settings["random_state"]).choice(len(states), LANDMARKS, replace=False)
             states, prepared = states[chosen], prepared[chosen]
         self.landmarks = states.astype(np.float32)
         if self.places is None:
@@ -188,12 +188,12 @@ class UMAP(Projection):
 
     def _place(self, prepared) -> np.ndarray:
         index = self.nearest.kneighbors(prepared, return_distance=False)
-        # Distances anew: those of the search depend, in their last bits, on how many states were searched at once.
+        # recompute distances: the last bits of those of the search depend on the batch size
         distance = np.linalg.norm(prepared[:, None] - self.prepared[index], axis=-1)
-        reach = distance.max(1, keepdims=True)  # the farthest's weight is 0: nothing jumps when another takes its place
+        reach = distance.max(1, keepdims=True)  # weight 0 for the farthest, so that the map is continuous
         distance = np.maximum(distance, 1e-9 * reach + 1e-300)
         weight = np.square((reach - distance) / (reach * distance))
-        flat = weight.sum(1) == 0  # all neighbours equally far
+        flat = weight.sum(1) == 0  # all neighbors equally distant
         weight[flat] = 1.0
         weight /= weight.sum(1, keepdims=True)
         return np.einsum("nk,nkd->nd", weight, self.places[index].astype(np.float64))
@@ -203,30 +203,30 @@ class UMAP(Projection):
 
 
 def _draw_map(prepared: np.ndarray, dimensions: int, settings: dict) -> np.ndarray:
-    """umap-learn's map of these states. Its first use compiles for half a minute or more."""
+    """Embed states with umap-learn. The first call compiles for half a minute or more."""
     import warnings
 
     try:
         import umap
     except ImportError:
-        raise ValueError("UMAP takes umap-learn: pip install umap-learn, or choose PCA.") from None
-    neighbours = min(settings["n_neighbors"], len(prepared) - 1)
+        raise ValueError("UMAP needs umap-learn: pip install umap-learn, or choose PCA.") from None
+    n_neighbors = min(settings["n_neighbors"], len(prepared) - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return umap.UMAP(**{**settings, "n_neighbors": neighbours}, n_components=dimensions, n_jobs=1).fit_transform(
+        return umap.UMAP(**(settings | {"n_neighbors": n_neighbors}), n_components=dimensions, n_jobs=1).fit_transform(
             prepared.astype(np.float32)
         )
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """What a picture of pairs of states (teacher and student at one depth) hides.
+    """How much a projection distorts the distances of pairs of states.
 
     Attributes:
-        hidden: share of the squared distances that lies outside the picture, in [0, 1]; None for a UMAP, whose
-            distances have no unit.
-        agreement: Spearman's rank correlation between distances in the picture and true ones, over the pairs that
-            differ, in [−1, 1]; NaN where there is nothing to rank.
+        hidden: fraction of the squared distances outside the projection, in [0, 1]; None for a UMAP, whose distances
+            have no unit.
+        agreement: Spearman's rank correlation of projected and true distances over the pairs that differ, in [−1, 1];
+            NaN if there is nothing to rank.
     """
 
     hidden: float | None
@@ -234,78 +234,85 @@ class Distortion:
 
 
 def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None = None) -> Distortion:
-    """How well the picture shows the distance of a[i] from b[i], states ``(..., D)`` each.
-
-    Both are measured in the space that the projection prepares (raw, normalised, …).
+    """Measure how well a projection shows the distances between a[i] and b[i], in the prepared space.
 
     Args:
-        places: where a and b are drawn, if that is known already.
+        a, b: states ``(..., D)``, such as teacher's and student's at the same depths.
+        places: the projected a and b, if already computed.
 
     Raises:
         ValueError: shapes differ.
     """
-    a, b = _numbers(a), _numbers(b)
+    a, b = _as_float64(a), _as_float64(b)
     if a.shape != b.shape:
-        raise ValueError(f"{a.shape} and {b.shape} are not pairs: their shapes must agree.")
+        raise ValueError(f"a has shape {a.shape}, b {b.shape}: give pairs of states, of equal shape.")
     true = np.square(projection.prepare(a) - projection.prepare(b)).sum(-1).ravel()
     drawn = [projection.transform(x) for x in (a, b)] if places is None else places
     shown = np.square(drawn[0] - drawn[1]).sum(-1).ravel()
     hidden = None
     if isinstance(projection, PCA):
         hidden = float(np.clip(1 - shown.sum() / true.sum(), 0, 1)) if true.sum() > 0 else 0.0
-    apart = true > 1e-12 * true.max()  # before the span both are the same state: agreeing on that is no merit
+    apart = true > 1e-12 * true.max()  # before the span both states are equal: trivial agreement
     return Distortion(hidden, _rank_correlation(true[apart], shown[apart]))
 
 
-def trustworthiness(projection: Projection, states, neighbours: int = 12, most: int = 1000, seed: int = 0) -> float:
-    """Are neighbours in the picture neighbours in truth? In [0, 1], 1 is always (Venna and Kaski 2001; scikit-learn).
+def trustworthiness(
+    projection: Projection, states: Tensor | Trajectory, n_neighbors: int = 12, most: int = 1000, seed: int = 0
+) -> float:
+    """Return the trustworthiness of a projection (Venna and Kaski 2001; scikit-learn), in [0, 1].
+
+    It is 1 if all neighbors in the projection are neighbors in the prepared space.
 
     Args:
         states: ``(N, D)`` or a :class:`Trajectory`.
-        most: that many states, drawn at random, are looked at.
+        n_neighbors: size of the neighborhoods.
+        most: largest number of states to use, sampled with ``seed``.
     """
     from sklearn.manifold import trustworthiness as measure
 
     x = _gather(states, False)
     if len(x) > most:
         x = x[np.random.default_rng(seed).choice(len(x), most, replace=False)]
-    return float(measure(projection.prepare(x), projection.transform(x), n_neighbors=min(neighbours, len(x) // 2 - 1)))
+    return float(measure(projection.prepare(x), projection.transform(x), n_neighbors=min(n_neighbors, len(x) // 2 - 1)))
 
 
 def bundled_states() -> Tensor:
-    """States ``(N, D)`` of the bundled teacher, a sample from all depths of held-out text: what its bases are fitted
-    on, so that every text of the course is drawn on one map."""
-    return torch.from_numpy(_atlas()["states"]).float()
+    """Load states ``(N, D)`` of the bundled teacher, sampled from all depths of evaluation text.
+
+    All bundled projections are fitted on them, so that all texts share one map.
+    """
+    return torch.from_numpy(_reference_maps()["states"]).float()
 
 
 def bundled(kind: str = "PCA", dimensions: int = 2, preparation: str = "raw", seed: int = 0) -> Projection:
-    """A frozen projection of the bundled teacher's states. UMAPs come drawn: nobody waits for numba.
+    """Load a fitted projection of the bundled teacher's states. UMAPs are precomputed.
 
     Args:
         kind: ``"PCA"`` or ``"UMAP"``.
-        seed: of a UMAP: 0, or 1 for a second drawing of the raw states in the plane.
+        dimensions, preparation: as for :class:`Projection`.
+        seed: of a UMAP: 0, or 1 for a second embedding of the raw states in 2 dimensions.
 
     Raises:
-        ValueError: no such kind, or no such map among those that ship.
+        ValueError: unknown kind, or a map that is not bundled.
     """
     if kind not in ("PCA", "UMAP"):
         raise unknown("projection", kind, ("PCA", "UMAP"))
     if kind == "PCA":
         return PCA(dimensions, preparation).fit(bundled_states())
-    projection, maps = UMAP(dimensions, preparation, seed=seed), _atlas()
+    projection, maps = UMAP(dimensions, preparation, seed=seed), _reference_maps()
     key = atlas_key(dimensions, preparation, seed)
     if key not in maps:
-        raise ValueError(f"No map with seed={seed} ships for {dimensions} dimensions, {preparation!r}: take seed=0.")
+        raise ValueError(f"seed={seed}: for {dimensions} dimensions and {preparation!r} only seed=0 is bundled.")
     projection.places = maps[key]
     return projection.fit(bundled_states())
 
 
 def atlas_key(dimensions: int, preparation: str, seed: int = 0) -> str:
-    """The name of a UMAP in the file that ships."""
+    """Return the name of a UMAP in the bundled file."""
     return f"{preparation.replace(' ', '-')}-{dimensions}" + (f"-seed-{seed}" if seed else "")
 
 
-def _atlas() -> dict[str, np.ndarray]:
+def _reference_maps() -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     from .loading.assets import ASSETS, verify
@@ -315,31 +322,31 @@ def _atlas() -> dict[str, np.ndarray]:
 
 
 def provenance() -> dict:
-    """Where the bundled projections come from."""
+    """Return how the bundled projections were made: the content of PROVENANCE.json."""
     from .loading.assets import ASSETS
 
     return json.loads((Path(ASSETS) / "atlas" / "PROVENANCE.json").read_text())
 
 
-def _numbers(states) -> np.ndarray:
-    """States as float64, or a ValueError."""
+def _as_float64(states) -> np.ndarray:
+    """Convert states to float64; raise ValueError for NaN or infinity."""
     x = states.detach().cpu().double().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=np.float64)
     if not np.isfinite(x).all():
-        raise ValueError("The states hold NaN or infinity: load the model in float32 or bfloat16 and capture again.")
+        raise ValueError("The states contain NaN or infinity: load the model in float32 or bfloat16 and capture again.")
     return x
 
 
 def _gather(states, position0: bool) -> np.ndarray:
-    """States ``(N, D)`` of trajectories, without position 0; a table of states as it is."""
+    """Stack trajectories to states ``(N, D)``, without position 0; pass a tensor ``(N, D)`` through."""
     if isinstance(states, Trajectory):
         states = [states]
     if isinstance(states, Sequence) and states and all(isinstance(path, Trajectory) for path in states):
         if any(path.span is not None for path in states):
-            raise ValueError("Fit on the teacher's trajectory, not a student's: then transform both.")
+            raise ValueError("This is a student's trajectory: fit on the teacher's, then transform both.")
         return np.concatenate(
-            [_numbers(p.states[:, int(not position0) :]).reshape(-1, p.states.shape[2]) for p in states]
+            [_as_float64(p.states[:, int(not position0) :]).reshape(-1, p.states.shape[2]) for p in states]
         )
-    x = _numbers(states)
+    x = _as_float64(states)
     if x.ndim != 2:
-        raise ValueError(f"States of shape {x.shape}: give trajectories, or a table (N, D).")
+        raise ValueError(f"The states have shape {x.shape}: give trajectories, or states (N, D).")
     return x

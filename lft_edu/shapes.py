@@ -1,8 +1,8 @@
-"""Pairs of clouds in the plane (and on a line) to learn on. Each is a :class:`~lft_edu.couplings.Coupling`.
+"""Toy couplings of two point clouds in the plane or on a line, as :class:`~lft_edu.couplings.Coupling`.
 
-Every shape takes a number of pairs ``n`` and a ``torch.Generator``, and lies within about [-2, 2]². ``group`` marks
-the pairs that travel together. All are made so that ``x1`` is a *function* of ``x0``, as it is in a transformer: who
-knows where a point starts, knows where it must end.
+Every shape takes a number of pairs ``n``, a ``torch.Generator`` and usually a ``spread`` (standard deviation of the
+noise), and lies within about [-2, 2]². ``group`` marks the pairs that move together. In all of them ``x1`` is a
+function of ``x0``, as it is in a transformer.
 """
 
 import math
@@ -16,23 +16,23 @@ from .support.errors import unknown
 
 
 def beams(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
-    """Two clusters that change sides: top left goes to bottom right, bottom left to top right. The lines cross."""
+    """Make two clusters that cross: top left goes to bottom right, bottom left to top right."""
     return _clusters(n, generator, spread, starts=[(-1.5, 1.0), (-1.5, -1.0)], ends=[(1.5, -1.0), (1.5, 1.0)])
 
 
 def cycle(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
-    """Three clusters, each one place down, the lowest to the top: two parallel beams and one across both."""
+    """Make three clusters that each move one place down, the lowest to the top: two parallel beams and one across."""
     starts, ends = ([(x, y) for y in heights] for x, heights in ((-1.5, (1.2, 0.0, -1.2)), (1.5, (0.0, -1.2, 1.2))))
     return _clusters(n, generator, spread, starts, ends)
 
 
 def overtaking(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
-    """One cluster overtakes another: no line crosses another on paper, and yet they meet on the way."""
+    """Make a cluster that overtakes another: no lines cross, yet points meet (same place at the same time)."""
     return _clusters(n, generator, spread, starts=[(-1.5, 0.0), (-0.5, 0.0)], ends=[(1.5, 0.0), (0.5, 0.0)])
 
 
 def moons(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.06) -> Coupling:
-    """Two half-moons that hook into each other; each point goes to the other moon, to the mirror of its place."""
+    """Make two interleaved half-moons; each point goes to its mirror image on the other moon."""
     group, noise = _groups(n, 2, generator), spread * torch.randn(n, 2, generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], -1) * 1.3
@@ -41,28 +41,28 @@ def moons(n: int = 256, generator: torch.Generator | None = None, spread: float 
 
 
 def rings(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.04) -> Coupling:
-    """A small ring grows into a large one and turns by 150 degrees on the way. Groups: thirds of the ring."""
+    """Make a small ring that grows and rotates by 150 degrees. Groups: thirds of the ring."""
     angle = 2 * math.pi * torch.rand(n, generator=generator)
     x0 = torch.stack([angle.cos(), angle.sin()], -1) * (0.8 + spread * torch.randn(n, 1, generator=generator))
     return Coupling(x0, 2.2 * turn(x0, 150), (3 * angle / (2 * math.pi)).long().clamp(max=2))
 
 
 def spirals(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.05) -> Coupling:
-    """Two arms of a spiral change places: all lines pass through the centre."""
+    """Make two arms of a spiral that swap: all lines pass through the center."""
     group = _groups(n, 2, generator)
-    way = torch.rand(n, generator=generator).sqrt()
-    x0 = turn(torch.stack([1.8 * way + 0.15, torch.zeros(n)], -1), 360 * way + 180 * group)
+    radius = torch.rand(n, generator=generator).sqrt()
+    x0 = turn(torch.stack([1.8 * radius + 0.15, torch.zeros(n)], -1), 360 * radius + 180 * group)
     return Coupling(x0 + spread * torch.randn(n, 2, generator=generator), turn(x0, 180), group)
 
 
 def rotation(n: int = 256, generator: torch.Generator | None = None, degrees: float = 120.0) -> Coupling:
-    """A round cloud turned about its centre. Groups: quadrants of ``x0``."""
+    """Make a Gaussian cloud that rotates about its center by ``degrees``. Groups: quadrants of ``x0``."""
     x0 = 0.8 * torch.randn(n, 2, generator=generator)
     return Coupling(x0, turn(x0, degrees), (x0[:, 0] > 0).long() + 2 * (x0[:, 1] > 0).long())
 
 
 def line(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
-    """Two clusters on a *line* that change places: who starts near −1 goes to +1, and back. ``(N, 1)``."""
+    """Make two clusters on a line that swap, −1 to +1 and +1 to −1, ``(N, 1)``."""
     return _clusters(n, generator, spread, starts=[(-1.0,), (1.0,)], ends=[(1.0,), (-1.0,)])
 
 
@@ -72,17 +72,21 @@ SHAPES: dict[str, Callable[..., Coupling]] = {
 
 
 def make(name: str, n: int = 256, generator: torch.Generator | None = None, **options) -> Coupling:
-    """A shape by name. ValueError for an unknown one, with the nearest that exists."""
+    """Make a shape by name, a key of :data:`SHAPES`; ``options`` go to its function.
+
+    Raises:
+        ValueError: unknown name.
+    """
     if name not in SHAPES:
         raise unknown("shape", name, SHAPES)
     return SHAPES[name](n, generator, **options)
 
 
 def from_text(starts: str, ends: str) -> Coupling:
-    """Pairs from two texts, a point per line: ``0.5 -1`` or ``0.5, -1``. Line i of one belongs to line i of the other.
+    """Parse pairs from two texts with one point per line, ``0.5 -1`` or ``0.5, -1``; line i pairs with line i.
 
     Raises:
-        ValueError: a line that is no point (which, and why), or texts with different numbers of points.
+        ValueError: a line that is not two numbers, or texts with different numbers of points.
     """
     clouds = [_points(text, name) for text, name in ((starts, "starts"), (ends, "ends"))]
     if len(clouds[0]) != len(clouds[1]):
@@ -93,23 +97,23 @@ def from_text(starts: str, ends: str) -> Coupling:
 
 
 def turn(x: Tensor, degrees: float | Tensor) -> Tensor:
-    """``x`` ``(N, 2)`` turned about the origin, anticlockwise."""
+    """Rotate ``x`` ``(N, 2)`` about the origin, counterclockwise, by ``degrees`` (a number, or ``(N,)``)."""
     angle = torch.as_tensor(degrees, dtype=x.dtype).deg2rad()
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], -1)
 
 
 def _clusters(n: int, generator, spread: float, starts: list, ends: list) -> Coupling:
-    """Clusters carried, each as a whole, from one place to another."""
+    """Make clusters that each move rigidly from one center to another."""
     group = _groups(n, len(starts), generator)
     offset = spread * torch.randn(n, len(starts[0]), generator=generator)
     return Coupling(torch.tensor(starts)[group] + offset, torch.tensor(ends)[group] + offset, group)
 
 
 def _groups(n: int, groups: int, generator) -> Tensor:
-    """Groups as equal in size as can be, in random order: ``(n,)``."""
+    """Assign n points to groups of nearly equal size in random order, ``(n,)``."""
     if isinstance(n, bool) or not isinstance(n, int) or n < groups:
-        raise ValueError(f"n={n!r}: this shape needs a whole number of at least {groups} pairs.")
+        raise ValueError(f"n={n!r}: give an integer number of pairs, at least {groups} for this shape.")
     return torch.arange(n)[torch.randperm(n, generator=generator)] % groups
 
 

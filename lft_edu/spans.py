@@ -1,8 +1,7 @@
-"""Where to cut? Everything that might tell, for every span of layers, from the states at its two ends.
+"""Scan all spans of layers for where to cut, from the states at the two ends of each.
 
-A *criterion* is a number for each span [m, n), small where cutting promises to do little harm. Nothing here knows a
-teacher: :func:`scan_spans` is given states, and other measurements (such as the damage of skipping) are added by
-:meth:`SpanScan.add`.
+A *criterion* is a number for each span [m, n); small predicts little damage. :func:`scan_spans` takes states, not a
+model; other measurements (such as the KL of skipping) are added by :meth:`SpanScan.add`.
 """
 
 import hashlib
@@ -26,16 +25,16 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class SpanScan:
-    """Criteria of spans.
+    """Values of criteria for every span of a model's layers.
 
     Attributes:
-        tables: criterion → ``(3, L+1, L+1)`` float64: its value for span [m, n) at ``[0, m, n]``, then the ends of its
-            interval; NaN where m ≥ n, where a span was not scanned, and where a criterion has no interval.
-        n: tokens.
-        growth: N → ``(L+1, L+1)``, the recoupling ratio among N of these tokens, mean over as many draws as they give.
-        duplicates: ``(L+1,)``, the share of tokens whose state at a depth is another's, too (the same token at depth
-            0). Ties go to the given pairs, so duplicates alone never raise the recoupling ratio.
-        source: fingerprint of the states and settings it was made from.
+        tables: criterion → ``(3, L+1, L+1)`` float64: ``[0, m, n]`` is its value for span [m, n), ``[1:, m, n]`` the
+            ends of its interval; NaN where m ≥ n, where a span was not scanned, and where a criterion has no interval.
+        n: number of tokens.
+        growth: N → ``(L+1, L+1)``, the recoupling ratio of N tokens, the mean over disjoint subsets of that size.
+        duplicates: ``(L+1,)``, the fraction of tokens whose state at a depth equals another token's (at depth 0, equal
+            tokens). Ties keep the given pairs, so duplicates alone never raise the recoupling ratio.
+        source: fingerprint of the states and settings of the scan.
     """
 
     tables: dict[str, Tensor]
@@ -45,7 +44,7 @@ class SpanScan:
     source: str = ""
 
     def __getitem__(self, criterion: str) -> Tensor:
-        """The values of a criterion, ``(L+1, L+1)``."""
+        """Return the values of a criterion, ``(L+1, L+1)``."""
         return self._table(criterion)[0]
 
     def _table(self, criterion: str) -> Tensor:
@@ -54,7 +53,7 @@ class SpanScan:
         return self.tables[criterion]
 
     def intervals(self, criterion: str) -> tuple[Tensor, Tensor]:
-        """Low and high ends of a criterion's intervals, ``(L+1, L+1)`` each."""
+        """Return the low and high ends of a criterion's intervals, ``(L+1, L+1)`` each."""
         return tuple(self._table(criterion)[1:])
 
     @property
@@ -76,12 +75,16 @@ class SpanScan:
         return next(iter(self.tables.values())).shape[-1] - 1
 
     def spans(self, criterion: str | None = None) -> list[tuple[int, int]]:
-        """The spans (m, n) for which there is a value."""
+        """Return the spans (m, n) that have a value."""
         table = self[criterion or next(iter(self.tables))]
         return [tuple(place) for place in (~table.isnan()).nonzero().tolist()]
 
     def best(self, length: int, criterion: str = "recoupling") -> tuple[int, int]:
-        """The span of ``length`` layers with the least value; the first of several."""
+        """Return the span (m, n) of ``length`` layers with the smallest value, the first of several.
+
+        Raises:
+            ValueError: no span of this length was scanned.
+        """
         if not 1 <= length <= self.depth:
             raise ValueError(f"length={length}: spans of this model have 1 to {self.depth} layers.")
         diagonal = self[criterion].diagonal(length)
@@ -91,11 +94,12 @@ class SpanScan:
         return start, start + length
 
     def add(self, criterion: str, samples: dict[tuple[int, int], Tensor], level: float = 0.95) -> "SpanScan":
-        """This scan with one more criterion.
+        """Return this scan with one more criterion.
 
         Args:
-            samples: span → ``(N,)`` values whose mean is the criterion, such as the KL of each sequence that
-                :func:`lft_edu.skipping.skip_damage` returns.
+            criterion: its name.
+            samples: span → ``(N,)`` values whose mean is the criterion, such as the KL of each sequence.
+            level: of the bootstrap intervals.
         """
         table = _empty(self.depth + 1)
         found = summary(torch.stack(list(samples.values()), -1), level)
@@ -104,7 +108,7 @@ class SpanScan:
         return replace(self, tables={**self.tables, criterion: table})
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON file, whole or not at all."""
+        """Write the scan as JSON, atomically."""
         fields = {
             "tokens": self.n,
             "layers": self.depth,
@@ -118,10 +122,10 @@ class SpanScan:
 
     @classmethod
     def load(cls, path: str | Path) -> "SpanScan":
-        """Read what :meth:`save` wrote.
+        """Read a scan that :meth:`save` wrote.
 
         Raises:
-            ValueError: something else, or half a file.
+            ValueError: not a scan, or a truncated file.
         """
         try:
             fields = json.loads(Path(path).read_text())
@@ -134,7 +138,7 @@ class SpanScan:
                 source=fields["source"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} holds no scan ({error!r}). Give another file, or scan again.") from error
+            raise ValueError(f"{path} is not a scan ({error!r}). Give another file, or scan again.") from error
 
 
 def _empty(depth: int, kinds: int = 3) -> Tensor:
@@ -142,7 +146,7 @@ def _empty(depth: int, kinds: int = 3) -> Tensor:
 
 
 def _by_span(table: Tensor) -> dict[str, list]:
-    """``(K, L+1, L+1)`` → span → its K numbers; JSON knows no NaN."""
+    """Convert ``(K, L+1, L+1)`` to span → K numbers, NaN as None, which JSON has."""
     spans = (~table[0].isnan()).nonzero().tolist()
     return {f"{m}-{n}": [None if x != x else x for x in table[:, m, n].tolist()] for m, n in spans}
 
@@ -167,26 +171,23 @@ def scan_spans(
     workers: int | None = None,
     progress: bool = True,
 ) -> SpanScan:
-    """Criteria for every span of layers, from the states of N tokens at every depth.
+    """Compute criteria for every span of layers from the states of N tokens at every depth.
 
-    A Gram matrix a span serves all distances, every sample size and the criterion of meeting; what belongs to one depth
-    is computed once. Threads share the work: the assignment, most of it, runs outside Python's lock.
+    Threads share the work: most of it is the assignment, which releases Python's lock.
 
     Args:
-        states: ``(L+1, N, D)``: the states of N tokens entering layer 0, 1, … and leaving the last, as
-            :func:`lft_edu.latents.depth_states` draws them (no position 0, no two tokens of one text).
+        states: ``(L+1, N, D)``, the input of layer 0 and the output of each of L layers, as
+            :func:`lft_edu.latents.depth_states` samples them (no position 0, no two tokens of one text).
         criteria: names from :data:`lft_edu.criteria.CRITERIA`.
-        sizes: numbers of tokens, each at most N, to show how the recoupling ratio grows with.
-        lengths: only spans of these lengths; all, if None.
-        level: of the intervals.
-        path: a JSON file that finished parts are written to; called again with the same states, the scan goes on.
-        workers: threads; as many as there are cores, if None.
-
-    Returns:
-        A :class:`SpanScan`.
+        sizes: sample sizes, each at most N, for :attr:`SpanScan.growth`.
+        lengths: scan spans of these lengths only; all if None.
+        level: of the bootstrap intervals.
+        path: JSON file to save partial results to; called again with the same arguments, the scan resumes.
+        workers: number of threads; one per core if None.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: states of another shape, with NaN or infinity; unknown criteria; ``path`` holds another scan.
+        ValueError: states of another shape or with NaN or infinity, unknown criteria, or another scan at ``path``.
     """
     from tqdm.auto import tqdm
 
@@ -197,7 +198,7 @@ def scan_spans(
     scan = _begin(path, states, criteria, sizes, f"{ends} {level}")
     todo = [m for m in range(depth) if any(bool(scan.tables[criteria[0]][0, m, n].isnan()) for n in ends[m])]
     depths = [Depth(x) for x in states]
-    # one thread of torch's in each of ours: two that wait for each other are slower than one
+    # one torch thread in each of ours: threads that wait for each other are slower than one
     pool = ThreadPoolExecutor(workers or _cores(), initializer=torch.set_num_threads, initargs=(1,))
     with tqdm(total=sum(map(len, ends)), desc="scan", unit="span", disable=not progress) as bar:
         bar.update(sum(len(spans) for m, spans in enumerate(ends) if m not in todo))
@@ -217,7 +218,7 @@ def scan_spans(
 
 
 def _row(depths: list[Depth], m: int, ends: list[int], criteria: tuple, sizes: tuple, level: float) -> dict:
-    """All spans that start at layer m: criterion → ``(3, S)``, and number of tokens → ``(1, S)``."""
+    """Compute all S spans that start at layer m: criterion → ``(3, S)``, sample size → ``(1, S)``."""
     found: dict = {name: [] for name in (*criteria, *sizes)}
     for n in ends:
         pair = Pair(depths[m], depths[n])
@@ -230,14 +231,14 @@ def _row(depths: list[Depth], m: int, ends: list[int], criteria: tuple, sizes: t
 
 
 def _begin(path: str | Path | None, states: Tensor, criteria: tuple, sizes: tuple, settings: str) -> SpanScan:
-    """The scan to go on with: what ``path`` holds already, or an empty one."""
+    """Return the scan to resume from ``path``, or an empty one."""
     source = hashlib.sha256(states.detach().cpu().float().numpy().tobytes())
     source.update(f"{criteria} {sizes} {settings}".encode())
     source = source.hexdigest()[:16]
     if path and Path(path).exists():
         scan = SpanScan.load(path)
         if scan.source != source:
-            raise ValueError(f"{path} holds a scan of other states or criteria: give another path, or delete it.")
+            raise ValueError(f"{path} is a scan of other states or criteria: give another path, or delete the file.")
         return scan
     return SpanScan(
         tables={name: _empty(len(states)) for name in criteria},
@@ -252,18 +253,18 @@ def _check(states: Tensor, criteria: tuple, sizes: tuple) -> None:
     if states.ndim != 3 or len(states) < 2:
         raise ValueError(f"states has shape {tuple(states.shape)}: give (L+1, N, D) with at least one layer.")
     if not bool(states.isfinite().all()):
-        raise ValueError("The states hold NaN or infinity: load the teacher in float32 or bfloat16 and try again.")
+        raise ValueError("The states contain NaN or infinity: load the teacher in float32 or bfloat16 and try again.")
     if not criteria:
-        raise ValueError(f"No criteria: give at least one of {', '.join(CRITERIA)}.")
+        raise ValueError(f"criteria is empty: give at least one of {', '.join(CRITERIA)}.")
     for name in criteria:
         if name not in CRITERIA:
             raise unknown("criterion", name, CRITERIA)
     for size in sizes:
         if not 1 <= size <= states.shape[1]:
-            raise ValueError(f"sizes={sizes}: there are {states.shape[1]} tokens; give numbers from 1 to that.")
+            raise ValueError(f"sizes={sizes}: give sample sizes from 1 to {states.shape[1]}, the number of tokens.")
 
 
 def _duplicates(x: Tensor) -> Tensor:
-    """Share of rows that equal another row."""
+    """Return the fraction of rows that equal another row."""
     _, counts = x.detach().cpu().unique(dim=0, return_counts=True)
     return counts[counts > 1].sum().double() / len(x)

@@ -45,8 +45,8 @@ def open_page(page, path):
     page.wait_for_selector("[data-scene='1']")
 
 
-def colour_at(page, x, y):
-    """The picture's colour at a CSS pixel."""
+def color_at(page, x, y):
+    """The picture's color at a CSS pixel."""
     return page.evaluate(
         "([x, y]) => { const c = document.querySelector('canvas'), r = c.width / c.clientWidth;"
         "return [...c.getContext('2d').getImageData(x * r, y * r, 1, 1).data].slice(0, 3); }",
@@ -77,15 +77,15 @@ def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, export
     assert page.locator(".tokens button[aria-pressed=true]").count() == 1
     badge = page.locator(".badge").text_content()
     view = explorer.scene["views"]["PCA 2-D"]
-    assert f"{round(100 * view['hidden'])} % of the squared distance teacher–student lies outside" in badge
-    assert f"rank correlation {view['agreement']:.2f}" in badge
+    assert f"{round(100 * view['hidden'])} % of the squared distance teacher–student is outside" in badge
+    assert f"rank correlation of projected and true distances {view['agreement']:.2f}" in badge
 
     # a token is selected: text, picture, lens and curves follow
     page.click("[data-token='2']")
     assert "token 2" in page.locator(".lens .caption").text_content()
     assert page.locator(".tokens button.focus").get_attribute("data-token") == "2"
     (tx, ty), (sx, sy) = (page.evaluate(f"{EXPLORER}.picture.spots[{m}][2]") for m in (0, 1))
-    assert colour_at(page, sx, sy) == [213, 94, 0]  # at depth 6 the student's square lies on the teacher's circle
+    assert color_at(page, sx, sy) == [213, 94, 0]  # at depth 6 the student's square lies on the teacher's circle
 
     # scrub by keyboard, layer by layer: the marks part
     page.focus("input[type=range]")
@@ -95,8 +95,8 @@ def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, export
     assert page.locator("tr.now").get_attribute("data-depth") == "15"
     (tx, ty), (sx, sy) = (page.evaluate(f"{EXPLORER}.picture.spots[{m}][2]") for m in (0, 1))
     assert (tx - sx) ** 2 + (ty - sy) ** 2 > 25
-    assert colour_at(page, tx, ty) == [0, 114, 178]
-    assert colour_at(page, sx, sy) == [213, 94, 0]
+    assert color_at(page, tx, ty) == [0, 114, 178]
+    assert color_at(page, sx, sy) == [213, 94, 0]
 
     # hover: token, depth, norm, five words
     box = page.locator("canvas").bounding_box()
@@ -167,8 +167,8 @@ def test_a_picture_of_the_page_is_written(exported, tmp_path):
     explorer, _ = exported
     picture = PIL.Image.open(explorer.export_png(tmp_path / "page.png", width=900, height=800)).convert("RGB")
     assert picture.size == (1800, 1600)
-    colours = {colour for _, colour in picture.getcolors(2**22)}
-    assert {(0, 114, 178), (213, 94, 0)} <= colours  # teacher and student are in it
+    colors = {color for _, color in picture.getcolors(2**22)}
+    assert {(0, 114, 178), (213, 94, 0)} <= colors  # teacher and student are in it
     assert list(tmp_path.iterdir()) == [tmp_path / "page.png"]
 
 

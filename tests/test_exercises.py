@@ -91,7 +91,7 @@ def fw(velocity, x0, x1, k, times=None, step=midpoint_step, compare=None, graph=
 
 
 def teacher_forced(velocity, x0, x1, k):
-    """Puts the walker back on the straight line before each step."""
+    """Puts the point back on the straight line before each step."""
     times = random_times(k, len(x0))
     for i in range(k):
         x = torch.lerp(x0, x1, times[:, i, None])
@@ -159,15 +159,15 @@ def orders(k, dtype=torch.float64, sign=1, keep=True):
 
 
 def two_walls(n):
-    """R near 1 and everyone meets in the middle."""
+    """R near 1 and all points meet in the middle."""
     x0 = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
     return x0, -x0
 
 
 FAR = [[10.0, 0.0], [6.0, 1.0]]
 WRONG = [
-    ("1.1", lambda x0, x1: cost_matrix(x0, x1).argmin(1), "nearest neighbour"),
-    ("1.1", lambda x0, x1: assignment(x1, x0), "read the wrong way round"),
+    ("1.1", lambda x0, x1: cost_matrix(x0, x1).argmin(1), "nearest neighbor"),
+    ("1.1", lambda x0, x1: assignment(x1, x0), "in the wrong direction"),
     ("1.1", lambda x0, x1: x1[assignment(x0, x1)], "points. The assignment is which of them"),
     ("1.1", lambda x0, x1: assignment(x0, x1, "sqeuclidean"), "*squared* distance"),
     ("1.1", lambda x0, x1: torch.arange(len(x0)), "the rows"),
@@ -177,7 +177,7 @@ WRONG = [
     ("1.1", lambda x0, x1: assignment(x0, x1)[torch.randint(len(x0), (len(x0),))], "exactly once"),
     ("1.2", lambda x0, x1: 1 - share(x0, x1, assignment(x0, x1)), "*kept*"),
     ("1.2", lambda x0, x1: len(x0) * share(x0, x1, assignment(x0, x1)), "divide by N"),
-    ("1.2", lambda x0, x1: share(x0, x1, cost_matrix(x0, x1).argmin(1)), "nearest neighbours"),
+    ("1.2", lambda x0, x1: share(x0, x1, cost_matrix(x0, x1).argmin(1)), "nearest neighbors"),
     ("1.2", lambda x0, x1: share(x0, x1, assignment(x0, x1, "sqeuclidean")), "*squared* distance"),
     ("1.3", lambda x0, x1: int(crossing_table(x0, x1).sum()), "twice"),
     ("1.3", lambda x0, x1: int(((p := sides(x0, x1, x0) * sides(x0, x1, x1) < 0) | p.T).sum()) // 2, "different sides"),
@@ -185,20 +185,20 @@ WRONG = [
     ("1.4", lambda: (torch.zeros(2, 2), torch.tensor(FAR)), "do not cross"),
     ("1.4", lambda: (torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])), "swapping wins"),
     ("1.4", lambda: torch.zeros(2, 2), "return two tensors"),
-    ("1.5", two_walls, "half a turn"),
+    ("1.5", two_walls, "a half turn"),
     ("1.5", lambda n: (torch.randn(n, 2), torch.zeros(n, 2)), "same place"),
     ("1.5", lambda n: (x := torch.randn(n, 2), x + 1), "R = 0.00"),
     ("2.1", functools.partial(fm, target=lambda x0, x1, x_t: x0 - x1), "points backwards"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(1).expand(len(x0))), "one time *per point*"),
     ("2.1", functools.partial(fm, at=lambda x0, x1, t: torch.lerp(x1, x0, t)), "from x1 to x0"),
-    ("2.1", functools.partial(fm, at=lambda x0, x1, t: x0), "You asked at x0"),
-    ("2.1", functools.partial(fm, target=lambda x0, x1, x_t: x1 - x_t), "left of the way"),
+    ("2.1", functools.partial(fm, at=lambda x0, x1, t: x0), "You evaluated at x0"),
+    ("2.1", functools.partial(fm, target=lambda x0, x1, x_t: x1 - x_t), "remaining displacement"),
     ("2.1", functools.partial(fm, reduce=torch.sum), "Take the mean over everything"),
     ("2.1", functools.partial(fm, reduce=lambda e: e.sum(-1).mean()), "Take the mean over everything"),
     ("2.1", functools.partial(fm, reduce=lambda e: e.sqrt().mean()), "square it"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1).detach(), "No gradient"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1).item(), "No gradient"),
-    ("2.1", lambda v, x0, x1: x0.mean() * 0, "never asked"),
+    ("2.1", lambda v, x0, x1: x0.mean() * 0, "never evaluated the"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.linspace(0, 1, len(x0))), "same twice"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(16, generator=seeded())), "same twice"),
     ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(len(x0)) / 2), "uniform ones have 0.50"),
@@ -233,7 +233,7 @@ WRONG = [
     ("2.5", lambda x, t, s: -2 * torch.tanh(x * (1 - 2 * t) / s), "variance"),
     ("2.5", lambda x, t, s: -2 * torch.tanh(x * (1 - 2 * t) / (2 * s**2)), "factor 2"),
     ("2.5", lambda x, t, s: -2 * torch.tanh(x / s**2), "average velocity"),
-    ("2.6", lambda: ("midpoint", 50), "bounces"),
+    ("2.6", lambda: ("midpoint", 50), "all points bounce"),
     ("2.6", lambda: ("midpoint", 2), "Some is chance"),
     ("2.6", lambda: ("heun", 2), "return a solver and k"),
     ("2.6", lambda: ("Euler", 1), "lower case"),
@@ -262,9 +262,9 @@ WRONG = [
     ("3.3", lambda v, x0, x1, k: flow_matching_loss(v, x0, x1), "that is flow matching"),
     ("3.3", functools.partial(fw, times=uniform_times(3)), "same time"),
     ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, k, random_times(k, 16, torch.Generator().manual_seed(0))), "same twice"),
-    ("3.3", functools.partial(fw, step=euler_step), "asked the velocity 3 times"),
+    ("3.3", functools.partial(fw, step=euler_step), "evaluated the velocity 3 times"),
     ("3.3", functools.partial(fw, graph=False), "No gradient"),
-    ("3.3", teacher_forced, "walks on from where"),
+    ("3.3", teacher_forced, "Continue from where"),
     ("3.3", cut_between_steps, "detached"),
     ("3.3", backwards, "back in time"),
     ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, 3), "Is k used?"),
@@ -275,7 +275,7 @@ WRONG = [
     ("3.4",
      lambda layers, span, solver, k: layers - span[1] + span[0] - 1 + k * (2 if solver == "midpoint" else 1),
      "half open"),
-    ("3.4", lambda layers, span, solver, k: layers - span[1] + span[0] + k, "looks twice"),
+    ("3.4", lambda layers, span, solver, k: layers - span[1] + span[0] + k, "two evaluations of the velocity"),
     ("3.4", lambda layers, span, solver, k: 0.5, "whole numbers"),
     ("3.5", lambda: (torch.zeros(300, 2), torch.zeros(300, 2)), "return lft.couplings.Coupling"),
     ("3.5", lambda: Coupling(torch.randn(300, 2), torch.randn(300, 2)), "2 to 20 groups"),
@@ -295,7 +295,7 @@ def test_typical_mistakes_get_their_message(number, answer, words):
 @pytest.mark.parametrize(
     ("number", "answer", "words"),
     [
-        ("3.5", lambda: shapes.beams(1000, torch.Generator().manual_seed(0)), "finds a way round"),
+        ("3.5", lambda: shapes.beams(1000, torch.Generator().manual_seed(0)), "finds a detour"),
         ("3.6", lambda: 3.0, "make it smaller"),
     ],
 )

@@ -40,8 +40,8 @@ def only_three(model, ids):
     return torch.cat([states[:3], states[-1:]])
 
 
-def axes(x, centre=True):
-    return torch.linalg.svd(x - x.mean(0) if centre else x).Vh
+def axes(x, center=True):
+    return torch.linalg.svd(x - x.mean(0) if center else x).Vh
 
 
 def pca(fitted, other, mean=None, rows=slice(0, 2), by=None):
@@ -49,11 +49,11 @@ def pca(fitted, other, mean=None, rows=slice(0, 2), by=None):
     return (other - mean) @ axes(fitted if by is None else by)[rows].T
 
 
-def upwards(fitted, other):
+def upward(fitted, other):
     return (other - fitted.mean(0)) @ torch.linalg.eigh(torch.cov(fitted.T)).eigenvectors[:, :2]
 
 
-def standardised(fitted, other):
+def standardized(fitted, other):
     return pca(fitted / fitted.std(0), other / fitted.std(0))
 
 
@@ -108,13 +108,13 @@ def plane_only(path):
 WRONG = [
     ("4.1", listed, "*after* the final norm"),
     ("4.1", normed, "All states went through"),
-    ("4.1", lambda m, i: caught(m, i)[1:], "enters layer 0 is missing: a forward"),
+    ("4.1", lambda m, i: caught(m, i)[1:], "input of layer 0 is missing: a forward"),
     ("4.1", lambda m, i: caught(m, i)[:-1], "pre-hooks alone"),
     ("4.1", lambda m, i: listed(m, i)[1:], "and the last state is after"),
     ("4.1", lambda m, i: torch.cat([caught(m, i)[1:], normed(m, i)[-1:]]), "Off by one"),
-    ("4.1", lambda m, i: torch.cat([caught(m, i)[:1], caught(m, i)[:-1]]), "is there twice, what leaves"),
+    ("4.1", lambda m, i: torch.cat([caught(m, i)[:1], caught(m, i)[:-1]]), "is there twice, the output"),
     ("4.1", both_hooks, "one pre-hook, on layer 0, is enough"),
-    ("4.1", lambda m, i: caught(m, i)[:2], "2 states; 3 layers have 4 places"),
+    ("4.1", lambda m, i: caught(m, i)[:2], "2 states; 3 layers have 4 depths"),
     ("4.1", lambda m, i: caught(m, i).flip(0), "reversed"),
     ("4.1", lambda m, i: caught(m, i)[-1:].expand(4, -1, -1), "instead of appending"),
     ("4.1", lambda m, i: caught(m, i)[:1].expand(4, -1, -1), "Hook every layer"),
@@ -129,17 +129,17 @@ WRONG = [
     ("4.2", lambda f, o: pca(f, o, o.mean(0)), "own mean: every cloud"),
     ("4.2", lambda f, o: pca(torch.cat([f, o]), o), "both together"),
     ("4.2", lambda f, o: pca(f, o, 0), "did not subtract the mean from what you project"),
-    ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f, False)[:2].T, "not centred"),
+    ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f, False)[:2].T, "not centered"),
     ("4.2", lambda f, o: o @ axes(f, False)[:2].T, "no mean"),
     ("4.2", lambda f, o: (o - o.mean(1, True)) @ axes(f - f.mean(1, True), False)[:2].T, "dim=1"),
     ("4.2", lambda f, o: pca(f, o, rows=[1, 0]), "wrong order"),
     ("4.2", lambda f, o: pca(f, o, rows=[0, 2]), "Largest difference"),
     ("4.2", lambda f, o: pca(f, o, rows=slice(-2, None)), "vary *least*"),
-    ("4.2", upwards, "eigh sorts upwards"),
+    ("4.2", upward, "eigh sorts upward"),
     ("4.2", lambda f, o: (o - f.mean(0)) @ axes(f)[:, :2], "*rows* are the axes"),
     ("4.2", lambda f, o: pca(f, o) / torch.linalg.svdvals(f - f.mean(0))[:2], "divided by the singular values"),
-    ("4.2", lambda f, o: pca(f, o) / pca(f, f).std(0), "same spread"),
-    ("4.2", standardised, "each dimension by its spread"),
+    ("4.2", lambda f, o: pca(f, o) / pca(f, f).std(0), "same standard deviation"),
+    ("4.2", standardized, "each dimension by its standard deviation"),
     ("4.2", lambda f, o: pca(f, f), "You returned 40 points"),
     ("4.2", lambda f, o: torch.linalg.svd(f - f.mean(0), full_matrices=False)[0][:, :2], "You returned 40 points"),
     ("4.2", lambda f, o: pca(f, o).T, "Transpose"),
@@ -147,7 +147,7 @@ WRONG = [
     ("4.2", lambda f, o: pca(f, o, rows=slice(0, 3)), "must have shape (25, 2)"),
     ("4.2", in_place, "changed the states themselves"),
     ("4.2", turned_by_company, "changed its sign"),
-    ("4.2", lambda f, o: pca(torch.cat([f, o]) if len(o) > 25 else f, o), "in other company"),
+    ("4.2", lambda f, o: pca(torch.cat([f, o]) if len(o) > 25 else f, o), "together with other states"),
     ("4.3", lambda x: lesson04.place_of(lesson04.ratios(x))[0], "return two"),
     ("4.3", lambda x: lesson04.ratios(x).argmax(), "divmod"),
     ("4.3", swapped, "swapped"),
@@ -155,7 +155,7 @@ WRONG = [
     ("4.3", lambda x: ratio(x.norm(dim=-1), x.norm(dim=-1).median()), "largest norm of all"),
     ("4.3", lambda x: relative(x.abs().sum(-1)), "sum of absolute values"),
     ("4.3", lambda x: relative(x.abs().amax(-1)), "largest entry"),
-    ("4.3", lambda x: ratio(x.norm(dim=-1), x.norm(dim=-1).mean(1, True)), "one giant moves the mean"),
+    ("4.3", lambda x: ratio(x.norm(dim=-1), x.norm(dim=-1).mean(1, True)), "an outlier moves the mean"),
     ("4.3", lambda x: ratio(x.norm(dim=-1), x.norm(dim=-1).median(0).values), "each token with itself"),
     ("4.3", first_table, "counted from 0"),
     ("4.3", lambda x: (0, 0), "times the median norm of its depth"),
@@ -192,9 +192,9 @@ WRONG = [
     ("4.6", lambda: "x = 1\n" * 40, "10 to 64 tokens"),
     ("4.6", lambda: "x" * 10_000_000, "10,000,000 characters"),
     ("4.6", lambda: b"def mean(values): return sum(values) / len(values)", "return a string"),
-    ("4.6", lambda: "\ud800" * 20, "no valid text"),
+    ("4.6", lambda: "\ud800" * 20, "not valid text"),
     ("4.6", lambda: "<|endoftext|>" * 20, "special token"),
-    ("4.6", lambda: "!" * 58, "the teacher is lost here itself"),  # KL 0.87
+    ("4.6", lambda: "!" * 58, "The teacher itself predicts this text badly"),  # KL 0.87
     ("4.6", lambda: "x = [" + "0, " * 20 + "0]", "follows too well"),
     ("4.6", lambda: "# Unless required by applicable law or agreed to in writing, software\n", "follows too well"),
 ]

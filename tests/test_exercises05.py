@@ -145,14 +145,14 @@ def flat(states):
     return found[~found.isnan()]
 
 
-def rho(x, y, lengths, rank=rankdata, centre=True, within=True):
+def rho(x, y, lengths, rank=rankdata, center=True, within=True):
     columns = []
     for values in (x, y):
         ranks = np.zeros(len(values))
         groups = [(lengths == length).numpy() for length in lengths.unique()]
         for group in groups if within else [slice(None)]:
             ranks[group] = rank(values[group].numpy())
-        for group in groups if centre else []:
+        for group in groups if center else []:
             ranks[group] -= ranks[group].mean()
         columns.append(ranks)
     a, b = columns
@@ -163,7 +163,7 @@ def alone(x, y, lengths):
     return [spearmanr(x[lengths == n], y[lengths == n])[0] for n in lengths.unique()]
 
 
-def globally_centred(x, y, lengths):
+def globally_centered(x, y, lengths):
     ranks = np.zeros((2, len(x)))
     for n in lengths.unique():
         group = (lengths == n).numpy()
@@ -231,7 +231,7 @@ def divides(x0, x1):
 WRONG = [
     ("5.1", lambda a, b: 1 - fair(a, b), "*kept*"),
     ("5.1", lambda a, b: len(a) * fair(a, b), "divide by N"),
-    ("5.1", lambda a, b: 100 * fair(a, b), "per cent"),
+    ("5.1", lambda a, b: 100 * fair(a, b), "percent"),
     ("5.1", lambda a, b: share(cost(a, b).argmin(1)), "each start its nearest end"),
     ("5.1", lambda a, b: share(cost(a, b).argmin(0)), "each *end* its nearest"),
     ("5.1", greedy, "still free"),
@@ -242,17 +242,17 @@ WRONG = [
     ("5.1", lambda a, b: share(solved(torch.cdist(a, b, p=1))), "p=1"),
     ("5.1", lambda a, b: share(solved(torch.cdist(a, b, p=torch.inf))), "one dimension"),
     ("5.1", lambda a, b: fair(a - a.mean(0), b - b.mean(0)), "each cloud's mean"),
-    ("5.1", lambda a, b: fair(*(x / torch.cat([a, b]).std(0) for x in (a, b))), "by its spread"),
-    ("5.1", lambda a, b: share(torch.from_numpy(linear_sum_assignment(cost(a, b), maximize=True)[1])), "maximised"),
+    ("5.1", lambda a, b: fair(*(x / torch.cat([a, b]).std(0) for x in (a, b))), "by its standard deviation"),
+    ("5.1", lambda a, b: share(torch.from_numpy(linear_sum_assignment(cost(a, b), maximize=True)[1])), "maximized"),
     ("5.1", lambda a, b: share((p := optimal_assignment(a, b))[p]), "assignment twice"),
-    ("5.1", saved, "share of the distance"),
+    ("5.1", saved, "fraction of the distance"),
     ("5.1", lambda a, b: fair(a, a.clone()), "within one cloud"),
     ("5.1", lambda a, b: share(torch.from_numpy(linear_sum_assignment(cost(a, b))[0])), "*second* array"),
-    ("5.1", lambda a, b: fair(a, shuffled(b)), "drawn by lot"),
+    ("5.1", lambda a, b: fair(a, shuffled(b)), "drawn at random"),
     ("5.1", lambda a, b: share(solved(cost(a, b))), "Let ties go to the given pairs"),
     ("5.1", lambda a, b: haircut(a, b, 0.3), "it should be 0.41667"),
     ("5.1", lambda a, b: haircut(a, b, 0.003), "a thousand times smaller"),
-    ("5.1", without_twins, "share of *all* tokens"),
+    ("5.1", without_twins, "fraction of *all* tokens"),
     ("5.1", sinkhorn, "Largest difference"),
     ("5.1", lambda a, b: fair(a[:40], b[:40]), "exact assignment"),
     ("5.1", lambda a, b: 0.4, "it should be 0.41667"),
@@ -263,7 +263,7 @@ WRONG = [
     ("5.1", lambda a, b: [float(fair(a, b))], "a single number"),
     ("5.2", lambda a, b, s: [float(fair(a[:n], b[:n])) for n in s], "first draw only"),
     ("5.2", lambda a, b, s: grown(a, b, s, use=lambda r: r[-1]), "last draw only"),
-    ("5.2", functools.partial(grown, rest=True), "left over make no draw"),
+    ("5.2", functools.partial(grown, rest=True), "tokens that are left over"),
     ("5.2", functools.partial(grown, step=1), "overlap"),
     ("5.2", strided, "every k-th"),
     ("5.2", lambda a, b, s: fair(a, b).expand(len(s)), "solve one within each draw."),
@@ -302,14 +302,14 @@ WRONG = [
     ("5.3", lambda x: table(x) * x.shape[1], "sum over tokens"),
     ("5.3", lambda x: table(x, lambda a, b: angle(a, b).quantile(0.5) / math.pi), "median"),
     ("5.3", lambda x: table(x, lambda a, b: angle(a, b).max() / math.pi), "largest angle"),
-    ("5.3", lambda x: 1 - table(x), "1 minus the share"),
+    ("5.3", lambda x: 1 - table(x), "1 minus the fraction"),
     ("5.3", functools.partial(table, last=-1), "states[n − 1]"),
     ("5.3", functools.partial(table, first=1), "states[m + 1]"),
-    ("5.3", both_triangles, "its end before its beginning"),
-    ("5.3", lambda x: table(x).nan_to_num(), "its end before its beginning"),
+    ("5.3", both_triangles, "its end before its start"),
+    ("5.3", lambda x: table(x).nan_to_num(), "its end before its start"),
     ("5.3", diagonal_filled, "a span with no layers"),
     ("5.3", lambda x: table(x).T, "Transpose"),
-    ("5.3", lambda x: table(x)[:-1, 1:], "4 layers have 5 places"),
+    ("5.3", lambda x: table(x)[:-1, 1:], "4 layers have 5 depths"),
     ("5.3", flat, "a list of 10 spans"),
     ("5.3", lambda x: angle(x[:, None], x[None]), "an angle for each token"),
     ("5.3", lambda x: table(x).nanmean(), "must have shape (5, 5)"),
@@ -320,17 +320,17 @@ WRONG = [
     ("5.4", lambda x, y, n: np.corrcoef(x, y)[0, 1], "That is Pearson's over all"),
     ("5.4", functools.partial(rho, rank=lambda v: v), "That is Pearson's, of the values"),
     ("5.4", functools.partial(rho, within=False), "all spans together"),
-    ("5.4", functools.partial(rho, centre=False), "did not subtract any"),
-    ("5.4", globally_centred, "one mean from all"),
+    ("5.4", functools.partial(rho, center=False), "did not subtract any"),
+    ("5.4", globally_centered, "one mean from all"),
     ("5.4", lambda x, y, n: np.mean(alone(x, y, n)), "mean of the lengths' own"),
     ("5.4", lambda x, y, n: np.average(alone(x, y, n), weights=n.unique(return_counts=True)[1]), "weighted"),
     ("5.4", lambda x, y, n: alone(x, y, n)[0], "first length alone"),
     ("5.4", lambda x, y, n: alone(x, y, n)[-1], "last length alone"),
     ("5.4", by_value, "order in the list"),
-    ("5.4", functools.partial(rho, rank=method("min")), "lowest place"),
-    ("5.4", functools.partial(rho, rank=method("max")), "highest place"),
+    ("5.4", functools.partial(rho, rank=method("min")), "lowest rank"),
+    ("5.4", functools.partial(rho, rank=method("max")), "highest rank"),
     ("5.4", functools.partial(rho, rank=method("dense")), "dense"),
-    ("5.4", functools.partial(rho, rank=lambda v: np.argsort(v, kind="stable").astype(float)), "argsort says who"),
+    ("5.4", functools.partial(rho, rank=lambda v: np.argsort(v, kind="stable").astype(float)), "argsort gives"),
     ("5.4", sum_of_squares, "without ties only"),
     ("5.4", lambda x, y, n: -rho(x, y, n), "sign is wrong"),
     ("5.4", lambda x, y, n: rho(x, y, n) ** 2, "rho squared"),
@@ -345,13 +345,13 @@ WRONG = [
     ("5.5", lambda: b" if", "return the token's text"),
     ("5.5", lambda: "", "empty string"),
     ("5.5", lambda: "assert " * 10_000, "70,000 characters"),
-    ("5.5", lambda: "\ud800", "no valid text"),
+    ("5.5", lambda: "\ud800", "not valid text"),
     ("5.5", lambda: "<|endoftext|>", "special token"),
     ("5.5", lambda: "assert x", "2 tokens: 'assert', ' x'"),
     ("5.5", lambda: " assert not", "The space before a word"),
     ("5.5", lambda: "import this, and that, and that", "…"),
-    ("5.5", lambda: "~", "blocks: too few"),
-    ("5.5", lambda: ",", "close together and go far"),
+    ("5.5", lambda: "~", "sequences: too few"),
+    ("5.5", lambda: ",", "close together and move far"),
     ("5.5", lambda: " self", "its occurrences are"),
     ("5.6", lambda a, b: 0.5, "a constant"),
     ("5.6", lambda a, b: float(len(a)), "a constant"),
@@ -405,8 +405,8 @@ def test_other_ways_pass():
 def test_mistakes_have_outcomes_of_their_own():
     """No two of 5.1's look alike, so that nobody is told of a mistake that another made."""
     x0, x1 = lesson05.moved(60, 6, 0.6, 33)
-    twice = [m for m in lesson05._not_ratios(x0, x1) if "p=1." in m or "any one" in m]  # with ties broken otherwise
-    outcomes = [float(v) for m, v in lesson05._not_ratios(x0, x1).items() if m not in twice]
+    twice = [m for m in lesson05._wrong_ratios(x0, x1) if "p=1." in m or "any one" in m]  # with ties broken otherwise
+    outcomes = [float(v) for m, v in lesson05._wrong_ratios(x0, x1).items() if m not in twice]
     assert len(twice) == 2
     assert len({round(v, 4) for v in [*outcomes, float(fair(x0, x1))]}) == len(outcomes) + 1
 

@@ -4,10 +4,10 @@ import pytest
 from test_exercises import solutions
 
 import lft_edu as lft
-from lft_edu import costs
 from lft_edu.exercises import check
-from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, _not_operations, finished_runs
+from lft_edu.exercises.lesson08 import BY_HAND, LAYER, WHY, _wrong_operations, finished_runs
 from lft_edu.families import layers_of
+from lft_edu.runs import costs
 
 
 def operations(teacher=lambda m, n: n, factor=3, per_step=2, matching=1, scale=1, extra=0):
@@ -46,9 +46,9 @@ MISTAKES = [
     ("8.1", operations(teacher=lambda m, n: 3 * n), "You ran the teacher backward, too"),
     ("8.1", operations(teacher=lambda m, n: m), "only the layers below m"),
     ("8.1", operations(teacher=lambda m, n: 72), "all of them backward"),
-    ("8.1", operations(per_step=1, factor=1), "and that a midpoint step looks twice"),
+    ("8.1", operations(per_step=1, factor=1), "and that a midpoint step has two"),
     ("8.1", operations(scale=1 / LAYER), "You count layers"),
-    ("8.1", operations(per_step=1), "A midpoint step looks twice"),
+    ("8.1", operations(per_step=1), "A midpoint step has two"),
     ("8.1", operations(factor=1), "You forgot the gradient"),
     ("8.1", operations(factor=2), "three times in all"),
     ("8.1", operations(scale=2), "You count FLOP"),
@@ -58,7 +58,7 @@ MISTAKES = [
     ("8.1", operations(teacher=lambda m, n: n - 1), "n − 1 layers"),
     ("8.1", operations(scale=1 / 3), "attention alone"),
     ("8.1", operations(scale=2 / 3), "the MLP alone"),
-    ("8.1", lambda objective, span, k: LAYER * (span[1] + 6 * k), "Flow matching does not walk"),
+    ("8.1", lambda objective, span, k: LAYER * (span[1] + 6 * k), "Flow matching takes no steps"),
     ("8.1", operations(matching=2), "not twice"),
     ("8.1", lambda *_: "many", "must be one number"),
     ("8.1", lambda *_: float("inf"), "must be finite"),
@@ -67,8 +67,8 @@ MISTAKES = [
     ("8.2", hours(seconds=1, flop=1), "seconds, and half of them"),
     ("8.2", hours(seconds=60), "You have minutes"),
     ("8.2", hours(seconds=86_400), "You have days"),
-    ("8.2", hours(reached=lambda f: 1), "with the whole peak: only"),
-    ("8.2", hours(reached=lambda f: 1, flop=1), "one FLOP a multiply-add"),
+    ("8.2", hours(reached=lambda f: 1), "with the whole peak: multiply"),
+    ("8.2", hours(reached=lambda f: 1, flop=1), "one FLOP per multiply-add"),
     ("8.2", hours(reached=lambda f: 1 / f), "divide by it"),
     ("8.2", lambda *case: 1 / hours()(*case), "upside down"),
     ("8.3", memory(kept=0), "the layers that the student keeps"),
@@ -99,7 +99,7 @@ def test_mistakes_get_the_message_meant_for_them(number, answer, words):
 
 
 def test_no_two_mistakes_are_the_same_number():
-    layers = [round(outcome) for outcome in _not_operations(5, 18, 8, 4).values()]
+    layers = [round(outcome) for outcome in _wrong_operations(5, 18, 8, 4).values()]
     assert len(set(layers)) == len(layers)
     assert round(operations()("flow_walking", (5, 18), 4)) not in layers
 

@@ -153,15 +153,15 @@ def test_a_page_is_written_whole_or_not_at_all(notebook, tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"nbformat": 4}', "def f(): pass"])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "a.ipynb").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.ipynb is no notebook: give"):
+    with pytest.raises(ValueError, match=r"a\.ipynb is not a notebook: give"):
         export_html(tmp_path / "a.ipynb")
 
 
 @pytest.mark.parametrize(
     ("name", "out", "words"),
     [
-        ("none.ipynb", "a.html", r"none\.ipynb is no file: give"),
-        ("page.ipynb", "nowhere/a.html", "nowhere is no folder: make it"),
+        ("none.ipynb", "a.html", r"none\.ipynb is not a file: give"),
+        ("page.ipynb", "nowhere/a.html", "nowhere is not a folder: create it"),
         ("page.ipynb", "page.ipynb", "ending in .html"),
         ("page.ipynb", ".", "ending in .html"),
     ],

@@ -39,7 +39,7 @@ from transformers.models.smollm3 import SmolLM3Config
 import lft_edu as lft
 from lft_edu.families import FAMILIES
 from lft_edu.latents import all_depths, span_latents
-from lft_edu.trajectories import Readout, path_of_ids
+from lft_edu.trajectories import Unembed, path_of_ids
 
 SHAPE = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4,
@@ -124,8 +124,8 @@ def test_layers_run_by_hand_are_the_model(teacher, ids):
             torch.testing.assert_close(layer(before, **context), after, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(said, logits(teacher, ids))
     norm = teacher.get_submodule(FAMILIES[teacher.config.model_type].final_norm)
-    readout = Readout(norm, teacher.get_output_embeddings(), tokenizer=None)
-    torch.testing.assert_close(readout(path_of_ids(teacher, ids)[0][-1]), said, atol=1e-4, rtol=1e-4)
+    unembed = Unembed(norm, teacher.get_output_embeddings(), tokenizer=None)
+    torch.testing.assert_close(unembed(path_of_ids(teacher, ids)[0][-1]), said, atol=1e-4, rtol=1e-4)
 
 
 def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):

@@ -90,7 +90,7 @@ def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'moons'"):
         shapes.make("moon")
     for n in (1, 2.5, True):
-        with pytest.raises(ValueError, match="at least 2 pairs"):
+        with pytest.raises(ValueError, match="number of pairs, at least 2"):
             shapes.beams(n)
 
 
@@ -164,7 +164,7 @@ def test_copies_are_networks_of_their_own(generator):
     for i in range(3):
         assert torch.allclose(answer[:, i], together.one(i)(x, t), atol=1e-6)
     assert not torch.allclose(answer[:, 0], answer[:, 1])
-    with pytest.raises(ValueError, match="copies 0 to 2"):
+    with pytest.raises(ValueError, match="give a copy from 0 to 2"):
         together.one(3)
 
 

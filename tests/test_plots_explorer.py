@@ -15,10 +15,10 @@ from lft_edu.plots import plane as drawing
 
 
 def contrast(a: str, b: str = "#ffffff") -> float:
-    """WCAG 2.1 contrast of two colours."""
+    """WCAG 2.1 contrast of two colors."""
 
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -28,8 +28,8 @@ def contrast(a: str, b: str = "#ffffff") -> float:
 
 def test_contrast_meets_wcag():
     assert abs(contrast("#767676") - 4.54) < 0.01  # the textbook example
-    for colour in (*base.SERIES, *plots.COLOURS.values()):
-        assert contrast(colour) >= 3, colour  # graphics, 1.4.11
+    for color in (*base.SERIES, *plots.COLORS.values()):
+        assert contrast(color) >= 3, color  # graphics, 1.4.11
     for text in ("#00664A", "#A04000", "#B00020", "#2a3f5f"):  # messages of checks and apps, titles
         assert contrast(text) >= 4.5, text
 
@@ -48,9 +48,9 @@ def lab(linear):
         [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],  # deuteranopia
     ],
 )
-def test_colours_differ_for_the_colour_blind(blindness):
+def test_colors_differ_for_the_color_blind(blindness):
     linear = [(np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255) ** 2.2 for c in base.SERIES[:5]]
-    seen = [lab(np.array(blindness) @ colour) for colour in linear]
+    seen = [lab(np.array(blindness) @ color) for color in linear]
     assert min(np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[:k]) > 15
     assert len(set(base.GROUP_SYMBOLS)) == len(base.SERIES)  # and each has a mark of its own
 
@@ -130,7 +130,7 @@ def test_velocity_field_marks_where_nobody_was(generator):
     arrow = seen[:, :, 1] - seen[:, :, 0]
     assert np.allclose(arrow, arrow[0, 0])  # a constant field: all arrows alike
     starts = torch.tensor(seen[:, :, 0].T)
-    cell = 2 * drawing.reach(pairs.x0, pairs.x1)[1] / 8
+    cell = 2 * drawing.axis_limits(pairs.x0, pairs.x1)[1] / 8
     assert (torch.cdist(starts.float(), pairs.at(0.5)).min(1).values < 1.5 * cell).all()
 
 
@@ -144,7 +144,7 @@ def test_every_figure_has_a_live_and_a_still_version(monkeypatch, generator):
         plots.clouds(pairs),
         plots.walks({"a": walk, "b": walk}, pairs, "two"),
         plots.velocity_field(lambda x, t: x, pairs),
-        plots.heat([[0.1, 1.0]], ["row"], [1, 2], "heat", "x", "y", percent=True),
+        plots.heatmap([[0.1, 1.0]], ["row"], [1, 2], "heat", "x", "y", percent=True),
         plots.lines({"a": ([1, 2], [1, 2], [0, 1], [2, 3]), "b": ([1, 2], [3, 4])}, "lines", "x", "y", log_x=True),
     ]
     for figure in figures:
@@ -174,7 +174,7 @@ def test_titles_and_names_are_literal(generator):
 
 
 def test_heat_writes_the_numbers_in():
-    figure = plots.heat(torch.tensor([[0.034, 1.0]]), ["r"], [1, 200], "t", "x", "y", percent=True)
+    figure = plots.heatmap(torch.tensor([[0.034, 1.0]]), ["r"], [1, 200], "t", "x", "y", percent=True)
     assert figure.data[0].text == (("3", "100"),) or [list(r) for r in figure.data[0].text] == [["3", "100"]]
     assert list(figure.data[0].x) == ["1", "200"]
 

@@ -30,7 +30,7 @@ def test_the_map_shows_every_span_at_its_place(scan):
     shown = torch.tensor([[math.nan if x is None else x for x in row] for row in cells.z], dtype=torch.float64)
     assert torch.equal(shown.nan_to_num(-1), scan["angular"].nan_to_num(-1))
     assert not shown[1, 3].isnan()
-    assert plots.still(figure, alt="a map").data[:4] == b"\x89PNG"
+    assert plots.static_image(figure, alt="a map").data[:4] == b"\x89PNG"
     assert shown[3, 1].isnan()
     low, high = scan.intervals("angular")
     text = cells.customdata[1][3]
@@ -51,7 +51,7 @@ def test_names_are_escaped_in_titles(scan):
     assert "&lt;b&gt;x" in plots.spans.title_of("<b>x")
 
 
-def test_lines_are_coloured_by_the_matching_of_the_full_space(states):
+def test_lines_are_colored_by_the_matching_of_the_full_space(states):
     x0, x1 = states[0], states[6]
     found = lft.recoupling_ratio(x0, x1)
     assert 0 < found.ratio < 1
@@ -73,7 +73,7 @@ def test_correlations_stand_in_order_and_nothing_is_said_of_nothing():
     nothing = (math.nan,) * 3
     found = {"a": {"angular": (0.2, 0.1, 0.4), "cka": nothing, "ridge": (0.7, 0.5, 0.8)}}
     figure = plots.rank_correlations(found, "which?")
-    assert list(figure.layout.yaxis.ticktext) == ["1 − linear CKA (says nothing)", "Angular distance", "Ridge error"]
+    assert list(figure.layout.yaxis.ticktext) == ["1 − linear CKA (no signal)", "Angular distance", "Ridge error"]
     (marks,) = figure.data
     assert list(marks.x) == [0.2, 0.7]
     assert marks.error_x.array == pytest.approx([0.2, 0.1])
@@ -99,7 +99,7 @@ def test_the_application_follows_clicks_and_sliders(scan, states):
     assert app.map.data[1].x == (6,)
     values = scan["angular"].diagonal(5)
     rank = int((values < scan["angular"][1, 6]).sum()) + 1
-    assert f"Angular distance {scan['angular'][1, 6]:.3f} (place {rank} of {len(values)})" in app.status.value
+    assert f"Angular distance {scan['angular'][1, 6]:.3f} (rank {rank} of {len(values)})" in app.status.value
 
 
 def test_a_span_that_ends_before_it_begins_is_refused_in_words(scan, states):

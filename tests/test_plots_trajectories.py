@@ -23,7 +23,7 @@ def models(bundled):
 @pytest.fixture(scope="module")
 def paths(models):
     teacher, student, tokenizer = models
-    walked = lft.capture(student, tokenizer, TEXT, between=1)
+    walked = lft.capture(student, tokenizer, TEXT, substeps=1)
     return {"teacher": lft.capture(teacher, tokenizer, TEXT), "<i>student</i>": walked}
 
 
@@ -57,7 +57,7 @@ def test_the_dashed_part_runs_through_the_span_and_joins_the_solid_one(paths):
     figure = plots.trajectory({"student": student}, projection, tokens=[2])
     solid, dashed = figure.data[:2]
     where = projection.transform(student.states[:, 2])
-    m, n = student.station(6), student.station(18)
+    m, n = student.depth_index(6), student.depth_index(18)
     np.testing.assert_allclose(dashed.x[:-1], where[m : n + 1, 0], rtol=1e-4, atol=1e-3)
     joined = np.r_[solid.x[: m + 1], solid.x[m + 2 : -1]]
     np.testing.assert_allclose(joined, np.r_[where[: m + 1, 0], where[n:, 0]], rtol=1e-4, atol=1e-3)
@@ -137,20 +137,20 @@ def test_velocity_of_a_token_is_the_flow_s_and_moves_only_that_token(models, pat
     moved = velocity_at(student, path, token, t, move)
     torch.testing.assert_close(moved[0], expected, atol=1e-4, rtol=1e-4)
     assert (moved - here[:1]).norm() > 0.1
-    with pytest.raises(ValueError, match="capture the student"):
+    with pytest.raises(ValueError, match="the student"):
         velocity_at(student, paths["teacher"], token, t, torch.zeros(1, 64))
     ridge = lft.load_student("bundled/ridge-6-18", models[0])
-    with pytest.raises(ValueError, match="only a flow has"):
+    with pytest.raises(ValueError, match="student with a flow"):
         velocity_at(ridge, path, token, t, torch.zeros(1, 64))
 
 
-def test_the_field_is_grey_where_no_state_was(models, paths):
+def test_the_field_is_gray_where_no_state_was(models, paths):
     _, student, _ = models
     path, atlas = paths["<i>student</i>"], lft.projections.bundled("PCA")
     states = lft.projections.bundled_states()[700:1500]
     figure = plots.token_field(student, path, atlas, 3, states, grid=9, moments=3)
     names = [trace.name for trace in figure.data]
-    guess, known = (figure.data[names.index(name)] for name in ("a guess: nobody was here", "velocity"))
+    guess, known = (figure.data[names.index(name)] for name in ("extrapolated: no samples nearby", "velocity"))
     cloud = atlas.transform(states)
     cell = max((figure.layout.xaxis.range[1] - figure.layout.xaxis.range[0]) / 8, 1)
     tails = lambda trace: np.stack([trace.x, trace.y], -1).reshape(-1, 6, 2)[:, 0]  # noqa: E731
@@ -172,7 +172,7 @@ def test_refusals(paths, models):
     for path, projection in ((paths["teacher"], plane), (paths["<i>student</i>"], lft.projections.bundled("UMAP"))):
         with pytest.raises(ValueError, match="PCA of 2 dimensions"):
             plots.token_field(models[1], path, projection, 1, lft.projections.bundled_states())
-    with pytest.raises(ValueError, match="up to 4"):
+    with pytest.raises(ValueError, match="at most 4"):
         plots.trajectory({str(i): paths["teacher"] for i in range(5)}, plane)
     with pytest.raises(ValueError, match="different texts"):
         plots.trajectory({"a": paths["teacher"], "b": lft.capture(models[0], models[2], "y")}, plane)
@@ -181,8 +181,8 @@ def test_refusals(paths, models):
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_still_pictures_of_paths(paths, dimensions):
     figure = plots.trajectory(paths, lft.PCA(dimensions).fit(paths["teacher"]))
-    picture = plots.still(figure, "alt").data
-    empty = plots.still(plots.new_figure("t", "x", "y", height=640), "alt").data
+    picture = plots.static_image(figure, "alt").data
+    empty = plots.static_image(plots.new_figure("t", "x", "y", height=640), "alt").data
     assert picture[:4] == b"\x89PNG"
     assert len(picture) > 2 * len(empty)
 

@@ -84,8 +84,8 @@ def test_angles_against_numpy(scan, states):
 def test_ridge_leaves_each_token_out_of_its_own_fit(states):
     """The closed form against fitting N times."""
     x, y = states[0, :25].double(), states[3, :25].double()
-    centred = x - x.mean(0)
-    penalty = RIDGE_PENALTY * centred.square().sum() / x.shape[1]
+    centered = x - x.mean(0)
+    penalty = RIDGE_PENALTY * centered.square().sum() / x.shape[1]
     errors = []
     for i in range(25):
         rest = torch.arange(25) != i
@@ -109,8 +109,8 @@ def test_ridge_is_nothing_for_a_linear_span_and_one_for_noise():
 def test_cka_against_gram_matrices(scan, states):
     a, b = states[1].double(), states[4].double()
     n = len(a)
-    centre = torch.eye(n, dtype=torch.float64) - 1 / n
-    k, q = centre @ a @ a.T @ centre, centre @ b @ b.T @ centre
+    center = torch.eye(n, dtype=torch.float64) - 1 / n
+    k, q = center @ a @ a.T @ center, center @ b @ b.T @ center
     assert scan["cka"][1, 4] == pytest.approx(1 - ((k * q).sum() / k.norm() / q.norm()).item())
 
 
@@ -199,7 +199,7 @@ def test_saved_and_read_it_is_the_same(tmp_path, scan):
     json.loads((tmp_path / "scan.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     for broken in ("", "{}", '{"layers": 3}', "[]"):
         (tmp_path / "broken.json").write_text(broken)
-        with pytest.raises(ValueError, match="holds no scan"):
+        with pytest.raises(ValueError, match="is not a scan"):
             SpanScan.load(tmp_path / "broken.json")
 
 
@@ -222,7 +222,7 @@ def test_more_criteria_are_added(scan):
         (lambda x: {"states": x / 0}, "NaN or infinity"),
         (lambda x: {"states": x, "criteria": ("recoupling", "ridg")}, "ridge"),
         (lambda x: {"states": x, "criteria": ()}, "at least one of recoupling"),
-        (lambda x: {"states": x, "sizes": (61,)}, "there are 60 tokens"),
+        (lambda x: {"states": x, "sizes": (61,)}, "from 1 to 60"),
     ],
 )
 def test_wrong_input_says_what_to_do(states, change, message):

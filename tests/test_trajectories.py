@@ -47,7 +47,7 @@ def test_states_are_the_model_s_own_and_end_before_the_final_norm(config, bundle
     assert path.times.tolist() == list(range(len(expected)))
     torch.testing.assert_close(path.states[:-1], expected[:-1])
     assert (path.states[-1] - expected[-1]).abs().max() > 0.1  # theirs has gone through the final norm
-    torch.testing.assert_close(path.readout.norm(path.states[-1]), expected[-1])
+    torch.testing.assert_close(path.unembed.norm(path.states[-1]), expected[-1])
     torch.testing.assert_close(path.log_probabilities(), out.logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_states_are_the_model_s_own_and_end_before_the_final_norm(config, bundle
 @pytest.mark.parametrize("between", [0, 3])
 def test_teacher_and_student_share_the_axis_and_the_student_ends_in_its_logits(models, tokenizer, name, between):
     student, teacher = models[name], models["teacher"]
-    path, truth = lft.capture(student, tokenizer, TEXT, between=between), lft.capture(teacher, tokenizer, TEXT)
+    path, truth = lft.capture(student, tokenizer, TEXT, substeps=between), lft.capture(teacher, tokenizer, TEXT)
     m, n = student.config.span
     assert path.span == (m, n)
     assert path.times[0] == 0
@@ -127,10 +127,10 @@ def test_at_goes_straight_between_stations(models, tokenizer):
 
 def test_a_station_is_found_by_its_depth_and_loss_by_its_token(models, tokenizer):
     path = lft.capture(models["flow-walking-6-18"], tokenizer, TEXT)
-    assert path.times[path.station(10)] == 10
-    assert path.station(18) != 18
-    with pytest.raises(ValueError, match="no station at depth 7; beside it there are 6 and 10"):
-        path.station(7)
+    assert path.times[path.depth_index(10)] == 10
+    assert path.depth_index(18) != 18
+    with pytest.raises(ValueError, match="No state was captured at depth 7; the nearest are 6 and 10"):
+        path.depth_index(7)
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         mean = models["flow-walking-6-18"](input_ids=ids, labels=ids).loss
@@ -140,7 +140,7 @@ def test_a_station_is_found_by_its_depth_and_loss_by_its_token(models, tokenizer
 def test_geometry_of_a_path_known_by_hand(models, tokenizer):
     path = lft.capture(models["teacher"], tokenizer, "x = 1")
     corner = torch.tensor([[0.0, 1.0], [3.0, 1.0], [3.0, 5.0], [3.0, 9.0]])[:, None].expand(4, len(path.tokens), 2)
-    made = trajectories.Trajectory(corner, torch.arange(4.0), path.tokens, path.ids, "x = 1", None, path.readout)
+    made = trajectories.Trajectory(corner, torch.arange(4.0), path.tokens, path.ids, "x = 1", None, path.unembed)
     assert made.step_lengths()[:, 0].tolist() == [3, 4, 4]
     assert made.path_length()[0] == 11
     assert made.straightness()[0].item() == pytest.approx(math.hypot(3, 8) / 11)
@@ -150,10 +150,10 @@ def test_geometry_of_a_path_known_by_hand(models, tokenizer):
 
 
 def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
-    path = lft.capture(models["flow-matching-6-12"], tokenizer, TEXT, between=1)
+    path = lft.capture(models["flow-matching-6-12"], tokenizer, TEXT, substeps=1)
     lens = path.logit_lens(3)
     assert lens.ids.shape == lens.probabilities.shape == (*path.states.shape[:2], 3)
-    by_hand = path.readout.head(path.readout.norm(path.states[9, 2])).softmax(-1)
+    by_hand = path.unembed.head(path.unembed.norm(path.states[9, 2])).softmax(-1)
     best = by_hand.argmax().item()
     assert lens.top(9, 2)[0] == (tokenizer.decode([best]), pytest.approx(by_hand[best].item(), rel=1e-4))
     final = path.log_probabilities()[2]
@@ -168,7 +168,7 @@ def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
 
 def test_tokens_are_shown_as_they_stand_and_broken_bytes_as_bytes(tokenizer):
     ids = tokenizer("é🙂<b>")["input_ids"]
-    words = [text.literal(tokenizer, i) for i in ids]
+    words = [text.token_to_str(tokenizer, i) for i in ids]
     assert "\ufffd" not in "".join(words)
     assert "".join(words).endswith("<b>")
     assert bytes("".join(words), "latin-1").decode("unicode_escape").encode("latin-1").decode() == "é🙂<b>"
@@ -187,9 +187,9 @@ def test_any_text_is_captured(bundled, text):
 
 def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     teacher = models["teacher"]
-    empty, nothing, number = "type some Python", "no text", "give a string"
+    empty, nothing, number = "type some Python", "list of texts is empty", "give a string"
     for wrong, message in (
-        ("\ud800", "half of a character"),
+        ("\ud800", "lone surrogate"),
         ("", empty),
         (["x", ""], empty),
         ([], nothing),
@@ -198,14 +198,14 @@ def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             lft.capture(teacher, tokenizer, wrong)
-    with pytest.raises(ValueError, match=r"600 tokens; this model was made for up to 512"):
+    with pytest.raises(ValueError, match=r"600 tokens; this model's context is 512"):
         lft.capture(teacher, tokenizer, "a" * 600)
     for batch_size in (0, -1, True):
-        with pytest.raises(ValueError, match="texts a pass"):
+        with pytest.raises(ValueError, match="texts per forward pass"):
             lft.capture(teacher, tokenizer, "x", batch_size=batch_size)
     for between in (-1, 1.5, True):
-        with pytest.raises(ValueError, match="pictures inside each step"):
-            lft.capture(teacher, tokenizer, "x", between=between)
+        with pytest.raises(ValueError, match="states inside each step"):
+            lft.capture(teacher, tokenizer, "x", substeps=between)
     one, other = (lft.capture(teacher, tokenizer, text) for text in ("x = 1", "y = 2"))
     with pytest.raises(ValueError, match="different texts"):
         divergence(one, other)
@@ -222,7 +222,7 @@ def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
 def test_memory_is_predicted_from_what_is_kept(models, tokenizer, monkeypatch):
     asked = []
     monkeypatch.setattr(trajectories, "require_memory", lambda needed, *_: asked.append(needed))
-    path = lft.capture(models["flow-walking-6-18"], tokenizer, TEXT, between=2)
+    path = lft.capture(models["flow-walking-6-18"], tokenizer, TEXT, substeps=2)
     assert asked[0] >= path.states.nbytes
     assert asked[0] < 20 * path.states.nbytes + 4 * 2048 * len(path.tokens)
 

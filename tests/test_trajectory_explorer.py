@@ -31,7 +31,7 @@ def explorer(models):
 
 def test_a_scene_holds_what_was_captured_and_projected(explorer, models):
     teacher, students, tokenizer = models
-    paths = [lft.capture(teacher, tokenizer, TEXT), lft.capture(students["flow-walking"], tokenizer, TEXT, between=3)]
+    paths = [lft.capture(teacher, tokenizer, TEXT), lft.capture(students["flow-walking"], tokenizer, TEXT, substeps=3)]
     scene = explorer.scene
     assert scene["tokens"] == [visible(token) for token in paths[0].tokens]
     for data, path in zip(scene["models"], paths, strict=True):
@@ -71,7 +71,7 @@ def test_settings_change_the_scene_and_leave_the_models_alone(explorer, models):
     paths = [lft.capture(model, models[2], TEXT) for model in (models[0], student_alone)]
     np.testing.assert_allclose(unpacked(explorer.scene["kl"]), lft.trajectories.divergence(*paths), atol=1e-4)
     assert not np.allclose(before, unpacked(explorer.scene["kl"]), atol=1e-3)
-    assert student.operator.settings == {"solver": "midpoint", "steps": 3}  # only looked at otherwise
+    assert student.operator.settings == {"solver": "midpoint", "num_steps": 3}  # only looked at otherwise
     explorer.show(student="ridge")
     assert explorer.scene["settings"]["steps"] is None
     explorer.show(student="flow-walking")
@@ -93,9 +93,9 @@ def test_nothing_is_computed_twice(explorer, monkeypatch):
     explorer.show(student="ridge")
     explorer.show(text=TEXT)
     assert len(ran) == 4  # the teacher's are known
-    for i in range(2 * trajectories.KEPT):
+    for i in range(2 * trajectories.MAX_CACHED):
         explorer.show(text=f"x{i}")
-    assert len(explorer._paths) <= trajectories.KEPT
+    assert len(explorer._paths) <= trajectories.MAX_CACHED
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_garbage_from_the_page_breaks_nothing(explorer, message):
 
 def test_students_must_fit_the_teacher(models, teacher, tmp_path):
     bundled, students, tokenizer = models
-    with pytest.raises(ValueError, match="no student"):
+    with pytest.raises(ValueError, match="student is empty"):
         lft.TrajectoryExplorer(bundled, {}, tokenizer)
     with pytest.raises(ValueError, match="fits another teacher"):
         lft.TrajectoryExplorer(teacher, students, tokenizer)
@@ -208,14 +208,14 @@ def test_an_exported_file_is_whole_and_holds_every_student(explorer, tmp_path):
     data = json.loads(re.search(r"const given = (\{.*\});\n", text)[1])
     assert list(data["scenes"]) == ["flow-walking", "ridge"]
     assert data["depth"] == 24
-    for wrong, message in (("page.txt", "ending in .html"), ("nowhere/page.html", "is no folder")):
+    for wrong, message in (("page.txt", "ending in .html"), ("nowhere/page.html", "is not a folder")):
         with pytest.raises(ValueError, match=message):
             explorer.export_html(tmp_path / wrong)
 
 
 def test_png_needs_a_browser_and_says_so(explorer, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="export_html works without"):
+    with pytest.raises(ValueError, match="export_html needs neither"):
         explorer.export_png(tmp_path / "page.png")
     assert not list(tmp_path.iterdir())
 
@@ -235,11 +235,11 @@ def test_failures_are_the_largest_divergences(models):
         assert failure.expected == paths[0].logit_lens(1).top(-1, failure.token)[0][0]
         assert failure.given == paths[1].logit_lens(1).top(-1, failure.token)[0][0]
     assert found[0].kl >= found[1].kl
-    with pytest.raises(ValueError, match="two tokens or more"):
+    with pytest.raises(ValueError, match="two or more tokens"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
-    with pytest.raises(ValueError, match="give a list of texts"):
+    with pytest.raises(ValueError, match="give a list of strings"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, "z = 1")
-    with pytest.raises(ValueError, match="made for up to 512"):
+    with pytest.raises(ValueError, match="context is 512"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z" * 600])
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
     assert explorer.gallery[0]["text"] == found[0].text

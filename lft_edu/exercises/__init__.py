@@ -1,4 +1,4 @@
-"""Exercises with instant checks: ``check("3.2", my_walk)``. One file a lesson; :mod:`.books` makes the notebooks."""
+"""Exercises with instant checks: ``check("3.2", my_walk)``. ``books`` builds the exercise notebooks."""
 
 from . import (
     lesson01,

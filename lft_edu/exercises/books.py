@@ -1,11 +1,11 @@
-"""Exercise notebooks, made from one source each: a percent script with nbgrader's solution markers.
+"""Build the exercise notebooks from their sources, percent scripts with nbgrader's solution markers.
 
-    make exercises                          # write them again
+    make exercises                              # rebuild all
     python -m lft_edu.exercises.books --check   # exit status 1 if one differs from its source
 
-From ``notebooks/exercises/sources/01_couplings.py`` come ``notebooks/exercises/01_couplings.ipynb``, in which solutions
-are stubs and fold out below each check, and ``notebooks/exercises/solutions/01_couplings.ipynb``, in which every check
-must pass. :func:`course` writes the same for nbgrader.
+From ``notebooks/exercises/sources/01_couplings.py`` it builds ``notebooks/exercises/01_couplings.ipynb``, with stubs
+and solutions folded below each check, and ``notebooks/exercises/solutions/01_couplings.ipynb``, in which every check
+must pass. :func:`course` builds the same for nbgrader.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
 
 
 def sources() -> list[Path]:
-    """The sources, or FileNotFoundError outside a clone of the course."""
+    """List the sources; raise FileNotFoundError outside a clone of the course."""
     found = sorted((ROOT / "sources").glob("*.py"))
     if not found:
         raise FileNotFoundError(f"No exercise sources in {ROOT / 'sources'}: run this in a clone of the course.")
@@ -33,11 +33,11 @@ def sources() -> list[Path]:
 
 
 def read(source: Path):
-    """A source as a notebook: markers left in, cells marked for nbgrader."""
+    """Read a source as a notebook, with its solution markers and nbgrader's cell metadata."""
     try:
         import jupytext
     except ImportError:
-        raise ValueError("Making exercise notebooks takes jupytext: pip install 'lft_edu[classroom]'.") from None
+        raise ValueError("Building exercise notebooks needs jupytext: pip install 'lft_edu[classroom]'.") from None
 
     book = jupytext.read(source, fmt="py:percent")
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -47,7 +47,7 @@ def read(source: Path):
         if SOLUTION.search(cell.source + "\n"):
             asked = following and CHECK.search(following.source)
             if not asked:
-                raise ValueError(f"{source.name}: a solution is not followed by its check: {cell.source[:60]!r}")
+                raise ValueError(f"{source.name}: no check() follows this solution: {cell.source[:60]!r}")
             number, points = asked[1], EXERCISES[asked[1]].difficulty
             cell.metadata["nbgrader"] = _grading(f"answer-{number}", solution=True)
             following.metadata["nbgrader"] = _grading(f"check-{number}", grade=True, locked=True, points=points)
@@ -62,7 +62,7 @@ def _grading(grade_id: str, **given) -> dict:
 
 
 def student(book):
-    """Stubs for solutions; each solution, and what one should have predicted, folds out below its check."""
+    """Return the student's version: stubs, with solutions and answers to the predictions folded below each check."""
     import nbformat
 
     book, cells, answer = copy.deepcopy(book), [], ""
@@ -82,7 +82,7 @@ def student(book):
 
 
 def solution(book):
-    """Solutions filled in; a check that fails stops the notebook."""
+    """Return the version with solutions, in which a failing check raises."""
     book = copy.deepcopy(book)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -92,7 +92,7 @@ def solution(book):
 
 
 def write(check: bool = False) -> list[Path]:
-    """Write all exercise notebooks, or with ``check`` only list those that differ from their source."""
+    """Write all exercise notebooks, or with ``check`` none; return the paths that differ from their source."""
     import nbformat
 
     changed = []
@@ -101,7 +101,7 @@ def write(check: bool = False) -> list[Path]:
         folders = {"student": ROOT, "solution": ROOT / "solutions"}
         for kind, made in (("student", student(book)), ("solution", solution(book))):
             path = folders[kind] / f"{source.stem}.ipynb"
-            for cell in made.cells:  # links are written as seen from the sources' folder
+            for cell in made.cells:  # links in the sources are relative to their folder
                 cell.source = cell.source.replace(*LINKS[kind])
             text = nbformat.writes(made) + "\n"
             if path.exists() and path.read_text() == text:
@@ -114,24 +114,24 @@ def write(check: bool = False) -> list[Path]:
 
 
 def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
-    """A new nbgrader course in ``folder``: its configuration and, a lesson an assignment, the sources with solutions.
+    """Create an nbgrader course in ``folder``: its configuration and one assignment per lesson, with solutions.
 
-    Then ``nbgrader generate_assignment 01_couplings`` there makes what students get, and ``nbgrader autograde`` marks
-    what they hand in: difficulty = points. It runs their code: do that in a container or an account of its own.
+    There, ``nbgrader generate_assignment 01_couplings`` builds the students' version, and ``nbgrader autograde`` grades
+    submissions (points = difficulty). It runs students' code: use a container or a separate account.
 
     Raises:
-        FileExistsError: there is a course already; nothing is overwritten.
+        FileExistsError: the folder already contains a course; nothing is overwritten.
     """
     import nbformat
 
     if (folder / "nbgrader_config.py").exists():
-        raise FileExistsError(f"{folder} holds a course already: give another folder, or remove it first.")
+        raise FileExistsError(f"{folder} already contains a course: give another folder, or delete it first.")
     written = []
     for source in sources():
         path = folder / "source" / source.stem / f"{source.stem}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         book = read(source)
-        book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # not for students' eyes yet
+        book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
         nbformat.write(book, path)
         written.append(path)
     (folder / "nbgrader_config.py").write_text(

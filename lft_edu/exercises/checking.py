@@ -1,7 +1,7 @@
-"""How an answer is checked: in stages, with words that teach, and without ever crashing on what a learner passes.
+"""Check answers to exercises in stages, with explanations, and never crash on what a learner passes.
 
-An exercise is a generator function. It gets the learner's answer, ``yield``\\ s the name of each stage before it runs
-it, and raises :class:`Wrong` with an explanation where the answer fails::
+The check of an exercise is a generator function. It takes the learner's answer, yields the name of each stage before
+running it, and raises :class:`Wrong` with an explanation where the answer fails::
 
     @exercise("2.2", "An Euler step", difficulty=1, minutes=4)
     def euler(answer):
@@ -23,16 +23,16 @@ EXERCISES: dict[str, "Exercise"] = {}
 
 
 class Wrong(Exception):
-    """An answer is wrong, or missing; the message says how, and what to think about."""
+    """The answer is wrong or missing; the message explains why and gives a hint."""
 
 
 class Unfilled(Wrong):
-    """There is no answer yet."""
+    """The stub has not been filled in."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """``difficulty`` is 1 to 3; ``minutes`` a fair guess for who has read the lesson."""
+    """A registered exercise. ``difficulty`` is 1 to 3; ``minutes`` the expected time after reading the lesson."""
 
     number: str
     title: str
@@ -49,7 +49,7 @@ class Exercise:
 
 @dataclass
 class Report:
-    """What came out: stages ``passed`` in order, the stage that ``failed`` and why. True if all passed."""
+    """The result of a check: stages ``passed``, the stage that ``failed`` and why. True if all passed."""
 
     exercise: Exercise
     passed: list[str] = field(default_factory=list)
@@ -66,16 +66,16 @@ class Report:
         return "\n".join([*lines, *(f"    {line}" for line in self.message.splitlines())])
 
     def _repr_html_(self) -> str:
-        colour = "#00664A" if self else "#A04000"
+        color = "#00664A" if self else "#A04000"
         text = html.escape(repr(self))
         return (
-            f"<pre role='status' style='white-space:pre-wrap;border-left:4px solid {colour};padding:4px 12px;margin:0'>"
+            f"<pre role='status' style='white-space:pre-wrap;border-left:4px solid {color};padding:4px 12px;margin:0'>"
             f"{text}</pre>"
         )
 
 
 def exercise(number: str, title: str, difficulty: int, minutes: int):
-    """Register a generator function as the check of an exercise."""
+    """Register the decorated generator function as the check of an exercise."""
 
     def register(run):
         EXERCISES[number] = Exercise(number, title, difficulty, minutes, run)
@@ -85,15 +85,15 @@ def exercise(number: str, title: str, difficulty: int, minutes: int):
 
 
 def check(number: str, answer: Callable) -> Report:
-    """Check an answer, a function, and say what is right and what is not yet.
+    """Check your answer to an exercise and report which stages pass.
 
     Args:
         number: the exercise, such as ``"3.2"``.
-        answer: your function itself, without parentheses.
+        answer: your function itself, not called.
 
     Raises:
-        ValueError: no such exercise.
-        AssertionError: the answer is wrong *and* an autograder is running (nbgrader sets ``NBGRADER_EXECUTION``).
+        ValueError: unknown exercise.
+        AssertionError: the answer is wrong and nbgrader is running (it sets ``NBGRADER_EXECUTION``).
     """
     if str(number) not in EXERCISES:
         from ..support.errors import unknown
@@ -116,7 +116,7 @@ def check(number: str, answer: Callable) -> Report:
 
 
 class Answer:
-    """A learner's function; whatever goes wrong inside it becomes a :class:`Wrong`."""
+    """A learner's function, whose exceptions become :class:`Wrong`."""
 
     def __init__(self, function, number: str):
         self.function, self.number = function, number
@@ -128,7 +128,7 @@ class Answer:
             value = self.function(*args, **kwargs)
         except NotImplementedError:
             raise Unfilled("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
-        except Wrong:  # from a probe that the check handed in: it knows best
+        except Wrong:  # raised by a probe that the check passed in
             raise
         except Exception as error:
             raise Wrong(explain(error, self.function)) from None
@@ -138,7 +138,7 @@ class Answer:
 
 
 def raise_unless_callable(value, number: str):
-    """Say how to hand in a function, to someone who handed in something else."""
+    """Raise a message that explains how to pass a function."""
     if value is None or value is ...:
         raise Unfilled("There is nothing to check yet: pass your function.")
     raise Wrong(
@@ -148,7 +148,7 @@ def raise_unless_callable(value, number: str):
 
 
 def explain(error: Exception, function) -> str:
-    """An exception inside a learner's function, with the line it came from."""
+    """Describe an exception in a learner's function, with the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(function, "__code__", None)
     own = [f for f in frames if code is not None and f.filename == code.co_filename]
@@ -157,7 +157,7 @@ def explain(error: Exception, function) -> str:
 
 
 def describe(value) -> str:
-    """A value in a few words: ``a tensor of shape (3, 2)``, ``a list``, ``the number 3``."""
+    """Describe a value in a few words: ``a tensor of shape (3, 2)``, ``a list``, ``the number 3``."""
     if isinstance(value, bool):
         return f"the truth value {value}"
     if isinstance(value, (int, float)):
@@ -169,12 +169,15 @@ def describe(value) -> str:
 
 
 def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
-    """``value`` as a float64 tensor on the CPU, whatever it was: tensor on any device, array, list, number.
+    """Convert an answer (tensor on any device, array, list, number) to a float64 tensor on the CPU.
 
     Args:
-        shape: what it must have; None for any.
-        what: what it is, for the message: ``"the new position"``.
-        meaning: what the shape means: ``"one row a point"``.
+        shape: required shape; None for any.
+        what: name of the value in messages, such as ``"the new position"``.
+        meaning: explanation of the shape, such as ``"one row per point"``.
+
+    Raises:
+        Wrong: not real numbers, another shape, NaN or infinity.
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(value)
@@ -193,11 +196,14 @@ def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
 
 
 def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tolerance: float = 1e-4) -> Tensor:
-    """``value`` must equal ``want``; if it equals the outcome of a known mistake, say which.
+    """Require that ``value`` equals ``want``, and return it as a tensor; recognize known mistakes.
 
     Args:
-        mistakes: message → what someone who makes that mistake would return.
-        tolerance: largest difference allowed, relative to the largest entry of ``want`` (and at least 1).
+        mistakes: message → the value that this mistake gives.
+        tolerance: largest difference allowed, relative to the largest entry of ``want`` (at least 1).
+
+    Raises:
+        Wrong: with the message of a known mistake, or the largest difference.
     """
     want = torch.as_tensor(want, dtype=torch.float64).detach()
     got = tensor(value, want.shape, what)
@@ -213,7 +219,7 @@ def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tol
 
 
 def _largest(got: Tensor, want: Tensor, difference: Tensor, what: str) -> str:
-    """The largest difference, with both numbers."""
+    """Describe the largest difference, with both numbers."""
     place = int(difference.argmax())
     index = [] if not want.shape else [int(i) for i in torch.unravel_index(torch.tensor(place), want.shape)]
     at = f" (at index {index})" if index else ""

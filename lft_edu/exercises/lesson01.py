@@ -1,4 +1,4 @@
-"""Checks of lesson 01: who goes with whom."""
+"""Checks of lesson 01: couplings."""
 
 import torch
 
@@ -9,7 +9,7 @@ TINY = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.4], [5.0, 0
 
 
 def clouds(n: int, seed: int, dimension: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two clouds drawn without any pairing in mind."""
+    """Draw two independent clouds, ``(n, dimension)`` each."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, dimension, generator=generator), torch.randn(n, dimension, generator=generator) + 0.5
 
@@ -20,20 +20,21 @@ def pair(answer):
     yield "one whole number per point"
     mine = tensor(answer(x0, x1), None, "the assignment")
     if mine.shape == x0.shape:
-        raise Wrong(f"You returned {describe(mine)}: points. The assignment is which of them, (N,) long integers.")
-    mine = tensor(mine, (40,), "the assignment", "for each point of x0 the number of its partner in x1")
+        raise Wrong(
+            f"You returned {describe(mine)}: points. The assignment is which of them, as indices: (N,) integers."
+        )
+    mine = tensor(mine, (40,), "the assignment", "for each point of x0 the index of its partner in x1")
     if not torch.equal(mine, mine.round()) or mine.min() < 0 or mine.max() >= 40:
         raise Wrong(
-            f"The assignment holds numbers of points, 0 to 39; yours runs from {mine.min():g} to {mine.max():g}."
+            f"The assignment holds indices of points, 0 to 39; yours runs from {mine.min():g} to {mine.max():g}."
         )
 
     yield "by hand: two starts, both nearest to the same end"
     small = tensor(answer(*TINY), (2,), "the assignment").long()
     if len(small.unique()) < 2:
         raise Wrong(
-            f"Both points go to x1[{small[0]}]. That is the nearest neighbour; in optimal "
-            "transport every "
-            "point is used exactly once: a permutation."
+            f"Both points go to x1[{small[0]}]. That is the nearest neighbor; optimal transport uses every point "
+            "exactly once: a permutation."
         )
 
     yield "a permutation"
@@ -48,7 +49,7 @@ def pair(answer):
         inverse = mine.argsort()
         if torch.equal(inverse, best):
             raise Wrong(
-                "Right pairs, read the wrong way round: you list for each point of x1 its partner in x0. Row i of the "
+                "Right pairs in the wrong direction: you list for each point of x1 its partner in x0. Row i of the "
                 "answer belongs to x0[i]; check which cloud is the rows of your cost matrix."
             )
         if torch.equal(mine, optimal_assignment(x0, x1, "sqeuclidean")):
@@ -62,21 +63,23 @@ def pair(answer):
 def ratio(answer):
     yield "a number between 0 and 1"
     x0, _ = clouds(30, seed=2)
-    x1 = x0 * torch.tensor([2.0, 0.5])  # stretched: the metrics and the nearest neighbours all disagree here
+    x1 = x0 * torch.tensor([2.0, 0.5])  # stretched: the metrics and the nearest neighbors all disagree here
     value = float(tensor(answer(x0, x1), (), "the ratio"))
     if not 0 <= value <= 1:
-        raise Wrong(f"You returned {value:g}. R is a *share* of the N points: divide by N.")
+        raise Wrong(f"You returned {value:g}. R is a *fraction* of the N points: divide by N.")
 
     yield "by hand: three points that stay where they are"
     still = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     close(answer(still, still.clone()), 0.0, "R", {
-        "You count the pairs that are *kept*. R is the share that optimal transport would re-pair: 1 − that (eq. 7).":
+        "You count the pairs that are *kept*. R is the fraction that optimal transport would re-pair: 1 − that (eq. "
+        "7).":
             1.0,
     })  # fmt: skip
 
     yield "by hand: two of three points change places"
     close(answer(still, still[[1, 0, 2]]), 2 / 3, "R", {
-        "You count the pairs that are *kept*. R is the share that optimal transport would re-pair: 1 − that (eq. 7).":
+        "You count the pairs that are *kept*. R is the fraction that optimal transport would re-pair: 1 − that (eq. "
+        "7).":
             1 / 3,
     })  # fmt: skip
 
@@ -84,7 +87,7 @@ def ratio(answer):
     n = torch.arange(30)
     best, near = optimal_assignment(x0, x1), cost_matrix(x0, x1).argmin(1)
     close(answer(x0, x1), (best != n).double().mean(), "R", {
-        "You look at nearest neighbours. Optimal transport pairs all points at once, each used exactly once.":
+        "You look at nearest neighbors. Optimal transport pairs all points at once, each used exactly once.":
             (near != n).double().mean(),
         "This is R for the *squared* distance: use the distance itself.":
             (optimal_assignment(x0, x1, "sqeuclidean") != n).double().mean(),
@@ -104,7 +107,7 @@ def crossings(answer):
     close(count([[0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]), 0, "the number of crossings")
     yield "by hand: lines that would cross if they were longer"
     close(count([[0.0, 0.0], [0.5, 1.0]], [[1.0, 0.0], [0.5, 3.0]]), 0, "the number of crossings", {
-        "These two meet only when prolonged. Each must have the *other's two ends* on different sides.": 1,
+        "These two cross only when extended. Each must have the *other's two ends* on different sides.": 1,
     })  # fmt: skip
     yield "25 random pairs"
     x0, x1 = clouds(25, seed=3)
@@ -128,10 +131,9 @@ def crossed(answer):
     kept, swapped = float(cost[0, 0] + cost[1, 1]), float(cost[0, 1] + cost[1, 0])
     if kept >= swapped:
         raise Wrong(
-            f"As given the squared distances add up to {kept:.3g}, swapped to {swapped:.3g}: swapping wins. "
-            "Squares are "
-            "kind to two middling lines and hard on one long line: make the swap produce a very long one. (With the "
-            "plain distance this can't be done: the triangle inequality uncrosses any two lines.)"
+            f"As given the squared distances add up to {kept:.3g}, swapped to {swapped:.3g}: swapping wins. One long "
+            "line costs more than two medium ones when squared: make the swap produce a very long one. (With the "
+            "plain distance this is impossible: by the triangle inequality, crossing lines are never optimal.)"
         )
 
 
@@ -144,19 +146,19 @@ def nobody_meets(answer):
     if min(apart) < 1e-6:
         raise Wrong("Some of your points are in the same place. Give 64 different ones on each side.")
     pairs = Coupling(x0, x1)
-    yield "optimal transport would re-pair more than nine in ten"
+    yield "optimal transport would re-pair more than 90 %"
     share = (optimal_assignment(x0, x1) != torch.arange(n)).double().mean().item()
     if share <= 0.9:
-        raise Wrong(f"R = {share:.2f}. Send every point far from where it would go by itself: what about a rotation?")
-    yield "and still no two of them come close on their straight ways"
+        raise Wrong(f"R = {share:.2f}. Send every point far from its nearest target: what about a rotation?")
+    yield "and still no two points come close to each other on their straight paths"
     start = torch.cdist(x0, x0)
     nearness = (pairs.closest_approach() / start.clamp_min(1e-12)).fill_diagonal_(1)
     if (worst := nearness.min().item()) < 0.2:
         i, j = divmod(int(nearness.argmin()), n)
         raise Wrong(
             f"Points {i} and {j} start {start[i, j]:.2f} apart and come within {worst * start[i, j]:.3f} of each other "
-            "at the same moment; keep at least a fifth of the distance. (Half a turn would send everybody "
-            "through the centre at t = 1/2. What would less than half a turn do?)"
+            "at the same moment; keep at least a fifth of the distance. (A half turn sends all points "
+            "through the center at t = 1/2. What does less than a half turn do?)"
         )
 
 

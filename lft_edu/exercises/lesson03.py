@@ -1,4 +1,4 @@
-"""Checks of lesson 03: walk, and look only at the end."""
+"""Checks of lesson 03: Flow Walking, a loss on the end of the path only."""
 
 from functools import partial
 
@@ -18,18 +18,18 @@ def times(answer):
     yield "a table of shape (batch, k + 1)"
     table = tensor(answer(k, batch), None, "the times")
     if tuple(table.shape) == (batch, k - 1):
-        raise Wrong("Only the times in between: put 0 in front of each row and 1 behind.")
-    table = tensor(table, (batch, k + 1), "the times", "k steps have k + 1 ends, one row per walker")
+        raise Wrong("Only the times in between: put 0 in front of each row and 1 at its end.")
+    table = tensor(table, (batch, k + 1), "the times", "k steps have k + 1 ends, one row per point")
     yield "from 0 to 1"
     if (table[:, 0] != 0).any() or (table[:, -1] != 1).any():
-        raise Wrong("Every row begins with 0 and ends with 1: walkers start at x0 and must arrive.")
+        raise Wrong("Every row begins with 0 and ends with 1: paths start at x0 and end at t = 1.")
     yield "never backwards"
     if (table.diff(dim=1) < 0).any():
         raise Wrong("Some rows are not sorted: time would run backwards. Sort along the last dimension (dim=-1).")
-    yield "every walker draws its own"
+    yield "each point has its own times"
     if len(table.unique(dim=0)) < batch:
-        raise Wrong("Several walkers got the same times. Draw a whole table, torch.rand(batch, k - 1).")
-    yield "uniform between 0 and 1, and drawn anew in each call"
+        raise Wrong("Several points got the same times. Draw a whole table, torch.rand(batch, k - 1).")
+    yield "uniform between 0 and 1, and redrawn in each call"
     require_uniform(torch.stack([tensor(answer(2, 64), (64, 3), "the times")[:, 1] for _ in range(20)]), "times")
     many = torch.cat([tensor(answer(k, batch), (batch, k + 1), "the times")[:, 1:-1].flatten() for _ in range(40)])
     if abs(many.mean() - 0.5) > 0.03 or abs(many.std() - 12**-0.5) > 0.03:
@@ -64,11 +64,11 @@ def walking(answer):
         "You took only the last step from x0: each step starts where the one before ended.": _last_step(grid),
         "You skipped the first step: start at times[0].": end(grid[1:]),
     })  # fmt: skip
-    yield "each walker has its own times"
+    yield "each point has its own times"
     own = torch.tensor([[0.0, 0.1, 1.0], [0.0, 0.8, 1.0]])
     close(answer(Probe(), START, own), end(own), "the end of the walk", {
-        "Every walker used the first row: step i goes from times[:, i] to times[:, i + 1].": end(own[0]),
-        "Every walker used the last row: step i goes from times[:, i] to times[:, i + 1].": end(own[1]),
+        "Every point used the first row: step i goes from times[:, i] to times[:, i + 1].": end(own[0]),
+        "Every point used the last row: step i goes from times[:, i] to times[:, i + 1].": end(own[1]),
     })  # fmt: skip
     yield "many small steps of a quarter turn end where they should"
     fine = uniform_times(100, dtype=torch.float64)
@@ -98,17 +98,17 @@ def loss(answer):
     yield "2k evaluations: k midpoint steps, each from where the last one ended"
     if len(probe.asked) == 1:
         raise Wrong(
-            "You asked the velocity once: that is flow matching. Here the points walk, step after step (eq. 8)."
+            "You evaluated the velocity once: that is flow matching. Here the points move step by step (eq. 8)."
         )
     if len(probe.asked) != 6:
-        raise Wrong(f"You asked the velocity {len(probe.asked)} times; three midpoint steps ask 6 times.")
+        raise Wrong(f"You evaluated the velocity {len(probe.asked)} times; three midpoint steps evaluate it 6 times.")
     if (probe.asked[0][0] - x0).abs().max() > 1e-5:
         raise Wrong("The walk must start at x0.")
     second, t = probe.asked[2]
     straight = torch.lerp(x0, x1, t.reshape(-1, 1).expand(16, 1))
     if (second - straight).abs().max() < 1e-4:
         raise Wrong(
-            "You put the walker back on the straight line before each step. It walks on from where *it* stands."
+            "You put the point back on the straight line before each step. Continue from where the last step ended."
         )
 
     yield "the end against x1, where the times do not matter (constant velocity)"
@@ -117,8 +117,8 @@ def loss(answer):
     value, again = (float(tensor(answer(still, x0, x1, 3), (), "the loss")) for _ in range(2))
     if abs(value - again) > 1e-5:
         raise Wrong(
-            f"At constant velocity every walk ends in one place, yet your loss was {value:.4f} and then {again:.4f}. "
-            "Do you average over the states on the way? Only the end counts (eq. 8)."
+            f"At constant velocity the end does not depend on the times, yet your loss was {value:.4f} and then "
+            f"{again:.4f}. Do you average over intermediate states? Only the end counts (eq. 8)."
         )
     close(value, (end - x1).square().mean(), "the loss", {
         "You compare with x0: the walk must end at x1.": (end - x0).square().mean(),
@@ -127,17 +127,16 @@ def loss(answer):
         "You measure the distance: square it.": (end - x1).norm(dim=-1).mean(),
     })  # fmt: skip
 
-    yield "through times that are random, and each walker's own"
+    yield "random times, different for each point"
     seen = probe.asked[2][1]
     if seen.numel() == 1 or len(seen.unique()) < 8:
-        raise Wrong("All walkers changed step at the same time: draw times for each of them (exercise 3.1).")
+        raise Wrong("All points changed step at the same time: draw times for each of them (exercise 3.1).")
     again = Probe()
     answer(again, x0, x1, 3)
     if torch.equal(again.asked[2][1], seen):
         raise Wrong(
-            "The times were the same twice. On a fixed grid the walk learns a map for that grid alone, and "
-            "falls apart on "
-            "any other: draw them anew at each call."
+            "The times were the same twice. Training on a fixed grid is right on that grid only: draw them again in "
+            "each call."
         )
     require_uniform(torch.stack([_inner_times(answer, x0, x1) for _ in range(40)]), "times in between")
     yield "k steps for any k"
@@ -145,14 +144,14 @@ def loss(answer):
         probe = Probe()
         answer(probe, x0, x1, k)
         if len(probe.asked) != 2 * k:
-            raise Wrong(f"For k = {k} you asked the velocity {len(probe.asked)} times, not {2 * k}. Is k used?")
+            raise Wrong(f"For k = {k} you evaluated the velocity {len(probe.asked)} times, not {2 * k}. Is k used?")
     yield "midpoint steps, and the gradient flows through all of them"
     probe, again = Probe(), Probe()
     value = answer(probe, x0, x1, 3)
     asked = times_of(probe, 16)  # now and halfway, now and halfway, …
     grid = torch.cat([asked[0::2], (2 * asked[1::2] - asked[0::2])[-1:]]).T  # the times of this very walk
     if bool((grid.diff(dim=1) < -1e-5).any()):
-        raise Wrong("Some walkers go back in time: sort the times of each (exercise 3.1).")
+        raise Wrong("Some points go back in time: sort the times of each (exercise 3.1).")
     true = (walk(again, x0, grid.clamp(0, 1).cummax(1).values) - x1).square().mean()
     close(value, true.detach(), "the loss of a walk by midpoint steps (eq. 5)", tolerance=1e-3)
     require_gradient(value, probe)
@@ -165,11 +164,11 @@ def loss(answer):
 
 
 def _inner_times(answer, x0, x1) -> torch.Tensor:
-    """The time between the two steps of a walk with k = 2, for each point."""
+    """Return the time between the two steps of a path with k = 2, for each point."""
     probe = Probe()
     answer(probe, x0, x1, 2)
     if len(probe.asked) != 4:
-        raise Wrong(f"For k = 2 you asked the velocity {len(probe.asked)} times, not 4. Is k used?")
+        raise Wrong(f"For k = 2 you evaluated the velocity {len(probe.asked)} times, not 4. Is k used?")
     return times_of(probe, len(x0))[2]
 
 
@@ -186,7 +185,7 @@ def cost(answer):
     })  # fmt: skip
     yield "by hand: 24 layers, 6–12 replaced by three midpoint steps"
     close(answer(24, (6, 12), "midpoint", 3), 24, "the number of evaluations", {
-        "A midpoint step looks twice: two evaluations a step.": 21,
+        "A midpoint step needs two evaluations of the velocity.": 21,
     })  # fmt: skip
     yield "any model, span, solver and k"
     for layers, span, solver, k in (
@@ -206,20 +205,21 @@ def break_it(answer):
         raise Wrong(f"You returned {describe(pairs)}: return lft.couplings.Coupling(x0, x1, group).")
     if len(pairs) < 200 or not 2 <= len(pairs.group.unique()) <= 20 or pairs.x0.shape[1] > 2:
         raise Wrong(
-            f"Give at least 200 pairs in the plane or on a line, in 2 to 20 groups that should stay "
-            "together; yours are "
+            "Give at least 200 pairs in the plane or on a line, in 2 to 20 groups that should stay together; yours are "
             f"{len(pairs)} pairs in {len(pairs.group.unique())} groups and {pairs.x0.shape[1]} dimensions."
         )
     trained = plane.train(pairs, partial(flow_walking_loss, k=2))
     few, many = (trained.kept(pairs, k).item() for k in (2, 200))
-    yield "trained with k = 2, two steps take nine points in ten to their own group"
+    yield "trained with k = 2, two steps take 90 % of the points to their own group"
     if few < 0.9:
-        raise Wrong(f"Only {few:.0%} are kept in two steps: this is too hard even for the grid it was trained for.")
+        raise Wrong(
+            f"Only {few:.0%} are kept in two steps: this is too hard even with the number of steps of training."
+        )
     yield "and two hundred steps lose a quarter"
     if many > 0.75:
         raise Wrong(
-            f"Two hundred steps still keep {many:.0%}: here the network finds a way round. Where is there none, or one "
-            "that is hard to find? Think of a line; of three clusters; of moons hooked into each other."
+            f"Two hundred steps still keep {many:.0%}: here the network finds a detour. Where is there none, or one "
+            "that is hard to find? Think of a line; of three clusters; of interleaved moons."
         )
 
 
@@ -234,9 +234,9 @@ def both(answer):
     path = plane.carry(trained.velocity, test.x0, 100, return_path=True)
     kept = plane.pairs_kept(path[-1], test).item()
     way = (path.diff(dim=0).norm(dim=-1).sum(0) / (test.x1 - test.x0).norm(dim=-1)).mean().item()
-    yield "right: 90 % of three clusters in a cycle reach their own, in 100 steps (flow matching: almost none)"
+    yield "right: 90 % of three clusters in a cycle reach their own group in 100 steps (flow matching: almost none)"
     if kept < 0.9:
-        raise Wrong(f"α = {alpha:g} keeps {kept:.0%}. The larger α, the more the average arrow rules: make it smaller.")
+        raise Wrong(f"α = {alpha:g} keeps {kept:.0%}. The larger α, the closer to flow matching: make it smaller.")
     yield "straight: paths at most 5 % longer than the straight line (those of Flow Walking are longer)"
     if way > 1.05:
         raise Wrong(f"With α = {alpha:g} the path is {way:.2f} times the straight line. A larger α pulls it straight.")

@@ -1,4 +1,4 @@
-"""Checks of lesson 04: catch the states, draw them, read them."""
+"""Checks of lesson 04: hidden states, PCA, attention sink, logit lens, curvature."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ from .checking import Wrong, close, describe, exercise, tensor
 
 
 def small_model(layers: int):
-    """A random GPT-NeoX of width 32 in which every weight matters, those of the final norm, too."""
+    """Build a random GPT-NeoX of width 32 in which every weight matters, including those of the final norm."""
     from ..loading.teachers import build_model
 
     model = build_model(32, 50, layers=layers, seed=1).eval().requires_grad_(False)
@@ -33,14 +33,14 @@ def catch(answer):
     yield "one tensor, (L + 1, T, D)"
     mine = _states(answer(model, ids), right, listed)
 
-    yield "what enters layer 0, then what leaves each layer, before the final norm"
+    yield "the input of layer 0, then the output of each layer, before the final norm"
     normed = model.gpt_neox.final_layer_norm(right)
     close(mine, right, "the states", {
         "The last state is *after* the final norm: that is what output_hidden_states gives. The states live in one "
         "space only before it. Hook the last layer.": listed,
-        "All states went through the final norm. Return them as they leave the layers.": normed,
-        "Off by one: you begin behind layer 0 and end behind the final norm.": torch.cat([right[1:], normed[-1:]]),
-        "What enters layer 0 is there twice, what leaves the last layer is missing.":
+        "All states went through the final norm. Return the outputs of the layers.": normed,
+        "Off by one: you begin after layer 0 and end after the final norm.": torch.cat([right[1:], normed[-1:]]),
+        "The input of layer 0 is there twice, the output of the last layer is missing.":
             torch.cat([right[:1], right[:-1]]),
         "The order is reversed: depth 0 comes first.": right.flip(0),
         "All your states are the last one. Does your hook keep a name that changes, instead of appending?":
@@ -50,8 +50,8 @@ def catch(answer):
     yield "the model is left as it was"
     if left := hooks_on(model) - before:
         raise Wrong(
-            f"Your function left hooks on the model ({left}). They run at every later pass and keep what they caught "
-            "in memory. Keep what register_…_hook returns, and call .remove() on it."
+            f"Your function left hooks on the model ({left}). They run at every later pass and keep their "
+            "recorded states in memory. Keep the handle that register_…_hook returns, and call .remove() on it."
         )
     yield "any depth, any length"
     for model, ids in ((small_model(2), torch.arange(9)[None]), (small_model(6), torch.tensor([[8]]))):
@@ -60,7 +60,7 @@ def catch(answer):
 
 
 def _states(value, right: Tensor, listed: Tensor) -> Tensor:
-    """The answer as (L+1, T, D), or what is wrong with its shape."""
+    """Return the answer as (L+1, T, D), or explain what is wrong with its shape."""
     if isinstance(value, list | tuple):
         raise Wrong(f"You returned a {type(value).__name__} of {len(value)}: make one tensor of it, torch.stack(…).")
     (depths, tokens, width), found = right.shape, tensor(value, None, "the states")
@@ -68,11 +68,11 @@ def _states(value, right: Tensor, listed: Tensor) -> Tensor:
     if len(shape) == 4 and shape[-2:] == (tokens, width) and 1 in shape[:2]:
         raise Wrong(f"You returned {describe(found)}: the batch axis is left in. There is one text: take state[0].")
     if len(shape) == 3 and shape[1:] == (tokens, width) and shape[0] != depths:
-        here = f"You returned {shape[0]} states; {layers} layers have {depths} places, before, between and behind."
+        here = f"You returned {shape[0]} states; {layers} layers have {depths} depths, before, between and after them."
         for message, outcome in {
-            "What enters layer 0 is missing: a forward *pre*-hook on layer 0 catches it.": right[1:],
-            "What leaves the last layer is missing: pre-hooks alone end before it.": right[:-1],
-            "What enters layer 0 is missing, and the last state is after the final norm.": listed[1:],
+            "The input of layer 0 is missing: a forward *pre*-hook on layer 0 records it.": right[1:],
+            "The output of the last layer is missing: pre-hooks alone do not record it.": right[:-1],
+            "The input of layer 0 is missing, and the last state is after the final norm.": listed[1:],
             "Each state between two layers is there twice: one pre-hook, on layer 0, is enough.":
                 torch.stack([right[:-1], right[1:]], 1).flatten(0, 1),
         }.items():  # fmt: skip
@@ -83,7 +83,7 @@ def _states(value, right: Tensor, listed: Tensor) -> Tensor:
 
 
 def cloud(n: int, width: int, seed: int) -> Tensor:
-    """Points away from the origin, spread differently along directions that are no coordinate axes."""
+    """Draw points off the origin, with different variances along directions that are not coordinate axes."""
     generator = torch.Generator().manual_seed(seed)
     turned = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
     spread = 4 * 0.6 ** torch.arange(width)
@@ -91,11 +91,11 @@ def cloud(n: int, width: int, seed: int) -> Tensor:
 
 
 def _axes(states: Tensor) -> Tensor:
-    return torch.linalg.svd(states).Vh  # (D, D), an axis a row
+    return torch.linalg.svd(states).Vh  # (D, D), one axis per row
 
 
-def facing(picture, like: Tensor) -> Tensor:
-    """A picture with the sign of each axis chosen so that it looks most like another: signs are free."""
+def align_signs(picture, like: Tensor) -> Tensor:
+    """Flip the sign of each axis to match another projection: the signs of a PCA are arbitrary."""
     turn = (picture - like).square().sum(0) > (picture + like).square().sum(0)
     return torch.where(turn, -picture, picture)
 
@@ -107,18 +107,20 @@ def project(answer):
     kept = fitted.clone(), other.clone()
     value = answer(*kept)
     if not (torch.equal(kept[0], fitted) and torch.equal(kept[1], other)):
-        raise Wrong("You changed the states themselves: -= and its like work in place. Make a new tensor: states - …")
+        raise Wrong(
+            "You changed the states themselves: operators such as -= work in place. Make a new tensor: states - …"
+        )
     if isinstance(value, tuple):
         raise Wrong(f"You returned {len(value)} things: return the points alone.")
-    mine = tensor(value, None, "the picture")
+    mine = tensor(value, None, "the projection")
     if tuple(mine.shape) == (40, 2):
         raise Wrong(
-            "You returned 40 points: those of the states you fitted. U·S knows them only. Any others are placed by "
+            "You returned 40 points: those of the states you fitted. U·S holds only those. Project others with "
             "the axes: (other − mean) @ axes.T, one point for each of the 25 other states."
         )
     if tuple(mine.shape) == (2, 25):
         raise Wrong("You returned (2, 25): a row for each axis. Transpose it, a row for each state.")
-    tensor(mine, (25, 2), "the picture", "one row per other state, two axes")
+    tensor(mine, (25, 2), "the projection", "one row per other state, two axes")
 
     yield "mean and axes of the fitted states, used on the others (signs are free)"
     x, y = fitted.double(), other.double()
@@ -126,51 +128,51 @@ def project(answer):
     (_, s, vh), raw, both = torch.linalg.svd(x - mean), _axes(x)[:2], torch.cat([x, y])
     at = (y - mean) @ vh.T  # places along all six axes, first the one along which the fitted states vary most
     mistakes = {
-        "You fitted again, on the other states. Then each picture is another map, and two of them cannot be compared. "
+        "You fitted again, on the other states. Then the two projections differ and cannot be compared. "
         "The basis comes from the first argument alone.": (y - own) @ _axes(y - own)[:2].T,
         "You fitted on both together. The basis comes from the first argument alone.":
             (y - both.mean(0)) @ _axes(both - both.mean(0))[:2].T,
-        "The axes are right, but you subtracted the other states' own mean: every cloud would sit in the middle, and "
-        "how far it has moved could not be seen. Subtract the mean of the fitted states.": (y - own) @ vh[:2].T,
+        "The axes are right, but you subtracted the other states' own mean: every cloud would be at the origin, and "
+        "its displacement would be lost. Subtract the mean of the fitted states.": (y - own) @ vh[:2].T,
         "You did not subtract the mean from what you project.": y @ vh[:2].T,
-        "You took the SVD of states that are not centred: its first axis points to their mean.": (y - mean) @ raw.T,
-        "You subtracted no mean. Centre first: PCA is about the spread, not about the place.": y @ raw.T,
-        "One number is no mean: each dimension has its own, .mean(0).": (y - x.mean()) @ _axes(x - x.mean())[:2].T,
+        "You took the SVD of states that are not centered: its first axis points to their mean.": (y - mean) @ raw.T,
+        "You subtracted no mean. Center first: PCA is about the variance, not the mean.": y @ raw.T,
+        "One number is not the mean: each dimension has its own, .mean(0).": (y - x.mean()) @ _axes(x - x.mean())[:2].T,
         "You subtracted each state's own mean (dim=1). The mean is over states, dim=0.":
             (y - y.mean(1, True)) @ _axes(x - x.mean(1, True))[:2].T,
         "The axes are in the wrong order: the one with the largest singular value first.": at[:, [1, 0]],
-        "These are the axes along which the states vary *least*. eigh sorts upwards, svd downwards.": at[:, [5, 4]],
+        "These are the axes along which the states vary *least*. eigh sorts upward, svd downwards.": at[:, [5, 4]],
         "These are the axes along which the states vary *least*.": at[:, [4, 5]],
         "You took the first two columns of Vh. Its *rows* are the axes: Vh[:2].": (y - mean) @ vh[:, :2],
         "You divided by the singular values: distances along the two axes would no longer compare.": at[:, :2] / s[:2],
-        "You brought both axes to the same spread: distances along them would no longer compare.":
+        "You scaled both axes to the same standard deviation: distances along them would no longer compare.":
             at[:, :2] / (s[:2] / 39**0.5),
-        "You divided each dimension by its spread. This picture is of the states as they are.":
+        "You divided each dimension by its standard deviation. Project the states as they are.":
             (y - mean) / spread @ _axes((x - mean) / spread)[:2].T,
     }  # fmt: skip
-    close(mine, facing(at[:, :2], mine), "the picture", {m: facing(v, mine) for m, v in mistakes.items()})
+    close(mine, align_signs(at[:, :2], mine), "the projection", {m: align_signs(v, mine) for m, v in mistakes.items()})
 
-    yield "a state falls in one place, whatever company it comes in"
+    yield "the projection of a state does not depend on the other states"
     every = list(range(25))
     for company, rows in ((other[:1], [0]), (other.flip(0), every[::-1]), (torch.cat([other, fitted]), every)):
-        again = tensor(answer(fitted, company), (len(company), 2), "the picture", "one row per other state")
+        again = tensor(answer(fitted, company), (len(company), 2), "the projection", "one row per other state")
         again = again[: len(rows)]
-        same, mirrored = (torch.allclose(x, mine[rows], atol=1e-3) for x in (again, facing(again, mine[rows])))
+        same, mirrored = (torch.allclose(x, mine[rows], atol=1e-3) for x in (again, align_signs(again, mine[rows])))
         if mirrored and not same:
             raise Wrong(
-                "An axis changed its sign from one call to the next: the pictures are mirror images. Does the sign "
+                "An axis changed its sign from one call to the next: the projections are mirror images. Does the sign "
                 "depend on the other states, or on chance, as in pca_lowrank? Use torch.linalg.svd."
             )
-        close(again, mine[rows], "the place of a state that came in other company")
+        close(again, mine[rows], "the projection of a state together with other states")
     yield "fewer states than dimensions"
     few, more = cloud(12, 30, 3), cloud(20, 30, 4)
-    mine = tensor(answer(few, more), (20, 2), "the picture", "one row per other state")
+    mine = tensor(answer(few, more), (20, 2), "the projection", "one row per other state")
     right = (more - few.mean(0)) @ _axes(few - few.mean(0))[:2].T
-    close(mine, facing(right, mine), "the picture", tolerance=1e-3)
+    close(mine, align_signs(right, mine), "the projection", tolerance=1e-3)
 
 
 def with_sink(table, peaked: tuple[int, int], seed: int = 0) -> Tensor:
-    """States (S, T, 16) of these norms; the one at ``peaked`` (depth, token) has it all in one dimension."""
+    """Make states (S, T, 16) with these norms; the one at ``peaked`` (depth, token) is nonzero in one dimension."""
     table = torch.tensor(table)
     states = torch.randn(*table.shape, 16, generator=torch.Generator().manual_seed(seed)).sign()
     states[peaked] = torch.eye(16)[3]
@@ -200,7 +202,7 @@ def ratios(states: Tensor) -> Tensor:
 
 
 def place_of(table: Tensor) -> tuple[int, int]:
-    """(token, depth) of the largest entry of a table (S, T)."""
+    """Return (token, depth) of the largest entry of a table (S, T)."""
     depth, token = divmod(int(table.argmax()), table.shape[1])
     return token, depth
 
@@ -230,7 +232,7 @@ def sink(answer):
             "norm of the tokens at the same depth first.": place_of(norms),
             "That is the largest sum of absolute values. A sink is large in a few dimensions: take the norm, the root "
             "of the sum of squares.": place_of((n := states.abs().sum(-1)) / n.median(1, True).values),
-            "You divided by the mean norm: one giant moves the mean, not the median.":
+            "You divided by the mean norm: an outlier moves the mean, not the median.":
                 place_of(norms / norms.mean(1, True)),
             "You compared each token with itself at other depths (median over dim 0). Compare it with the other tokens "
             "at its depth.": place_of(norms / norms.median(0).values),
@@ -267,7 +269,7 @@ def lens(answer):
 
     yield "softmax(head(norm(state)))"
     close(mine, logits.softmax(-1), "the probabilities", {
-        "You left out the final norm. The head has only ever read states that went through it.":
+        "You left out the final norm. The head was trained on normalized states.":
             head(x).softmax(-1),
         "The softmax is over the states (dim=0). It is over the vocabulary, dim=-1: each *row* sums to 1.":
             logits.softmax(0),
@@ -276,11 +278,11 @@ def lens(answer):
         "These are log-probabilities: softmax, not log_softmax.": logits.log_softmax(-1),
         "You left out the final norm, and the softmax.": head(x),
         "You applied the norm twice.": head(norm(norm(x))).softmax(-1),
-        "You normalised by hand, without the weight and bias that the norm has learned. Call norm(state).":
+        "You normalized by hand, without the learned weight and bias of the norm. Call norm(state).":
             plain.softmax(-1),
         "You applied the softmax twice.": logits.softmax(-1).softmax(-1),
     })  # fmt: skip
-    yield "at the last depth it says what the model says"
+    yield "at the last depth it gives the model's own prediction"
     model, ids = small_model(3), torch.tensor([[3, 41, 7, 7, 20]])
     states, said, _ = all_depths(model, ids)
     found = answer(states[-1][0], model.gpt_neox.final_layer_norm, model.get_output_embeddings())
@@ -288,7 +290,7 @@ def lens(answer):
 
 
 def turns(path: Tensor) -> Tensor:
-    """The angles (S − 2,) between successive steps, float64."""
+    """Return the angles (S − 2,) between successive steps, float64."""
     steps = torch.nn.functional.normalize(path.double().diff(dim=0), dim=-1)
     return (steps[1:] * steps[:-1]).sum(-1).clamp(-1, 1).arccos()
 
@@ -310,10 +312,10 @@ def turning(answer):
     steps = corner.diff(dim=0)
     unscaled = (steps[1:] * steps[:-1]).sum(-1).clamp(-1, 1).arccos()
     lengths = {"You did not divide by the lengths of the steps: cos = a·b / (|a| |b|).": unscaled}
-    close(mine, turns(corner), "the angles", _not_angles(corner) | lengths)
+    close(mine, turns(corner), "the angles", _wrong_angles(corner) | lengths)
     yield "any path, in any number of dimensions"
     want = turns(path)
-    close(_not_nan(answer(path)), want, "the angles", _not_angles(path), tolerance=1e-3)
+    close(_not_nan(answer(path)), want, "the angles", _wrong_angles(path), tolerance=1e-3)
     close(_not_nan(answer(50 * path - 7)), want, "the angles of a path 50 times as large", tolerance=1e-3)
     yield "straight on is 0, and back again is π"
     for seed in range(40):
@@ -321,12 +323,12 @@ def turning(answer):
         straight = torch.arange(1.0, 5)[:, None] * step
         close(_not_nan(answer(straight)), torch.zeros(2), "the angles of a straight line", tolerance=3e-3)
         back = torch.stack([0 * step, step, 0 * step])
-        close(_not_nan(answer(back)), [torch.pi], "the angle of a way there and back", tolerance=3e-3)
+        close(_not_nan(answer(back)), [torch.pi], "the angle of a path there and back", tolerance=3e-3)
 
 
 def _not_nan(value):
-    """NaN has one cause here, and it deserves its own words."""
-    with suppress(TypeError, ValueError, RuntimeError):  # no numbers: whoever looks next says so
+    """Return ``value``, or explain NaN, which has one cause here."""
+    with suppress(TypeError, ValueError, RuntimeError):  # not numbers: reported by the next check
         if torch.as_tensor(value).isnan().any():
             raise Wrong(
                 "NaN. Rounding makes the cosine of two equal directions 1.0000001, and no angle has that cosine. Clamp "
@@ -335,8 +337,8 @@ def _not_nan(value):
     return value
 
 
-def _not_angles(path: Tensor) -> dict[str, Tensor]:
-    """What is mistaken for the angles between steps."""
+def _wrong_angles(path: Tensor) -> dict[str, Tensor]:
+    """Return what common mistakes give instead of the angles between steps: message → value."""
     right, x, steps = turns(path), path.double(), path.double().diff(dim=0)
     between = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).arccos()  # noqa: E731
     return {
@@ -345,8 +347,8 @@ def _not_angles(path: Tensor) -> dict[str, Tensor]:
         "You returned degrees: return radians, π is half a turn.": right.rad2deg(),
         "You returned π minus the angle: straight on would be π. Subtract states in the same order for both steps.":
             torch.pi - right,
-        "That is the angle between *states*, seen from the origin: it changes when all are moved. Take the angle "
-        "between steps, path.diff(dim=0).": between(x[1:-1], x[2:]),
+        "That is the angle between *states*, seen from the origin: it changes when all states are translated. Take "
+        "the angle between steps, path.diff(dim=0).": between(x[1:-1], x[2:]),
         "That is the angle between *states*. Take the angle between steps, path.diff(dim=0).": between(x[:-2], x[1:-1]),
         "You compared every step with the first one. Compare it with the one before.": between(steps[1:], steps[:1]),
     }  # fmt: skip

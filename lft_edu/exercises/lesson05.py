@@ -1,4 +1,4 @@
-"""Checks of lesson 05: an exact ratio, its growth, another oracle. (What oracles are worth: lesson05_teacher.)"""
+"""Checks of lesson 05: recoupling ratio, its growth, angular distance. (Comparing criteria: lesson05_teacher.)"""
 
 import math
 from contextlib import suppress
@@ -12,14 +12,14 @@ from .checking import Wrong, close, describe, exercise, tensor
 
 
 def number(value, what: str) -> Tensor:
-    """The answer as a single number."""
+    """Return the answer as a single number."""
     if isinstance(value, tuple):
         raise Wrong(f"You returned {len(value)} things: return {what} alone, one number.")
     return tensor(value, (), what)
 
 
-def advised(value, want, what: str, mistakes: dict, advice: str, tolerance: float = 1e-4) -> None:
-    """``close``, with advice for who made a mistake of which nobody has thought."""
+def close_hinted(value, want, what: str, mistakes: dict, advice: str, tolerance: float = 1e-4) -> None:
+    """Call ``close``, and add ``advice`` to its message for an unknown mistake."""
     known = {message: outcome for message, outcome in mistakes.items() if not _alike(outcome, want)}
     try:
         close(value, want, what, known, tolerance)
@@ -33,7 +33,7 @@ def _alike(a, b) -> bool:
 
 
 def moved(n: int, width: int, far: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Pairs ``(N, D)``, float32: everyone moves by about ``far`` times what lies between two starts."""
+    """Draw pairs ``(N, D)``, float32; displacements are about ``far`` times the distance between two starts."""
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.randn(n, width, generator=generator) * 0.8 ** torch.arange(width) + 1
     return x0, 1.2 * x0 + far * torch.randn(n, width, generator=generator)
@@ -48,7 +48,8 @@ HAND = (
 )
 
 
-def broken(assigned: Tensor) -> Tensor:
+def re_paired(assigned: Tensor) -> Tensor:
+    """Return the recoupling ratio of an assignment ``(N,)``."""
     return (assigned != torch.arange(len(assigned))).double().mean()
 
 
@@ -60,44 +61,46 @@ def _greedy(cost: Tensor) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _not_ratios(x0: Tensor, x1: Tensor) -> dict[str, Tensor]:
-    """What is mistaken for the recoupling ratio."""
+def _wrong_ratios(x0: Tensor, x1: Tensor) -> dict[str, Tensor]:
+    """Return what common mistakes give instead of the recoupling ratio: message → value."""
     n, cost = len(x0), cost_matrix(x0, x1)
     assigned = assign(cost)
-    right, mean, both = broken(assigned), (x0 - x0.mean(0), x1 - x1.mean(0)), torch.cat([x0, x1])
+    right, mean, both = re_paired(assigned), (x0 - x0.mean(0), x1 - x1.mean(0)), torch.cat([x0, x1])
     metric = "The assignment is exact, the distance is not Euclidean: "
     return {
-        "That is the share of pairs that are *kept*. R is the share that is changed: 1 − Tr(M)/N (paper, eq. 7).":
+        "That is the fraction of pairs that are *kept*. R is the fraction that is changed: 1 − Tr(M)/N (paper, eq. 7).":
             1 - right,
-        "That is how *many* pairs are changed. R is a share: divide by N.": n * right,
-        "These are per cent: R is a share, from 0 to 1.": 100 * right,
-        "You gave each start its nearest end. Several may have the same nearest one, so that is no permutation. "
-        "Optimal transport uses each end once: scipy.optimize.linear_sum_assignment.": broken(cost.argmin(1)),
-        "You gave each *end* its nearest start: nearest neighbours, which are no permutation. Optimal transport uses "
-        "each once: scipy.optimize.linear_sum_assignment.": broken(cost.argmin(0)),
-        "You let each in turn take the nearest end that is still free. The last must take what is left: that is not "
-        "the least total distance. scipy.optimize.linear_sum_assignment finds it.": broken(_greedy(cost)),
-        f"{metric}it is *squared* (or it is the scalar product, which gives the same assignment). One long way is then "
-        "worse than many short ones.": broken(assign(cost.square())),
-        f"{metric}it is the cosine distance, which does not see lengths.":
-            broken(assign(cost_matrix(x0, x1, "cosine"))),
+        "That is how *many* pairs are changed. R is a fraction: divide by N.": n * right,
+        "These are percent: R is a fraction, from 0 to 1.": 100 * right,
+        "You gave each start its nearest end. Several may have the same one, so that is not a permutation. "
+        "Optimal transport uses each end once: scipy.optimize.linear_sum_assignment.":
+            re_paired(cost.argmin(1)),
+        "You gave each *end* its nearest start: nearest neighbors, not a permutation. Optimal transport uses each "
+        "once: scipy.optimize.linear_sum_assignment.": re_paired(cost.argmin(0)),
+        "You assigned greedily: each in turn takes the nearest end that is still free, and that is not the least "
+        "total distance. scipy.optimize.linear_sum_assignment finds it.": re_paired(_greedy(cost)),
+        f"{metric}the distance is *squared* (or it is the scalar product, which gives the same assignment). One "
+        "long displacement then costs more than many short ones.": re_paired(assign(cost.square())),
+        f"{metric}it is the cosine distance, which ignores norms.":
+            re_paired(assign(cost_matrix(x0, x1, "cosine"))),
         f"{metric}you divided the states by their norms first.":
-            broken(assign(cost_matrix(normalize(x0, dim=-1), normalize(x1, dim=-1)))),
-        f"{metric}it is the sum of absolute differences (p=1).": broken(assign(torch.cdist(x0, x1, p=1).double())),
-        f"{metric}it is the sum of absolute differences, p=1.": broken(_untied(torch.cdist(x0, x1, p=1))),
+            re_paired(assign(cost_matrix(normalize(x0, dim=-1), normalize(x1, dim=-1)))),
+        f"{metric}it is the sum of absolute differences (p=1).":
+            re_paired(assign(torch.cdist(x0, x1, p=1).double())),
+        f"{metric}it is the sum of absolute differences, p=1.": re_paired(_untied(torch.cdist(x0, x1, p=1))),
         f"{metric}it is the largest difference in one dimension.":
-            broken(assign(torch.cdist(x0, x1, p=torch.inf).double())),
+            re_paired(assign(torch.cdist(x0, x1, p=torch.inf).double())),
         f"{metric}it is the largest difference in any one dimension.":
-            broken(_untied(torch.cdist(x0, x1, p=torch.inf))),
-        "You subtracted each cloud's mean. What all tokens do together is part of their way.":
-            broken(assign(cost_matrix(*mean))),
-        "You divided each dimension by its spread. The states count as they are.":
-            broken(assign(cost_matrix((x0 - both.mean(0)) / both.std(0), (x1 - both.mean(0)) / both.std(0)))),
-        "You maximised the total distance.": broken(assign(-cost)),
-        "You followed the assignment twice: compare a[i] with i, not a[a[i]].": broken(assigned[assigned]),
-        "That is the share of the distance that optimal transport saves. R counts pairs.":
+            re_paired(_untied(torch.cdist(x0, x1, p=torch.inf))),
+        "You subtracted each cloud's mean. The common displacement is part of the distance.":
+            re_paired(assign(cost_matrix(*mean))),
+        "You divided each dimension by its standard deviation. Use the states as they are.":
+            re_paired(assign(cost_matrix((x0 - both.mean(0)) / both.std(0), (x1 - both.mean(0)) / both.std(0)))),
+        "You maximized the total distance.": re_paired(assign(-cost)),
+        "You followed the assignment twice: compare a[i] with i, not a[a[i]].": re_paired(assigned[assigned]),
+        "That is the fraction of the distance that optimal transport saves. R counts pairs.":
             1 - cost[range(n), assigned].sum() / cost.trace(),
-        "Nobody is given another's end. Do you take distances from x0 to x1, not within one cloud? And is it the "
+        "No token is re-paired. Do you take distances from x0 to x1, not within one cloud? And is it the "
         "*second* array of the solver that you compare with 0 … N−1? The first is always 0 … N−1.": torch.tensor(0.0),
     }  # fmt: skip
 
@@ -108,60 +111,61 @@ def ratio(answer):
     yield "a single number"
     value = answer(x0.clone(), x1.clone())
     if isinstance(value, tuple):
-        raise Wrong("You returned several things, as the solver does. Return one number, the share of pairs changed.")
+        raise Wrong(
+            "You returned several things, as the solver does. Return one number, the fraction of pairs changed."
+        )
     shape = tuple(tensor(value, None, "the ratio").shape)
     if shape == (60,):
-        raise Wrong("You returned 60 values, one a token: the mean over “is given another's end” is one number.")
+        raise Wrong("You returned 60 values, one per token: the mean over “is re-paired” is one number.")
     if shape == (60, 60):
-        raise Wrong("You returned a table (60, 60). Of a table M that pairs i with j, Tr(M)/N is the share kept.")
+        raise Wrong("You returned a table (60, 60). Of a table M that pairs i with j, Tr(M)/N is the fraction kept.")
     mine = number(value, "the ratio")
-    right, mistakes = broken(optimal_assignment(x0, x1)), _not_ratios(x0, x1)
+    right, mistakes = re_paired(optimal_assignment(x0, x1)), _wrong_ratios(x0, x1)
     exact = (
         "Take Euclidean distances from each x0 to each x1, an exact assignment of least total distance (no Sinkhorn, "
-        "no sample), and the share of i whose partner is not i. What is taken off the diagonal must be a hair, not a "
-        "haircut."
+        "no subsample), and the fraction of i whose partner is not i. What you subtract from the diagonal must be tiny."
     )
 
     def judge() -> None:
         if 0.9 < mine < 1 and not any(_alike(mine, outcome) for outcome in mistakes.values()):
             raise Wrong(
-                f"Of 60 tokens R = {float(mine):.2f}, it should be {float(right):.2f}: as if ends were drawn by lot. "
-                "Do you shuffle or sort them, or x0 and x1 in different ways? Row i of both is one token."
+                f"Of 60 tokens R = {float(mine):.2f}, it should be {float(right):.2f}: as if ends were drawn at "
+                "random. Do you shuffle or sort them, or x0 and x1 in different ways? Row i of both is one token."
             )
-        advised(mine, right, "the ratio of 60 pairs", mistakes, exact)
+        close_hinted(mine, right, "the ratio of 60 pairs", mistakes, exact)
 
     yield "by hand: of five pairs, 0 and 1 would change partners, so R = 2/5"
     by_hand = number(answer(*(x.clone() for x in HAND)), "the ratio")
     if not _alike(by_hand, 0.4):
         judge()  # more pairs say more about what is wrong
-    advised(by_hand, 0.4, "the ratio", {}, exact)
+    close_hinted(by_hand, 0.4, "the ratio", {}, exact)
     yield "60 tokens"
     judge()
 
-    yield "ties: states that are one point may be exchanged at no gain, and that does not count"
+    yield "ties: exchanging equal states gains nothing, and does not count"
     generator = torch.Generator().manual_seed(3)
     word = torch.randint(12, (60,), generator=generator)
     starts = x0[word]
-    want, plain = broken(optimal_assignment(starts, x1)), broken(_untied(cost_matrix(starts, x1)))
+    want, plain = re_paired(optimal_assignment(starts, x1)), re_paired(_untied(cost_matrix(starts, x1)))
     mine = number(answer(starts.clone(), x1.clone()), "the ratio")
     if mine > want + 1e-6:
         raise Wrong(
-            f"Here 60 tokens start at 12 points, as at depth 0, where the same word is the same point. Yours is R = "
+            "Here 60 tokens start at 12 points, as at depth 0, where equal tokens have equal states. Yours is R = "
             f"{float(mine):.3f}, but with {float(want):.3f} the total distance is just as small: your solver exchanged "
-            f"tokens of one word (left alone, scipy gets {float(plain):.3f}). Let ties go to the given pairs: make the "
-            "diagonal of the distances cheaper by a hair, such as 1e-9, in float64."
+            f"equal states (without a tie-break, scipy gives {float(plain):.3f}). Let ties go to the given pairs: "
+            "subtract a tiny number such as 1e-9 from the diagonal of the distances, in float64."
         )
-    advised(mine, want, "the ratio of 60 tokens that start at 12 points", {}, (
-        "Less is not possible at the least total distance. R is a share of *all* tokens, those that stand at one point "
-        "included."
+    close_hinted(mine, want, "the ratio of 60 tokens that start at 12 points", {}, (
+        "Less is not possible at the least total distance. R is a fraction of *all* tokens, including those with equal "
+        "states."
     ))  # fmt: skip
     small = number(answer(*(x / 1000 for x in HAND)), "the ratio")
-    advised(small, 0.4, "the ratio of the case by hand, drawn a thousand times smaller", {}, exact)
+    close_hinted(small, 0.4, "the ratio of the case by hand, a thousand times smaller", {}, exact)
     close(number(answer(starts, starts.clone()), "the ratio"), 0.0, "the ratio of tokens that stay where they are")
 
 
 def _untied(cost: Tensor) -> Tensor:
-    """What the solver says if ties go to whomever."""
+    """Solve the assignment without a tie-break."""
     from scipy.optimize import linear_sum_assignment
 
     return torch.from_numpy(linear_sum_assignment(cost.numpy())[1]).long()
@@ -171,9 +175,9 @@ def _untied(cost: Tensor) -> Tensor:
 
 
 def among(x0: Tensor, x1: Tensor, draws: list[slice]) -> Tensor:
-    """R of each draw of pairs."""
+    """Return R of each subset of pairs."""
     cost = cost_matrix(x0, x1)
-    return torch.stack([broken(assign(cost[d, d])) for d in draws])
+    return torch.stack([re_paired(assign(cost[d, d])) for d in draws])
 
 
 def draws_of(n: int, size: int, step: int | None = None) -> list[slice]:
@@ -184,49 +188,50 @@ def _growth(x0: Tensor, x1: Tensor, sizes: list[int], use=torch.mean) -> Tensor:
     return torch.stack([use(among(x0, x1, draws_of(len(x0), size))) for size in sizes])
 
 
-def _not_growths(x0: Tensor, x1: Tensor, sizes: list[int]) -> dict[str, Tensor]:
-    """What is mistaken for the mean over disjoint draws."""
+def _wrong_growths(x0: Tensor, x1: Tensor, sizes: list[int]) -> dict[str, Tensor]:
+    """Return what common mistakes give instead of the mean over disjoint draws: message → value."""
     n, cost = len(x0), cost_matrix(x0, x1)
-    right, everyone = _growth(x0, x1, sizes), (assign(cost) != torch.arange(n)).double()
+    right, moved_away = _growth(x0, x1, sizes), (assign(cost) != torch.arange(n)).double()
     rest = [among(x0, x1, draws_of(n, s) + ([slice(n - n % s, n)] if n % s else [])) for s in sizes]
     of = lambda draws: torch.stack([among(x0, x1, draws(s)).mean() for s in sizes])  # noqa: E731
-    once = "You solved one assignment among all tokens. Then everyone could be given any end, and R is that of all: "
+    once = "You solved one assignment among all tokens. Then every end is available, and R is that of all: "
     return {
-        "That is the first draw only. One draw of few tokens is mostly chance: average over all draws that there are.":
+        "That is the first draw only. One draw of few tokens is mostly chance: average over all draws.":
             of(lambda s: [slice(0, s)]),
         "That is the last draw only: average over all.": of(lambda s: draws_of(n, s)[-1:]),
-        "The tokens that are left over make no draw: a smaller one has a smaller R. Drop them.":
+        "Drop the tokens that are left over: a smaller draw has a smaller R.":
             torch.stack([r.mean() for r in rest]),
         "Your draws overlap, so that tokens in the middle count many times. Make them disjoint: 0 … N−1, N … 2N−1, …":
             of(lambda s: draws_of(n, s, 1)),
-        "Your draws take every k-th token. They are disjoint, too, but here neighbours in the list go together: "
-        "0 … N−1, N … 2N−1, …, so that everyone gets the same numbers.":
+        "Your draws take every k-th token. They are disjoint, too, but here neighbors in the list go together: "
+        "0 … N−1, N … 2N−1, …, so that the result is reproducible.":
             of(lambda s: [slice(k, (n // s) * s, n // s) for k in range(n // s)]),
-        f"{once}solve one within each draw.": everyone.mean().expand(len(sizes)),
+        f"{once}solve one within each draw.": moved_away.mean().expand(len(sizes)),
         f"{once}solve one within each draw, rows and columns.":
-            torch.stack([everyone[: n // s * s].mean() for s in sizes]),
-        f"{once}solve one within each draw, not first and then cut.": torch.stack([everyone[:s].mean() for s in sizes]),
+            torch.stack([moved_away[: n // s * s].mean() for s in sizes]),
+        f"{once}solve one within each draw, not first and then cut.":
+            torch.stack([moved_away[:s].mean() for s in sizes]),
         "Each draw of starts may choose among *all* ends. Cut both: x0[i : i + N] and x1[i : i + N].":
             torch.stack([_rows(cost, s) for s in sizes]),
         "Later draws get the ends of the first. Cut both alike: x0[i : i + N] and x1[i : i + N].":
-            torch.stack([torch.stack([broken(assign(cost[d, :s])) for d in draws_of(n, s)]).mean() for s in sizes]),
+            torch.stack([torch.stack([re_paired(assign(cost[d, :s])) for d in draws_of(n, s)]).mean() for s in sizes]),
         "These are sums over draws: take the mean.": _growth(x0, x1, sizes, torch.sum),
         "These are medians over draws: take the mean.": _growth(x0, x1, sizes, lambda r: r.quantile(0.5)),
         "That is the largest of all draws: take the mean.": _growth(x0, x1, sizes, torch.max),
         "You divided by the number of all tokens, also those left over.":
             torch.stack([r * (n // s * s) / n for r, s in zip(right, sizes, strict=True)]),
-        "That is the share of pairs that are *kept*: R is 1 minus it.": 1 - right,
-        "These are numbers of pairs: R is a share, divide by N.": right * torch.tensor(sizes),
+        "That is the fraction of pairs that are *kept*: R is 1 minus it.": 1 - right,
+        "These are numbers of pairs: R is a fraction, divide by N.": right * torch.tensor(sizes),
         "The sizes were given in another order: one R for each, in the order given.":
             right[torch.tensor(sizes).argsort()],
         "The distance is squared. It is Euclidean.": torch.stack(
-            [torch.stack([broken(assign(cost[d, d].square())) for d in draws_of(n, s)]).mean() for s in sizes]
+            [torch.stack([re_paired(assign(cost[d, d].square())) for d in draws_of(n, s)]).mean() for s in sizes]
         ),
     }  # fmt: skip
 
 
 def _rows(cost: Tensor, size: int) -> Tensor:
-    """Share of rows, in draws of this size, that get another's end if all ends are free to take."""
+    """Return the fraction of rows, in draws of this size, that are re-paired if all ends are available."""
     from scipy.optimize import linear_sum_assignment
 
     n = len(cost)
@@ -252,26 +257,28 @@ def growth(answer):
         raise Wrong("You returned one number; 5 sizes were given. Is `return` inside the loop?")
     mine = tensor(found, (5,), "the ratios", "one for each size")
 
-    yield "by hand: one token alone has nobody to exchange with, and all five of exercise 5.1 have 2/5"
+    yield "by hand: a single token has R = 0, and all five of exercise 5.1 have 2/5"
     advice = (
         "For size N: draws x0[i : i + N], x1[i : i + N] for i = 0, N, 2N, … as long as they are whole; R of each; mean."
     )
-    want, mistakes = _growth(x0, x1, sizes), _not_growths(x0, x1, sizes)
+    want, mistakes = _growth(x0, x1, sizes), _wrong_growths(x0, x1, sizes)
     by_hand = tensor(answer(HAND[0].clone(), HAND[1].clone(), [1, 5]), (2,), "the ratios", "one for each size")
     if not _alike(by_hand, [0.0, 0.4]):
-        advised(mine, want, "the ratios of 100 other pairs", mistakes, advice)
-    advised(by_hand, [0.0, 0.4], "the ratios", {}, advice)
+        close_hinted(mine, want, "the ratios of 100 other pairs", mistakes, advice)
+    close_hinted(by_hand, [0.0, 0.4], "the ratios", {}, advice)
     yield "100 tokens, in draws of 8, 2, 64, 30 and 100"
-    advised(mine, want, "the ratios", mistakes, advice)
+    close_hinted(mine, want, "the ratios", mistakes, advice)
 
-    yield "ends drawn by lot: one pair of N is kept by chance, R = 1 − 1/N"
-    lot = moved(512, 4, 0.0, 5)[0], moved(512, 4, 0.0, 6)[0]
-    advised(answer(*(x.clone() for x in lot), [2, 4, 16]), _growth(*lot, [2, 4, 16]), "the ratios", {}, advice)
+    yield "random ends: one pair of N is kept by chance, R = 1 − 1/N"
+    random = moved(512, 4, 0.0, 5)[0], moved(512, 4, 0.0, 6)[0]
+    close_hinted(
+        answer(*(x.clone() for x in random), [2, 4, 16]), _growth(*random, [2, 4, 16]), "the ratios", {}, advice
+    )
 
 
 # --- 5.3 ----------------------------------------------------------------------------------------------------------
 
-# Two tokens, three depths: the first turns by 90° and goes on; the second keeps its direction, then turns by 60°.
+# Two tokens, three depths: the first turns by 90°, then goes straight; the second goes straight, then turns by 60°.
 TURNS = torch.tensor([
     [[2.0, 0.0], [0.0, 1.0]],
     [[0.0, 3.0], [0.0, 5.0]],
@@ -280,7 +287,7 @@ TURNS = torch.tensor([
 
 
 def angle_table(states: Tensor, of=None, last: int = 0, first: int = 0) -> Tensor:
-    """``of`` the states at both ends of every span, (L+1, L+1); NaN where m ≥ n. Angles as a share of π, if None."""
+    """Apply ``of`` (mean angle over π if None) to both ends of every span, (L+1, L+1); NaN where m ≥ n."""
     x, depths = states.double(), len(states)
     of = of or (lambda a, b: angles(a, b).mean() / math.pi)
     table = torch.full((depths, depths), torch.nan, dtype=torch.float64)
@@ -294,56 +301,58 @@ def angles(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
     return cosine_similarity(a, b, dim=dim).clamp(-1, 1).arccos()
 
 
-def _not_tables(states: Tensor) -> dict[str, Tensor]:
-    """What is mistaken for the mean angle."""
+def _wrong_tables(states: Tensor) -> dict[str, Tensor]:
+    """Return what common mistakes give instead of the mean angle: message → value."""
     table, mean = lambda of, **k: angle_table(states, of, **k), angle_table(states)
     share = lambda a, b: angles(a, b) / math.pi  # noqa: E731
     return {
-        "These are radians. As a share of half a turn, divide by π.": mean * math.pi,
-        "These are degrees. As a share of half a turn, divide them by 180.": mean * 180,
+        "These are radians. As a fraction of half a turn, divide by π.": mean * math.pi,
+        "These are degrees. As a fraction of half a turn, divide them by 180.": mean * 180,
         "You divided by 2π. The largest angle is half a turn: divide by π.": mean / 2,
         "These are cosines. The angle is the arccos.": table(lambda a, b: cosine_similarity(a, b).mean()),
         "That is block influence, 1 − cosine. Here the angle is wanted: arccos, divided by π.":
             table(lambda a, b: 1 - cosine_similarity(a, b).mean()),
-        "You averaged the cosines and took the angle of the average. arccos is no straight line: take each token's "
+        "You averaged the cosines and took the angle of the average. arccos is not linear: take each token's "
         "angle first, then the mean.": table(lambda a, b: share(a, b).mul(math.pi).cos().mean().arccos() / math.pi),
-        "You averaged the *states* and took the angle between two averages. Tokens that turn in opposite ways would "
+        "You averaged the *states* and took the angle between two averages. Opposite turns would "
         "cancel. Take each token's angle first, then the mean.": table(lambda a, b: share(a.mean(0), b.mean(0))),
-        "You took the angle between all states in one long row, in which long states count more. Each token has an "
+        "You took the angle between all states in one long row, in which large norms count more. Each token has an "
         "angle of its own.": table(lambda a, b: share(a.flatten(), b.flatten())),
         "You took angles along the tokens (dim=0): there are D of them. An angle belongs to a token: dim=-1.":
             table(lambda a, b: angles(a, b, 0).mean() / math.pi),
         "You subtracted the mean state first. Angles are seen from the origin here.":
             table(lambda a, b: share(a - a.mean(0), b - b.mean(0)).mean()),
-        "That is the last token only (as in the article by Gromov et al., whose texts end there). Take the mean.":
+        "That is the last token only (as in Gromov et al.). Take the mean.":
             table(lambda a, b: share(a, b)[-1]),
         "That is the first token only. Take the mean.": table(lambda a, b: share(a, b)[0]),
         "That is the sum over tokens. Take the mean.": mean * states.shape[1],
         "That is the median over tokens. Take the mean.": table(lambda a, b: share(a, b).quantile(0.5)),
         "That is the largest angle. Take the mean.": table(lambda a, b: share(a, b).max()),
-        "That is 1 minus the share: no turn at all is 0.": 1 - mean,
-        "Off by one: [m, n) is half open, and states[n] is what *leaves* layer n − 1. You compared with states[n − 1].":
+        "That is 1 minus the fraction: no turn at all is 0.": 1 - mean,
+        "Off by one: [m, n) is half open, and states[n] is the *output* of layer n − 1. You took states[n − 1].":
             table(None, last=-1),
-        "Off by one: states[m] is what *enters* layer m. You began with states[m + 1].": table(None, first=1),
+        "Off by one: states[m] is the *input* of layer m. You began with states[m + 1].": table(None, first=1),
     }  # fmt: skip
 
 
 def _table(value, depths: int, tokens: int) -> Tensor:
-    """The answer as (L+1, L+1) with NaN below and on the diagonal, or what is wrong with that."""
+    """Return the answer as (L+1, L+1) with NaN below and on the diagonal, or explain what is wrong with it."""
     with suppress(TypeError, ValueError, RuntimeError):
         value = torch.as_tensor(value).detach().cpu().double()
     holes = value.isnan() if isinstance(value, Tensor) and value.device.type == "cpu" else torch.zeros(())
     found = tensor(value.masked_fill(holes, 0) if holes.any() else value, None, "the table")
     shape, size, lower = tuple(found.shape), (depths, depths), torch.ones(depths, depths).tril().bool()
     if shape == (depths - 1, depths - 1):
-        raise Wrong(f"You returned {shape}: {depths - 1} layers have {depths} places, 0 … {depths - 1}. Table {size}.")
+        raise Wrong(
+            f"You returned {shape}: {depths - 1} layers have {depths} depths, 0 … {depths - 1}. Return a table {size}."
+        )
     if len(shape) == 3 and set(shape[:2]) == {depths}:
         raise Wrong(f"You returned {shape}: an angle for each token. Take the mean over the {tokens} tokens.")
     if shape == (depths * (depths - 1) // 2,):
         raise Wrong(f"You returned a list of {shape[0]} spans. Put each in its place [m, n] of a table {size}.")
     tensor(found, size, "the table", "[m, n] is span [m, n)")
     if bool(holes[~lower].all()) and not bool(holes[lower.tril(-1)].any()):
-        raise Wrong("Rows and columns are exchanged: [m, n] is the span that begins at m and ends at n. Transpose it.")
+        raise Wrong("Rows and columns are exchanged: [m, n] is the span from m to n. Transpose it.")
     if bool(holes[~lower].any()):
         m, n = (holes & ~lower).nonzero()[0].tolist()
         raise Wrong(
@@ -352,7 +361,7 @@ def _table(value, depths: int, tokens: int) -> Tensor:
         )
     if not bool(holes[lower].all()):
         m, n = (~holes & lower).nonzero()[-1].tolist() if bool(holes[lower.tril(-1)].all()) else (1, 0)
-        why = "no layers" if m == n else "its end before its beginning"
+        why = "no layers" if m == n else "its end before its start"
         raise Wrong(f"[{m}, {n}] is {float(found[m, n]):.3g}. That is a span with {why}: NaN where m ≥ n.")
     return found.masked_fill(lower, 0)
 
@@ -364,8 +373,8 @@ def angular(answer):
     advice = "For each span and token: arccos of the cosine between states[m] and states[n]; mean over tokens; over π."
 
     def judged(x: Tensor, what: str) -> None:
-        mistakes = {message: upper(table) for message, table in _not_tables(x).items()}
-        advised(_table(answer(x.clone()), *x.shape[:2]), upper(angle_table(x)), what, mistakes, advice)
+        mistakes = {message: upper(table) for message, table in _wrong_tables(x).items()}
+        close_hinted(_table(answer(x.clone()), *x.shape[:2]), upper(angle_table(x)), what, mistakes, advice)
 
     yield "a table (L+1, L+1), NaN where m ≥ n"
     _table(answer(states.clone()), 5, 7)
@@ -373,7 +382,7 @@ def angular(answer):
     judged(TURNS, "the table of the case by hand")
     yield "any states"
     judged(states, "the table")
-    yield "lengths do not matter, directions do: states that only grow have 0, those turned back have 1"
+    yield "norms do not matter, directions do: states that only grow have 0, reversed ones have 1"
     for seed in range(8):
         ray = torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))
         path = torch.stack([ray, 7 * ray, ray / 3, -ray])

@@ -1,4 +1,4 @@
-"""Checks of lesson 05 that take what was trained, or the bundled teacher: how good is an oracle, and a better one."""
+"""Checks of lesson 05 with trained operators or the bundled teacher: how well criteria predict the KL."""
 
 import json
 from functools import cache
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..spans import SpanScan
 from ..support.statistics import rank_correlation
 from .checking import Wrong, close, describe, exercise
-from .lesson05 import advised, number
+from .lesson05 import close_hinted, number
 
 # --- 5.4 ----------------------------------------------------------------------------------------------------------
 
@@ -22,7 +22,7 @@ def results():
 
 @cache
 def trained(name: str, seed: int = 0) -> dict[tuple[int, int], float]:
-    """Span → KL in nats a token after a short training, as the recipe ``cut`` measured it."""
+    """Load span → KL in nats per token after a short training, as measured by the recipe ``cut``."""
     rows = json.loads((results() / "cut.json").read_text())["rows"]
     return {tuple(r["span"]): r["kl"] for r in rows if r["name"] == name and r["seed"] == seed}
 
@@ -32,7 +32,7 @@ def lengths_of(spans) -> Tensor:
 
 
 def ranks(x: Tensor, groups: list[Tensor], method: str = "average", rank=None) -> Tensor:
-    """Rank of each within its group."""
+    """Return the rank of each value within its group."""
     from scipy.stats import rankdata
 
     rank = rank or (lambda part: torch.from_numpy(rankdata(part.numpy(), method=method)).double())
@@ -42,7 +42,7 @@ def ranks(x: Tensor, groups: list[Tensor], method: str = "average", rank=None) -
     return found
 
 
-def centred(x: Tensor, groups: list[Tensor]) -> Tensor:
+def centered(x: Tensor, groups: list[Tensor]) -> Tensor:
     found = x.clone()
     for group in groups:
         found[group] -= x[group].mean()
@@ -55,11 +55,11 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def rho_within(x: Tensor, y: Tensor, lengths: Tensor, **kwargs) -> Tensor:
     groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
-    return correlation(*(centred(ranks(v, groups, **kwargs), groups) for v in (x, y)))
+    return correlation(*(centered(ranks(v, groups, **kwargs), groups) for v in (x, y)))
 
 
-def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-    """What is mistaken for the rank correlation within lengths."""
+def _wrong_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    """Return what common mistakes give instead of the rank correlation within lengths: message → value."""
     from scipy.stats import kendalltau
 
     groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
@@ -69,34 +69,34 @@ def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
     within, right = [ranks(v, groups) for v in (x, y)], rho_within(x, y, lengths)
     order = lambda v: v.argsort(stable=True).argsort().double()  # noqa: E731
     gaps = (within[0] - within[1]).square()
-    ties = "Ties: equal values share the *mean* of their places (scipy.stats.rankdata does). Yours "
+    ties = "Ties: equal values get their *mean* rank (as in scipy.stats.rankdata). Yours "
     return {
         "That is Spearman's over all spans at once. Long spans are worse by any criterion, and that alone gives a high "
         "rho. Rank within each length.": rho_within(x, y, 0 * lengths),
         "That is Pearson's over all spans at once: rank first, and within each length.":
-            correlation(centred(x, every), centred(y, every)),
+            correlation(centered(x, every), centered(y, every)),
         "That is Pearson's, of the values, within lengths: rank them first. One outlier would decide.":
-            correlation(centred(x, groups), centred(y, groups)),
+            correlation(centered(x, groups), centered(y, groups)),
         "You ranked all spans together and only then went by length. Rank within each length.":
-            correlation(*(centred(ranks(v, every), groups) for v in (x, y))),
+            correlation(*(centered(ranks(v, every), groups) for v in (x, y))),
         "The ranks are right, but you subtracted one mean from all. There are more spans of one length than of "
         "another, so their mean ranks differ, and that alone correlates. Subtract each length's own mean.":
-            correlation(*(centred(v, every) for v in within)),
+            correlation(*(centered(v, every) for v in within)),
         "You did not subtract any mean rank. A correlation is of differences from the mean, of each length's own.":
             correlation(*within),
-        "You took the mean of the lengths' own correlations: a few spans then weigh as much as many. Put the centred "
+        "You took the mean of the lengths' own correlations: few spans then weigh as much as many. Put the centered "
         "ranks of all lengths together, and correlate once.": alone.mean(),
-        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centred ranks of all "
-        "lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
+        "You weighted the lengths' own correlations by their numbers of spans. Near, but here the centered ranks of "
+        "all lengths are put together, and correlated once.": (alone * sizes).sum() / sizes.sum(),
         "That is the first length alone.": alone[0],
         "That is the last length alone.": alone[-1],
         f"{ties}go by their order in the list, as argsort().argsort() does: then the order of the spans would matter.":
             rho_within(x, y, lengths, rank=order),
-        f"{ties}all get the lowest place (method='min').": rho_within(x, y, lengths, method="min"),
-        f"{ties}all get the highest place (method='max').": rho_within(x, y, lengths, method="max"),
-        f"{ties}take one place together, and the next value the next (method='dense').":
+        f"{ties}all get the lowest rank (method='min').": rho_within(x, y, lengths, method="min"),
+        f"{ties}all get the highest rank (method='max').": rho_within(x, y, lengths, method="max"),
+        f"{ties}take one rank together, and the next value the next (method='dense').":
             rho_within(x, y, lengths, method="dense"),
-        "argsort says who is on each place, not which place each has. Ranks are argsort().argsort(), or with ties "
+        "argsort gives the index at each rank, not the rank of each value. Ranks are argsort().argsort(), or with ties "
         "scipy.stats.rankdata.": rho_within(x, y, lengths, rank=lambda v: v.argsort(stable=True).double()),
         "1 − 6 Σd² / (n³ − n) is right without ties, and for one group.":
             1 - 6 * sum(gaps[g].sum() for g in groups) / (sizes**3 - sizes).sum(),
@@ -107,12 +107,12 @@ def _not_rhos(x: Tensor, y: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         "That is Kendall's tau over all spans at once. Wanted is Spearman's rho, within lengths.":
             torch.tensor(float(kendalltau(x.numpy(), y.numpy()).statistic)),
         "You divided ranks by the number of spans of their length; then short lists weigh as much as long ones.":
-            correlation(*(centred(v / lengths_count(lengths), groups) for v in within)),
+            correlation(*(centered(v / lengths_count(lengths), groups) for v in within)),
     }  # fmt: skip
 
 
 def lengths_count(lengths: Tensor) -> Tensor:
-    """How many spans have the length of each."""
+    """Return for each span the number of spans of its length."""
     return (lengths[:, None] == lengths).sum(1).double()
 
 
@@ -137,17 +137,17 @@ def spearman(answer):
     yield "a single number"
     mine = asked(x, y, lengths)
     advice = (
-        "Rank both within each length (ties share the mean of their places), subtract each length's mean rank, then "
+        "Rank both within each length (ties get their mean rank), subtract each length's mean rank, then "
         "Σab / √(Σa² Σb²) over all."
     )
-    judge = lambda: advised(mine, rho_within(x, y, lengths), "rho", _not_rhos(x, y, lengths), advice)  # noqa: E731
+    judge = lambda: close_hinted(mine, rho_within(x, y, lengths), "rho", _wrong_rhos(x, y, lengths), advice)  # noqa: E731
 
     yield "by hand: ranks (1, 2, 3 | 1, 2) and (1, 3, 2 | 1, 2) have rho 1.5/2.5 = 0.6"
     hand = torch.tensor([1.0, 2, 3, 10, 20]).double(), torch.tensor([0.1, 0.3, 0.2, 0.5, 0.6]).double()
     by_hand = asked(*hand, torch.tensor([6, 6, 6, 12, 12]))
     if not _alike(by_hand, 0.6):
         judge()  # ties and three lengths say more about what is wrong
-    advised(by_hand, 0.6, "rho", {}, advice)
+    close_hinted(by_hand, 0.6, "rho", {}, advice)
     yield "18 spans of three lengths, with ties"
     judge()
 
@@ -171,7 +171,7 @@ N_SAME, RATIO, SPAN = 256, 0.35, (6, 18)
 
 @cache
 def bundled():
-    """The bundled teacher, its tokenizer, and the 400,000 tokens of code that it was not trained on."""
+    """Load the bundled teacher, its tokenizer, and 400,000 tokens of evaluation code."""
     from ..loading import corpora, teachers
 
     teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
@@ -181,7 +181,7 @@ def bundled():
 
 @cache
 def random_states() -> Tensor:
-    """States of 512 tokens of 512 blocks at every depth, (25, 512, 64)."""
+    """Return states of 512 tokens of 512 sequences at every depth, (25, 512, 64)."""
     from ..latents import depth_states
 
     teacher, _, blocks = bundled()
@@ -190,7 +190,7 @@ def random_states() -> Tensor:
 
 @cache
 def of_token(token: int) -> tuple[float, float, float]:
-    """R among occurrences of one token, how far apart they start, and how far they go."""
+    """Return R of the occurrences of one token, their mean distance at the start, and their mean displacement."""
     from ..couplings import recoupling_ratio
     from ..latents import depth_states
 
@@ -213,39 +213,37 @@ def word(answer):
     if not isinstance(value, str):
         raise Wrong(f"You returned {describe(value)}: return the token's text, a string.")
     if not value:
-        raise Wrong("You returned an empty string, which is no token.")
+        raise Wrong("You returned an empty string, which is not a token.")
     if len(value) > 200:
         raise Wrong(f"You returned {len(value):,} characters: return one token.")
     _, tokenizer, blocks = bundled()
     try:
         ids = tokenizer(value, add_special_tokens=False)["input_ids"]
     except (TypeError, UnicodeError):
-        raise Wrong("You returned a string that is no valid text: it cannot be written as UTF-8.") from None
+        raise Wrong("You returned a string that is not valid text: it cannot be encoded as UTF-8.") from None
     if set(ids) & set(tokenizer.all_special_ids):
-        raise Wrong("You returned a special token, with which no code is written. Give a token of code.")
+        raise Wrong("You returned a special token, which is not part of any code. Give a token of code.")
     if len(ids) != 1:
         parts = ", ".join(repr(tokenizer.decode([i])) for i in ids[:6])
         raise Wrong(
             f"You returned {value!r}, which is {len(ids)} tokens: {parts}{', …' if len(ids) > 6 else ''}. Give one. "
-            "The space before a word belongs to its token: ' if' is one, and another than 'if'."
+            "The space before a word belongs to its token: ' if' and 'if' are different tokens."
         )
     count = int((blocks[:, 1:] == ids[0]).any(1).sum())
-    yield f"it stands in at least {N_SAME} of {len(blocks)} blocks of held-out code"
+    yield f"it occurs in at least {N_SAME} of {len(blocks)} sequences of evaluation code"
     if count < N_SAME:
-        raise Wrong(
-            f"You returned {value!r}, which stands in {count} blocks: too few. Give a token that is more common."
-        )
-    found, apart, way = of_token(ids[0])
+        raise Wrong(f"You returned {value!r}, which occurs in {count} sequences: too few. Give a more common token.")
+    found, apart, displacement = of_token(ids[0])
     yield f"R of {value!r} on layers {SPAN[0]}–{SPAN[1] - 1}: {found:.2f}, wanted at least {RATIO}"
     if found < RATIO:
         x0, x1 = (random_states()[depth, :N_SAME] for depth in SPAN)
         any_apart, any_way = torch.pdist(x0).mean(), (x1 - x0).norm(dim=-1).mean()
         raise Wrong(
             f"You returned {value!r}. Among {N_SAME} random tokens R is {recoupling_ratio(x0, x1).ratio:.2f}.\n"
-            f"On average, its occurrences are {apart:.0f} apart at depth {SPAN[0]} and go {way:.0f} from "
-            f"there to depth {SPAN[1]}; random tokens {any_apart:.0f} and {any_way:.0f}. Ends of tokens that start "
-            "close together and go far are more easily exchanged: look for a word whose occurrences are nearly alike "
-            "at first."
+            f"On average, its occurrences are {apart:.0f} apart at depth {SPAN[0]} and move {displacement:.0f} from "
+            f"there to depth {SPAN[1]}; random tokens {any_apart:.0f} and {any_way:.0f}. Tokens that start "
+            "close together and move far are more easily re-paired: look for a word whose occurrences start nearly "
+            "equal."
         )
 
 
@@ -255,7 +253,7 @@ RHO = 0.5  # on these tokens block influence, the best of lft_edu.criteria, has 
 
 
 @exercise("5.6", "Beat the oracle", difficulty=3, minutes=20)
-def oracle(answer):
+def beat_the_best(answer):
     from ..couplings import recoupling_ratio
 
     generator = torch.Generator().manual_seed(8)
@@ -270,28 +268,26 @@ def oracle(answer):
             raise Wrong("You changed the states themselves: -= and its like work in place. Make new tensors.")
         return value
 
-    yield "one number, the same whenever it is asked and whatever the order of the tokens"
+    yield "one number, deterministic and independent of the order of the tokens"
     mine = asked(x0, x1)
     if asked(x0, x1) != mine:
         raise Wrong(
-            "You said two different numbers of the same states. If you draw by lot, use a generator and seed it."
+            "Two calls with the same states gave different numbers. If you draw at random, use a generator and seed it."
         )
     if not _same(asked(x0[shuffled], x1[shuffled]), mine):
-        raise Wrong(
-            "Another order of the same tokens gives another number. Tokens come from different texts, in no order."
-        )
-    yield "it looks at both ends, and at who went where"
+        raise Wrong("Another order of the same tokens gives another number. The order of the tokens has no meaning.")
+    yield "it depends on both ends, and on which end belongs to which start"
     if asked(x0, other) == mine and asked(other, x1) == mine:
-        raise Wrong(f"You said {mine:.4g} of quite different states, too: a constant tells no span from another.")
+        raise Wrong(f"You returned {mine:.4g} for quite different states too: a constant cannot rank spans.")
     if _same(asked(x0, other), mine):
-        raise Wrong("With quite different ends, your number is the same: it looks at the starts alone.")
+        raise Wrong("With quite different ends, your number is the same: it uses the starts alone.")
     if _same(asked(other, x1), mine):
-        raise Wrong("With quite different starts, your number is the same: it looks at the ends alone.")
+        raise Wrong("With quite different starts, your number is the same: it uses the ends alone.")
     if _same(asked(x0, x1[shuffled]), mine):
         raise Wrong(
-            "If every token gets another's end, your number is the same: you compare two clouds (norms, means, "
-            "spreads). Layers that do nothing and layers that mix up all tokens would look alike. Compare each token's "
-            "start with its own end."
+            "If the ends are shuffled, your number is the same: you compare two clouds (norms, means, variances). "
+            "Layers that do nothing and layers that permute all tokens would get the same number. Compare each "
+            "token's start with its own end."
         )
 
     states, kl = random_states(), trained("flow-walking")
@@ -309,17 +305,17 @@ def oracle(answer):
     rho, low, high = rank_correlation(mine, measured, lengths, resamples=500)
     theirs = rank_correlation(ratios, measured, lengths, resamples=1)[0]
     if rho != rho:
-        raise Wrong("Your number is the same for all spans of one length. That they differ in length is known already.")
+        raise Wrong("Your number is the same for all spans of one length. It must also rank spans of equal length.")
     if torch.allclose(mine, ratios, atol=1e-9):
         raise Wrong(
             f"That is the recoupling ratio itself, rho {rho:.2f} ({low:.2f} to {high:.2f}). Find another criterion."
         )
     yield f"rho {rho:.2f} ({low:.2f} to {high:.2f}), wanted at least {RHO}; R on the same tokens: {theirs:.2f}"
     if rho <= -0.25:
-        raise Wrong(f"rho = {rho:.2f}: upside down? A small number promises little harm. Return the negative.")
+        raise Wrong(f"rho = {rho:.2f}: upside down? A small number predicts little damage. Return the negative.")
     if rho < RHO or rho <= theirs:
         raise Wrong(
-            f"Your order of the spans agrees too little with that of the KL after Flow Walking.\n{_worst(mine, kl)}"
+            f"Your ranking of the spans agrees too little with that of the KL after Flow Walking.\n{_worst(mine, kl)}"
         )
 
 
@@ -328,15 +324,15 @@ def _same(a: float, b: float) -> bool:
 
 
 def _worst(mine: Tensor, kl: dict[tuple[int, int], float]) -> str:
-    """The spans whose place is wrong by most."""
+    """Describe the spans whose ranks are most wrong."""
     spans = sorted(kl)
     lengths, measured = lengths_of(spans), torch.tensor([kl[s] for s in spans])
     groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
     yours, theirs, of = ranks(mine, groups), ranks(measured, groups), lengths_count(lengths)
     gap = (yours - theirs).abs() / of
     lines = [
-        f"  layers {spans[i][0]}–{spans[i][1] - 1}: place {yours[i]:g} of {of[i]:g} by yours, "
+        f"  layers {spans[i][0]}–{spans[i][1] - 1}: rank {yours[i]:g} of {of[i]:g} by yours, "
         f"{theirs[i]:g} by KL ({measured[i]:.3f})"
         for i in gap.argsort(descending=True)[:3].tolist()
     ]
-    return "\n".join(["Furthest off (place 1 is the least harm):", *lines])
+    return "\n".join(["Furthest off (rank 1 is the least damage):", *lines])

@@ -1,4 +1,4 @@
-"""Checks of lesson 06: the splice, and what it costs."""
+"""Checks of lesson 06: the splice and its budget."""
 
 import itertools
 
@@ -12,9 +12,9 @@ from .checking import Wrong, close, describe, exercise, tensor
 
 
 class Parts:
-    """Layers, an operator, a norm and a head as functions that write down when they run.
+    """Layers, an operator, a norm and a head as functions; ``ran`` records the order in which they run.
 
-    With ``digits``, layer i appends the digit i to a number, the operator a 9, norm and head do nothing.
+    With ``digits``, layer i appends the digit i to a number, the operator a 9; norm and head do nothing.
     """
 
     def __init__(self, layers: int, digits: bool = False):
@@ -26,8 +26,8 @@ class Parts:
         self.layers = [make(i) for i in range(layers)]
         self.operator = make("operator")
         scale, out = 1 + torch.rand(6, generator=generator), torch.randn(6, 8, generator=generator)
-        centred = lambda x: (x - x.mean(-1, True)) * scale + 0.3  # noqa: E731
-        self.norm = self._noted("norm", (lambda x: x) if digits else centred)
+        centered = lambda x: (x - x.mean(-1, True)) * scale + 0.3  # noqa: E731
+        self.norm = self._noted("norm", (lambda x: x) if digits else centered)
         self.head = self._noted("head", (lambda x: x) if digits else lambda x: x @ out)
 
     def _noted(self, name, function):
@@ -55,21 +55,21 @@ class Parts:
 
 
 def spliced(layers: int, m: int, n: int) -> list:
-    """What runs, in order."""
+    """Return the parts of a spliced model, in order."""
     return [*range(m), "operator", *range(n, layers), "norm", "head"]
 
 
 def explain_run(ran: list, layers: int, m: int, n: int) -> str:
-    """In words, why these parts in this order are not the spliced model; empty if they are."""
+    """Explain why these parts in this order are not the spliced model; empty if they are."""
     right, all_of = spliced(layers, m, n), [*range(layers)]
     if ran == right:
         return ""
     head, span, tail, op, out = all_of[:m], all_of[m:n], all_of[n:], ["operator"], ["norm", "head"]
     ends = "Layers are counted from 0, and the span is half open: layers[:m] and layers[n:]."
     for message, run in {
-        f"The tail begins at layer m = {m}, so the replaced layers run after all. It is layers[n:].":
+        f"The tail begins at layer m = {m}, so the replaced layers run too. It is layers[n:].":
             head + op + span + tail + out,
-        f"Layers {m} … {n - 1} run, and then the operator. It stands in their place: the head is layers[:m].":
+        f"Layers {m} … {n - 1} run, and then the operator. It replaces them: the head is layers[:m].":
             head + span + op + tail + out,
         f"Layer {n} is missing. The span [m, n) is half open: layer n = {n} stays.": head + op + tail[1:] + out,
         f"Layer {n - 1} runs though it is replaced: the tail begins at n = {n}, layers[n:].":
@@ -82,27 +82,27 @@ def explain_run(ran: list, layers: int, m: int, n: int) -> str:
         f"You took the span for [m, n + 1), one layer more at each end. {ends}": head[:-1] + op + tail[1:] + out,
         "Layer 0 is missing: layers are counted from 0.": head[1:] + op + tail + out,
         f"Layer {layers - 1}, the last one, is missing: layers[n:] runs to the end.": head + op + tail[:-1] + out,
-        f"The operator ran {n - m} times, once for each replaced layer. It stands for all of them: run it once.":
+        f"The operator ran {n - m} times, once for each replaced layer. It replaces all of them: run it once.":
             head + op * (n - m) + tail + out,
         "The operator never ran: these are the layers with the span skipped.": head + tail + out,
         "The operator never ran: this is the whole teacher.": all_of + out,
-        "The operator ran behind all layers: it stands in the place of the span.": all_of + op + out,
-        "The operator ran behind the tail: it stands between head and tail.": head + tail + op + out,
-        "The operator ran first: it stands between head and tail.": op + head + tail + out,
-        "The final norm is missing: the head has only ever read normed states.": head + op + tail + ["head"],
-        "The final norm ran twice. Once, behind the last layer.": head + op + tail + ["norm", *out],
-        "The final norm ran behind the operator, too. Inside the model states are not normed: once, behind the last "
+        "The operator ran after all layers: it replaces the span.": all_of + op + out,
+        "The operator ran after the tail: it belongs between head and tail.": head + tail + op + out,
+        "The operator ran first: it belongs between head and tail.": op + head + tail + out,
+        "The final norm is missing: the head was trained on normalized states.": head + op + tail + ["head"],
+        "The final norm ran twice. Once, after the last layer.": head + op + tail + ["norm", *out],
+        "The final norm ran after the operator, too. Hidden states are not normalized: run it once, after the last "
         "layer.": [*head, "operator", "norm", *tail, *out],
-        "The final norm ran before the tail. It runs behind the last layer.":
+        "The final norm ran before the tail. It runs after the last layer.":
             [*head, "operator", "norm", *tail, "head"],
-        "The final norm ran before the operator, too: once, behind the last layer.":
+        "The final norm ran before the operator, too: once, after the last layer.":
             [*head, "norm", "operator", *tail, *out],
-        "The norm ran behind the head: first norm, then head.": head + op + tail + out[::-1],
+        "The norm ran after the head: first norm, then head.": head + op + tail + out[::-1],
         "The tail never ran.": head + op + out,
         "The head layers never ran.": op + tail + out,
-        "Only the operator ran: head layers come before it, tail layers behind it.": op + out,
+        "Only the operator ran: head layers come before it, tail layers after it.": op + out,
         "Head and tail are exchanged.": tail + op + head + out,
-        "You ran the layers of the span: they are the ones that go.": span + op + out,
+        "You ran the layers of the span: they are the ones replaced.": span + op + out,
         "The head runs backwards.": head[::-1] + op + tail + out,
         "The tail runs backwards.": head + op + tail[::-1] + out,
     }.items():  # fmt: skip
@@ -122,15 +122,15 @@ def splice(answer):
             raise Wrong("You changed the list of layers itself: the teacher would lose them. Take slices: layers[:m].")
         return parts, value
 
-    yield "logits, one row a token"
+    yield "logits, one row per token"
     parts, value = run(8, (2, 5))
     value = tensor(value, None, "the logits")
     if tuple(value.shape) == (4, 6):
-        raise Wrong("You returned states, (4, 6). The head makes logits of them: head(norm(x)).")
+        raise Wrong("You returned states, (4, 6). Compute the logits: head(norm(x)).")
     if tuple(value.shape) in ((4,), (8,)):
         raise Wrong(f"You returned {describe(value)}: return the logits of every token, (4, 8).")
     tensor(value, (4, 8), "the logits", "tokens, vocabulary")
-    yield "by hand: layer i appends the digit i, the operator a 9; layers 2 and 3 of six go: 3 becomes 301 9 45"
+    yield "by hand: layer i appends the digit i, the operator a 9; it replaces layers 2, 3 of six: 3 becomes 301 9 45"
     counting, number = run(6, (2, 4), digits=True)
     made = float(tensor(number, (1, 1), "the number"))
     if made != 301_945:
@@ -140,11 +140,11 @@ def splice(answer):
                 _compare(value, 8, 2, 5)
         except Wrong as wrong:
             message = str(wrong)
-        raise Wrong(f"Your model makes {made:.0f} of 3. {message}".strip())
+        raise Wrong(f"Your model turns 3 into {made:.0f}. {message}".strip())
     yield "norm and head run once, at the end"
     if message := explain_run(parts.ran, 8, 2, 5):
         raise Wrong(message)
-    yield "each part reads what the one before it gave"
+    yield "each part reads the output of the one before"
     _compare(value, 8, 2, 5)
     yield "any span, also at the edges of the model"
     for layers, (m, n) in ((8, (0, 3)), (8, (5, 8)), (8, (0, 8)), (5, (2, 3)), (1, (0, 1))):
@@ -155,18 +155,18 @@ def splice(answer):
 
 
 def _compare(value, layers: int, m: int, n: int) -> None:
-    """The logits against the right ones, where the right parts ran in the right order."""
+    """Compare the logits, given that the right parts ran in the right order."""
     parts = Parts(layers)
     before, tail = parts.run(range(m)), [*range(n, layers), "norm", "head"]
     after = parts.operator(before)
     right = parts.run(tail, after)
     close(value, right, f"the logits of {layers} layers, span ({m}, {n})", {
-        "The operator read what enters layer 0, not what the head layers give.":
+        "The operator read the input of layer 0, not the output of the head layers.":
             parts.run(tail, parts.operator(parts.x)),
         "You added the operator's output to its input. An operator gives the new state, not a change of it.":
             parts.run(tail, before + after),
-        "You threw the operator's output away: the tail read what the head layers gave.": parts.run(tail, before),
-        "The tail read what enters layer 0.": parts.run(tail, parts.x),
+        "You discarded the operator's output: the tail read the output of the head layers.": parts.run(tail, before),
+        "The tail read the input of layer 0.": parts.run(tail, parts.x),
         "These are probabilities: return logits, without softmax.": right.softmax(-1),
         "These are log-probabilities: return logits.": right.log_softmax(-1),
     })  # fmt: skip
@@ -174,96 +174,100 @@ def _compare(value, layers: int, m: int, n: int) -> None:
 
 # --- 6.4 ----------------------------------------------------------------------------------------------------------
 
-CLOCK = 128  # features of the time: the clock is D × 128 and 6D × D
+TIME_FEATURES = 128  # the time embedding has matrices D × 128 and 6D × D
 
 
 def budget(layers: int, width: int, span: tuple[int, int], solver: str, steps: int) -> tuple[int, int, int]:
-    """Weights in the layers, layer evaluations a token, numbers in the cache a token."""
+    """Return weights in the layers, layer evaluations per token, and cached numbers per token."""
     kept = layers - (span[1] - span[0])
     evaluations = kept + steps * EVALUATIONS[solver]
-    parameters = 12 * width**2 * (kept + 1) + CLOCK * width + 6 * width**2
+    parameters = 12 * width**2 * (kept + 1) + TIME_FEATURES * width + 6 * width**2
     return parameters, evaluations, 2 * width * evaluations
 
 
-def _not_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
-    gone, looks = span[1] - span[0], EVALUATIONS[solver]
+def _wrong_evaluations(layers, width, span, solver, steps) -> dict[str, int]:
+    gone, per_step = span[1] - span[0], EVALUATIONS[solver]
     kept = layers - gone
-    edges = f"The span [{span[0]}, {span[1]}) is half open: layers {span[0]} … {span[1] - 1} go, {gone} of them."
+    edges = (
+        f"The span [{span[0]}, {span[1]}) is half open: it replaces layers {span[0]} … {span[1] - 1}, {gone} of them."
+    )
     return {
-        "A midpoint step looks twice: two evaluations a step.": kept + steps,
-        "An Euler step looks once: one evaluation a step.": kept + 2 * steps,
-        "You left out k, the number of steps: the operator is asked anew in each.": kept + looks,
-        "The operator is one layer's *weights*, but it is evaluated once for each look: k for Euler, 2k for midpoint.":
+        "A midpoint step needs two evaluations.": kept + steps,
+        "An Euler step needs one evaluation.": kept + 2 * steps,
+        "You left out k, the number of steps: the operator is evaluated in each.": kept + per_step,
+        "The operator is one layer's *weights*, but it is evaluated k times with Euler, 2k times with midpoint.":
             kept + 1,
-        f"{edges} You took one more.": kept - 1 + steps * looks,
-        f"{edges} You took one less.": kept + 1 + steps * looks,
-        "Count the whole model: the layers that stay are evaluated, too.": steps * looks,
-        "The operator is evaluated, too: once for each look.": kept,
-        "Nothing is replaced in your count: subtract the layers of the span.": layers + steps * looks,
-        "You counted the layers of the span, which are gone, instead of those that stay.": gone + steps * looks,
+        f"{edges} You took one more.": kept - 1 + steps * per_step,
+        f"{edges} You took one less.": kept + 1 + steps * per_step,
+        "Count the whole model: the layers that stay are evaluated, too.": steps * per_step,
+        "The operator is evaluated, too: k times with Euler, 2k times with midpoint.": kept,
+        "Nothing is replaced in your count: subtract the layers of the span.": layers + steps * per_step,
+        "You counted the layers of the span, which are gone, instead of those that stay.": gone + steps * per_step,
         "That is the teacher.": layers,
     }  # fmt: skip
 
 
-def _not_parameters(layers, width, span, solver, steps) -> dict[str, int]:
-    kept, looks = layers - (span[1] - span[0]), EVALUATIONS[solver]
-    layer, clock, all_looks = 12 * width**2, CLOCK * width + 6 * width**2, steps * looks
+def _wrong_parameters(layers, width, span, solver, steps) -> dict[str, int]:
+    kept, per_step = layers - (span[1] - span[0]), EVALUATIONS[solver]
+    layer, embedding, evaluations = 12 * width**2, TIME_FEATURES * width + 6 * width**2, steps * per_step
     return {
-        "You left out the clock: 128·D + 6·D² weights that make six knobs a channel of the time.": layer * (kept + 1),
-        "One layer is missing. Did you leave out the operator's own (a velocity is one layer and a clock), or take a "
-        "layer too many for the span, which is half open?": layer * kept + clock,
-        "You counted the operator once for each look. One set of weights is asked again and again; that is the point.":
-            layer * kept + all_looks * (layer + clock),
-        "You counted the operator's layer once for each look. One set of weights is asked again and again; that is the "
-        "point.": layer * (kept + all_looks) + clock,
-        "You counted the operator's weights once for each step. They are the same in all.":
-            layer * kept + steps * (layer + clock),
-        "You counted the operator's layer once for each step. It is the same in all.": layer * (kept + steps) + clock,
-        "Of the clock you have 6·D², its last matrix; its first, from 128 features to D, is missing.":
+        "You left out the time embedding: 128·D + 6·D² weights that map the time to six modulations per channel.":
+            layer * (kept + 1),
+        "One layer is missing. Did you leave out the operator's own (a velocity is a layer and a time embedding), or "
+        "take a layer too many for the span, which is half open?": layer * kept + embedding,
+        "You counted the operator once per evaluation. All evaluations use the same weights; that is the point.":
+            layer * kept + evaluations * (layer + embedding),
+        "You counted the operator's layer once per evaluation. All evaluations use the same weights; that is the "
+        "point.": layer * (kept + evaluations) + embedding,
+        "You counted the operator's weights once per step. They are the same in all.":
+            layer * kept + steps * (layer + embedding),
+        "You counted the operator's layer once per step. It is the same in all.": layer * (kept + steps) + embedding,
+        "Of the time embedding you have 6·D², its last matrix; its first, from 128 features to D, is missing.":
             layer * (kept + 1) + 6 * width**2,
-        "Of the clock you have 128·D, its first matrix; its last, from D to 6·D knobs, is missing.":
-            layer * (kept + 1) + CLOCK * width,
-        "The clock's last matrix goes from D to 6·D: 6·D² weights, not 6·D.":
-            layer * (kept + 1) + CLOCK * width + 6 * width,
-        "The clock's last matrix makes *six* knobs a channel: 6·D², not D².":
-            layer * (kept + 1) + CLOCK * width + width**2,
-        "The operator is left out altogether: a layer, 12·D², and a clock, 128·D + 6·D².": layer * kept,
-        "These are the operator's alone: count the layers that stay, too.": layer + clock,
+        "Of the time embedding you have 128·D, its first matrix; its last, from D to 6·D modulations, is missing.":
+            layer * (kept + 1) + TIME_FEATURES * width,
+        "The time embedding's last matrix goes from D to 6·D: 6·D² weights, not 6·D.":
+            layer * (kept + 1) + TIME_FEATURES * width + 6 * width,
+        "The time embedding's last matrix gives *six* modulations per channel: 6·D², not D².":
+            layer * (kept + 1) + TIME_FEATURES * width + width**2,
+        "The operator is left out altogether: a layer, 12·D², and a time embedding, 128·D + 6·D².": layer * kept,
+        "These are the operator's alone: count the layers that stay, too.": layer + embedding,
         "That is the teacher.": layer * layers,
-        "The span is half open: n − m layers go, and you took one less.": layer * (kept + 2) + clock,
-        "A layer has 12·D² weights; you have 4·D², attention's alone.": 4 * width**2 * (kept + 1) + clock,
-        "A layer has 12·D² weights; you have 8·D², the MLP's alone.": 8 * width**2 * (kept + 1) + clock,
-        "A layer has 12·D² weights, not 12·D.": 12 * width * (kept + 1) + clock,
+        "The span is half open: n − m layers are replaced, and you took one less.": layer * (kept + 2) + embedding,
+        "A layer has 12·D² weights; you have 4·D², attention's alone.": 4 * width**2 * (kept + 1) + embedding,
+        "A layer has 12·D² weights; you have 8·D², the MLP's alone.": 8 * width**2 * (kept + 1) + embedding,
+        "A layer has 12·D² weights, not 12·D.": 12 * width * (kept + 1) + embedding,
     }  # fmt: skip
 
 
-def _not_cache(layers, width, span, solver, steps) -> dict[str, int]:
-    kept, looks = layers - (span[1] - span[0]), EVALUATIONS[solver]
-    slots = kept + steps * looks
+def _wrong_cache(layers, width, span, solver, steps) -> dict[str, int]:
+    kept, per_step = layers - (span[1] - span[0]), EVALUATIONS[solver]
+    entries = kept + steps * per_step
     return {
-        "A slot keeps a key *and* a value, D numbers each: 2·D.": width * slots,
-        "These are slots. Each keeps a key and a value, D numbers each: 2·D numbers a token.": slots,
-        "One slot for all looks of the operator: each look has keys of its own time, and needs its own slot.":
+        "A cache entry is a key *and* a value, D numbers each: 2·D.": width * entries,
+        "These are cache entries. Each keeps a key and a value, D numbers each: 2·D numbers per token.": entries,
+        "You have one cache entry for the operator: each evaluation has different keys, and needs its own entry.":
             2 * width * (kept + 1),
-        "A midpoint step looks twice, each time at other states with other keys: two slots a step.":
+        "A midpoint step has two evaluations, at different states with different keys: two cache entries per step.":
             2 * width * (kept + steps),
-        "An Euler step looks once: one slot a step.": 2 * width * (kept + 2 * steps),
-        "You left out the slots of the operator: its attention has keys, too, in each look.": 2 * width * kept,
-        "Each attention has a slot: those of the layers that stay, too.": 2 * width * steps * looks,
+        "An Euler step has one evaluation: one cache entry per step.": 2 * width * (kept + 2 * steps),
+        "You left out the cache entries of the operator: its attention has keys, too, in each evaluation.":
+            2 * width * kept,
+        "Each attention has a cache entry: those of the layers that stay, too.": 2 * width * steps * per_step,
         "That is the teacher's.": 2 * width * layers,
-        "A slot keeps two vectors, 2·D, not D² numbers.": width**2 * slots,
+        "A cache entry is two vectors, 2·D, not D² numbers.": width**2 * entries,
     }  # fmt: skip
 
 
 @exercise("6.4", "The budget", difficulty=2, minutes=10)
 def cost(answer):
-    """Each of the three on its own, so that its mistakes are told."""
-    names = "the weights in the layers", "the evaluations a token", "the numbers in the cache a token"
+    """Check each of the three numbers separately, to recognize its mistakes."""
+    names = "the weights in the layers", "the evaluations per token", "the numbers in the cache per token"
 
     def compare(which, *case):
         layers, width, (m, n), solver, steps = case
         value, right = tensor(answer(*case), (3,), "the budget"), budget(*case)
-        mistakes = (_not_parameters, _not_evaluations, _not_cache)[which](*case)
+        mistakes = (_wrong_parameters, _wrong_evaluations, _wrong_cache)[which](*case)
         what = f"{names[which]} ({layers} layers, D = {width}, {m}–{n}, {solver} × {steps})"
         close(value[which], right[which], what, mistakes, tolerance=1e-9)
 
@@ -289,7 +293,7 @@ def cost(answer):
     compare(1, *rest[0])
     yield "weights by hand: 24 layers, D = 64, 6 replaced: 12 · 64² · (18 + 1) + 128 · 64 + 6 · 64² = 966,656"
     compare(0, *first)
-    yield "cache by hand: 24 slots of a key and a value, 2 · 64 numbers each: 3072"
+    yield "cache by hand: 24 entries of a key and a value, 2 · 64 numbers each: 3072"
     compare(2, *first)
     yield "other models, spans, solvers and k"
     for case, which in itertools.product(rest, (1, 0, 2)):

@@ -1,4 +1,4 @@
-"""Small ipywidgets applications: controls wired to models and plots. Everything can be worked by keyboard."""
+"""Interactive notebook applications (ipywidgets, anywidget). All controls work by keyboard."""
 
 from ..text import complete
 from .completion import CompletionApp, side_by_side

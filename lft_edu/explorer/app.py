@@ -1,4 +1,4 @@
-"""The trajectory explorer as an application of its own, without a notebook around it: served by voila."""
+"""Serve the trajectory explorer as a standalone web application with voila."""
 
 import importlib.util
 import tempfile
@@ -16,17 +16,21 @@ lft.TrajectoryExplorer(teacher, students, tokenizer{text})
 
 
 def write_app(teacher: str = "bundled", students: tuple[str, ...] = STUDENTS, text: str | None = None) -> Path:
-    """A notebook of one cell, in a folder of its own, that opens the explorer.
+    """Write a one-cell notebook that opens the explorer to a temporary folder, and return its path.
+
+    Args:
+        teacher: name or folder for ``lft.load_teacher``. students: names or folders for ``lft.load_student``.
+        text: the first text shown; the explorer's default if None.
 
     Raises:
-        ValueError: voila is not installed, or there is no student.
+        ValueError: voila is not installed, or ``students`` is empty.
     """
     import nbformat
 
     if importlib.util.find_spec("voila") is None:
-        raise ValueError("The explorer as an application takes voila: pip install 'lft_edu[voila]' (or: make explore).")
+        raise ValueError("The explorer application needs voila: pip install 'lft_edu[voila]' (or: make explore).")
     if not students:
-        raise ValueError("There is no student: give --student with a folder that student.save_pretrained wrote.")
+        raise ValueError("No student was given: add --student with a folder written by student.save_pretrained.")
     source = CELL.format(teacher=teacher, students=list(students), text="" if text is None else f", text={text!r}")
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="explorer")])
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -1,15 +1,20 @@
-"""Completions of one text by several models, side by side."""
+"""Compare completions of one text by several models."""
 
 import html
+from typing import TYPE_CHECKING
 
 from ..text import complete
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
-    """Completions of one text by several models as an HTML table; everything in it is shown literally.
+
+def side_by_side(models: dict, tokenizer: "PreTrainedTokenizerBase", text: str, tokens: int = 40) -> str:
+    """Return an HTML table of completions of one text by several models, with all text escaped.
 
     Args:
         models: heading → model.
+        tokens: at most this many new tokens each.
     """
     style = "vertical-align:top;text-align:left;padding:6px 14px 6px 0"
     cells, heads = [], []
@@ -23,11 +28,11 @@ def side_by_side(models: dict, tokenizer, text: str, tokens: int = 40) -> str:
 
 
 class CompletionApp:
-    """A text box, a slider for length, and what each model makes of it. ``display(app)`` or the last line of a cell.
+    """A text box, a length slider and each model's completion. Displays itself as the last line of a cell.
 
     Args:
         models: heading → model.
-        text: what stands in the box at first.
+        text: initial text.
     """
 
     def __init__(self, models: dict, tokenizer, text: str = "def __init__(self"):
@@ -47,7 +52,7 @@ class CompletionApp:
         self.update()
 
     def update(self) -> None:
-        """Complete again; mistakes appear where the answer would."""
+        """Complete the text again; show an error in place of the result."""
         self.button.disabled = True
         try:
             self.result.value = side_by_side(self.models, self.tokenizer, self.text.value, self.length.value)

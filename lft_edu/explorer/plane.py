@@ -1,4 +1,4 @@
-"""Applications of the plane: pair two clouds, train a flow and watch it walk."""
+"""Applications in the plane: couple two point clouds, train a flow and watch its paths."""
 
 import html
 import threading
@@ -15,12 +15,17 @@ from ..plots import plane as drawing
 
 OWN = "your own points"
 PAIRINGS = ("as given", "independent", "optimal transport")
-COMPACT = {"width": 560, "height": 560, "margin_b": 90, "legend": {"orientation": "h", "y": -0.02}}  # beside controls
+COMPACT = {
+    "width": 560,
+    "height": 560,
+    "margin_b": 90,
+    "legend": {"orientation": "h", "y": -0.02},
+}  # fits next to the controls
 WIDE = {"style": {"description_width": "130px"}, "layout": widgets.Layout(width="420px")}
 
 
 class App:
-    """What the applications share: a ``view`` to display and a line of text for results and mistakes."""
+    """Base class of applications: a ``view`` to display and a status line for results and errors."""
 
     def __init__(self):
         self.status = widgets.HTML()
@@ -38,15 +43,18 @@ class App:
 
 
 class CouplingApp(App):
-    """Choose two clouds or make your own, choose who goes with whom, and read the recoupling ratio.
+    """Choose two point clouds and a coupling, and read its recoupling ratio.
 
-    With *your own points* write one point per line, or click in the plane: first a start, then its end.
+    For *your own points* type one point per line, or click in the plane: first a start, then its end.
+
+    Args:
+        shape: a name in ``lft_edu.shapes.SHAPES``. n: number of pairs. seed: of the points.
     """
 
     def __init__(self, shape: str = "beams", n: int = 24, seed: int = 0):
         super().__init__()
         self.seed = seed
-        self.own = None  # the pair that a click began
+        self.own = None  # start of the pair being clicked
         planar = [name for name in shapes.SHAPES if name != "line"]
         self.shape = widgets.Dropdown(options=[*planar, OWN], value=shape, description="clouds", **WIDE)
         self.n = widgets.IntSlider(value=n, min=4, max=200, description="pairs N", continuous_update=False, **WIDE)
@@ -66,7 +74,7 @@ class CouplingApp(App):
         self.update()
 
     def pairs(self) -> Coupling:
-        """The clouds as the controls say, in the pairing they say."""
+        """Return the coupling that the controls describe."""
         if self.shape.value == OWN:
             given = shapes.from_text(self.starts.value, self.ends.value)
         else:
@@ -76,7 +84,7 @@ class CouplingApp(App):
         return given.optimal_transport(self.metric.value) if self.pairing.value == "optimal transport" else given
 
     def update(self) -> None:
-        """Draw again; mistakes appear as a sentence beside the controls, and the old picture stays."""
+        """Redraw; on an error keep the figure and show the message in the status line."""
         own = self.shape.value == OWN
         self.boxes.layout.display = "" if own else "none"
         self.n.disabled = own
@@ -87,7 +95,7 @@ class CouplingApp(App):
         except ValueError as error:
             self.complain(error)
             return
-        reach = max(2.1, *drawing.reach(pairs.x0, pairs.x1))
+        reach = max(2.1, *drawing.axis_limits(pairs.x0, pairs.x1))
         with self.figure.batch_update():
             for shown, trace in zip(self.figure.data, traces, strict=False):
                 shown.update(trace)
@@ -96,7 +104,7 @@ class CouplingApp(App):
         self.say(f"{len(pairs)} pairs. {title}")
 
     def _add_canvas(self) -> None:
-        """A lattice of invisible points: what a click in the plane hits."""
+        """Add a lattice of invisible points that receives clicks in the plane."""
         lattice = torch.cartesian_prod(*[torch.linspace(-2, 2, 41)] * 2)
         self.figure.add_scatter(
             x=lattice[:, 0].numpy(), y=lattice[:, 1].numpy(), mode="markers", showlegend=False,
@@ -105,13 +113,13 @@ class CouplingApp(App):
         self.figure.data[-1].on_click(lambda trace, points, state: self.click(points.xs[0], points.ys[0]))
 
     def click(self, x: float, y: float) -> None:
-        """A click at (x, y): a start, or the end of the pair begun before."""
+        """Handle a click at (x, y): a start, or the end of the pair already started."""
         point = f"{x + 0.0:.1f} {y + 0.0:.1f}".replace("-0.0", "0.0")
         if self.own is None:
             self.own = point
             starts = self.figure.data[2]
             starts.x, starts.y = [*starts.x, x], [*starts.y, y]
-            self.say(f"A start at ({point}): now click where it ends.")
+            self.say(f"Start at ({point}): now click its end.")
             return
         begun, self.own = self.own, None
         fresh = self.shape.value != OWN
@@ -125,9 +133,12 @@ class CouplingApp(App):
 
 
 class FlowApp(App):
-    """Choose pairs and a loss, train a small velocity network, walk with as many steps as you like.
+    """Choose pairs and a loss, train a small velocity network, and integrate it with any number of steps.
 
-    Training runs beside the kernel's other work, so that *Stop* and all other controls stay alive.
+    Training runs in a thread, so that *Stop* and all other controls keep working.
+
+    Args:
+        shape: a name in ``lft_edu.shapes.SHAPES``. loss: one of ``LOSSES``. steps: optimizer steps.
     """
 
     LOSSES = ("flow matching", "Flow Walking", "hybrid")
@@ -136,14 +147,14 @@ class FlowApp(App):
         super().__init__()
         self.steps, self.trained, self.thread, self.stopped = steps, None, None, threading.Event()
         self.shape = widgets.Dropdown(options=list(shapes.SHAPES), value=shape, description="pairs", **WIDE)
-        self.seed = 0  # of the network; another at each training
+        self.seed = 0  # of the initialization; incremented at each training
         self.loss = widgets.Dropdown(options=self.LOSSES, value=loss, description="loss", **WIDE)
         self.k = widgets.IntSlider(value=3, min=1, max=6, description="steps k, training", **WIDE)
         self.random = widgets.Checkbox(value=True, description="random times", **WIDE)
         self.alpha = widgets.FloatLogSlider(value=0.1, min=-3, max=1, description="hybrid α", **WIDE)
         self.button = widgets.Button(description="Train", button_style="primary", tooltip="Train, or stop training")
         self.test_k = widgets.SelectionSlider(
-            options=[1, 2, 3, 4, 6, 10, 20, 50, 200], value=20, description="steps k, walking", **WIDE
+            options=[1, 2, 3, 4, 6, 10, 20, 50, 200], value=20, description="steps k, testing", **WIDE
         )
         self.solver = widgets.ToggleButtons(options=list(STEPS), value="midpoint", description="solver")
         self.figure = go.FigureWidget()
@@ -170,7 +181,7 @@ class FlowApp(App):
         return self.thread is not None and self.thread.is_alive()
 
     def reset(self) -> None:
-        """New pairs, an untrained network."""
+        """Start over with new pairs and an untrained network."""
         self.stop()
         self.pairs = shapes.make(self.shape.value, 2000, torch.Generator().manual_seed(0))
         self.shown = shapes.make(self.shape.value, 60, torch.Generator().manual_seed(9))
@@ -183,7 +194,7 @@ class FlowApp(App):
         self.seed += 1
 
     def objective(self):
-        """The loss as the controls say it: a function for :func:`lft_edu.plane.train`."""
+        """Return the loss that the controls describe, for :func:`lft_edu.plane.train`."""
         if self.loss.value == "flow matching":
             return objectives.flow_matching_loss
         if self.loss.value == "hybrid":
@@ -192,7 +203,7 @@ class FlowApp(App):
         return partial(objectives.flow_walking_loss, k=self.k.value, times=times)
 
     def train(self, wait: bool = False) -> None:
-        """Start training a new network; ``wait`` until it is done."""
+        """Start training a new network; with ``wait``, return when it is done."""
         self.stop()
         self.stopped.clear()
         self._new_network()
@@ -202,7 +213,7 @@ class FlowApp(App):
             self.thread.join()
 
     def stop(self) -> None:
-        """Stop training, keep what was learned."""
+        """Stop training and keep the network as it is."""
         self.stopped.set()
         if self.running and threading.current_thread() is not self.thread:
             self.thread.join()
@@ -226,30 +237,30 @@ class FlowApp(App):
             self.button.description, self.button.button_style = "Train", "primary"
 
     def draw(self, step: int | None = None) -> None:
-        """The walk of the present network, and where it takes everyone."""
+        """Draw the paths of the current network and report where the points end."""
         k, solver = self.test_k.value, self.solver.value
         self.path = plane.carry(self.velocity, self.shown.x0, k, STEPS[solver], return_path=True)
-        picture = drawing.walks({f"{solver}, {k} steps": self.path}, self.shown)
-        picture.layout.sliders = picture.layout.updatemenus = ()  # they need frames, which a widget does not have
-        self.frames, self.marks = picture.frames, picture.frames[0].traces
+        drawn = drawing.walks({f"{solver}, {k} steps": self.path}, self.shown)
+        drawn.layout.sliders = drawn.layout.updatemenus = ()  # they need frames, which a widget does not have
+        self.frames, self.marks = drawn.frames, drawn.frames[0].traces
         with self.figure.batch_update():
-            if len(self.figure.data) != len(picture.data):
+            if len(self.figure.data) != len(drawn.data):
                 self.figure.data = ()
-                self.figure.add_traces(picture.data)
-            self.figure.update_layout(picture.layout, overwrite=True)
+                self.figure.add_traces(drawn.data)
+            self.figure.update_layout(drawn.layout, overwrite=True)
             self.figure.update_layout(**COMPACT)
-            for shown, trace in zip(self.figure.data, picture.data, strict=True):
+            for shown, trace in zip(self.figure.data, drawn.data, strict=True):
                 shown.x, shown.y = trace.x, trace.y
         self.show_time()
         done = f"after {step:,} steps of training: " if step else ""
         kept, error = (f(self.path[-1], self.shown).item() for f in (plane.pairs_kept, plane.coupling_error))
         self.say(
-            f"{done}{kept:.0%} end with their own group, coupling error {error:.2f}, "
+            f"{done}{kept:.0%} end in their own group, coupling error {error:.2f}, "
             f"{k * EVALUATIONS[solver]} velocity evaluations per point"
         )
 
     def show_time(self) -> None:
-        """Put the walkers where they are at the time of the slider; between two steps, at the nearer state."""
+        """Move the points to the slider's time: to the nearest state of the path."""
         frame = self.frames[round(self.t.value / self.t.max * (len(self.frames) - 1))]
         with self.figure.batch_update():
             for mark, place in zip(self.marks, frame.data, strict=True):
@@ -262,10 +273,11 @@ class FlowApp(App):
 
 
 class LiveLoss:
-    """A loss curve that grows while training runs: pass it as ``watch`` to :func:`lft_edu.plane.train`.
+    """A loss curve that grows during training: pass it as ``watch`` to :func:`lft_edu.plane.train`.
 
     Args:
-        every: steps between two points of the curve, each the mean over them.
+        every: steps per point of the curve, which is their mean.
+        width: of the figure, in pixels.
     """
 
     def __init__(self, title: str = "Loss", every: int = 25, width: int = 560):
@@ -276,7 +288,7 @@ class LiveLoss:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was drawn."""
+        """Remove all points."""
         self.losses, self.points = [], []
         self.figure.data[0].update(x=[], y=[])
 

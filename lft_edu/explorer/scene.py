@@ -1,6 +1,9 @@
-"""What the trajectory explorer draws, as plain data: two trajectories of one text, projected, with all that is said of
-them. The page draws it; nothing here knows how. Arrays travel as bytes (:func:`packed`), words as words.
+"""Prepare the data that the trajectory explorer's page draws: two projected trajectories of one text, with annotations.
+
+Arrays are sent as bytes (see :func:`packed`), all else as JSON.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,13 +14,18 @@ from ..plots.trajectories import axis_names
 from ..projections import Projection, distortion
 from ..trajectories import Lens, Trajectory, divergence, shared_depths
 
-TOP = 5  # tokens that the logit lens shows
+if TYPE_CHECKING:
+    from ..splicing import SplicedForCausalLM
+
+TOP = 5  # predictions that the logit lens shows
 
 
-def describe(model, walk: dict | None) -> str:
-    """What stands in a spliced model's span: ``layers 6–18 → flow, midpoint × 3``."""
+def describe(model: "SplicedForCausalLM", solver: dict | None) -> str:
+    """Describe a spliced model's operator, such as ``layers 6–18 → flow, midpoint × 3``."""
     m, n = model.config.span
-    return f"layers {m}–{n} → {model.operator.kind}" + (f", {walk['solver']} × {walk['steps']}" if walk else "")
+    return f"layers {m}–{n} → {model.operator.kind}" + (
+        f", {solver['solver']} × {solver['num_steps']}" if solver else ""
+    )
 
 
 def scene(
@@ -26,17 +34,18 @@ def scene(
     student_name: str,
     about: str,
 ) -> dict:
-    """Everything the page needs to draw one text in these views.
+    """Collect everything that the page needs to draw one text.
 
     Args:
         captured: trajectory and logit lens of the teacher, and of the student.
-        views: name → frozen projection and its trustworthiness; the picture's axes are the projection's.
-        student_name: heading of the student; ``about`` says what stands in its span.
+        views: name → fitted projection and its trustworthiness.
+        student_name: heading of the student.
+        about: description of its operator, see :func:`describe`.
     """
     (teacher, student), lenses = zip(*captured, strict=True)
     depths = shared_depths(teacher, student)
-    stations = [[path.station(depth) for depth in depths.tolist()] for path in (teacher, student)]
-    pair = [path.states[rows] for path, rows in zip((teacher, student), stations, strict=True)]
+    indices = [[path.depth_index(depth) for depth in depths.tolist()] for path in (teacher, student)]
+    pair = [path.states[rows] for path, rows in zip((teacher, student), indices, strict=True)]
     points = {name: [view.transform(path) for path in (teacher, student)] for name, (view, _) in views.items()}
     words = {i: word for lens in lenses for i, word in lens.words.items()}
     headings = ("teacher", f"{teacher.times[-1]:.0f} layers"), (student_name, about)
@@ -52,14 +61,14 @@ def scene(
         "shared": packed(depths),
         "apart": packed((pair[0] - pair[1]).norm(dim=-1)),
         "views": {
-            name: view_data(*views[name], pair, [place[rows] for place, rows in zip(both, stations, strict=True)])
+            name: view_data(*views[name], pair, [place[rows] for place, rows in zip(both, indices, strict=True)])
             for name, both in points.items()
         },
     }
 
 
 def model_data(path: Trajectory, lens: Lens, points: dict[str, np.ndarray]) -> dict:
-    """One trajectory as arrays, ``(S, T)`` and more; ``points`` are view → ``(S, T, d)``."""
+    """Pack one trajectory and its logit lens; ``points`` are view → projected states ``(S, T, d)``."""
     return {
         "span": path.span,
         "times": packed(path.times),
@@ -73,8 +82,8 @@ def model_data(path: Trajectory, lens: Lens, points: dict[str, np.ndarray]) -> d
 
 
 def view_data(projection: Projection, trust: float, pair: list[Tensor], places: list[np.ndarray]) -> dict:
-    """What a view hides of pairs of states ``(K, T, D)``, drawn at ``places`` ``(K, T, d)``; position 0 is left out if
-    there are others."""
+    """Describe a view: its axes, and its distortion of pairs of states ``(K, T, D)`` projected to ``places``
+    ``(K, T, d)``. Position 0 is excluded if there are others."""
     kept = slice(1, None) if pair[0].shape[1] > 1 else slice(None)
     states, drawn = ([x[:, kept] for x in both] for both in (pair, places))
     found = distortion(projection, *states, places=drawn)
@@ -88,12 +97,12 @@ def view_data(projection: Projection, trust: float, pair: list[Tensor], places: 
 
 
 def packed(array, dtype: str = "float32") -> dict:
-    """An array as ``{"shape", "dtype", "data": bytes}``, little-endian."""
+    """Serialize an array as ``{"shape", "dtype", "data": bytes}``, little-endian."""
     array = array.numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
     array = np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<"))
     return {"shape": list(array.shape), "dtype": dtype, "data": array.tobytes()}
 
 
 def unpacked(data: dict) -> np.ndarray:
-    """The array that :func:`packed` packed."""
+    """Deserialize an array that :func:`packed` serialized."""
     return np.frombuffer(data["data"], dtype=np.dtype(data["dtype"]).newbyteorder("<")).reshape(data["shape"])

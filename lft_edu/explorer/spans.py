@@ -1,4 +1,4 @@
-"""Where to cut: choose a span on the map of a criterion, and see its states, its matching, and what became of it."""
+"""Choose a span on the heatmap of a criterion; see its states, its assignment and the KL measured after training."""
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -15,13 +15,14 @@ COMPACT = {"width": 520, "height": 500, "margin": {"l": 60, "r": 10, "t": 50, "b
 
 
 class SpanApp(App):
-    """A map of all spans; click a cell, or move the sliders.
+    """A heatmap of all spans: click a cell, or move the sliders.
 
     Args:
         scan: criteria of every span.
-        states: ``(L+1, N, D)``, the states that were scanned (or others, such as those of one token).
-        measured: operator → span (m, n) → KL after training, as far as it was measured.
-        shown: tokens drawn in the plane; the matching is that of all N.
+        states: ``(L+1, N, D)``, the states scanned (or others, such as those of a single token id).
+        measured: operator → span (m, n) → KL after training, for the spans that were trained.
+        span: chosen at first.
+        shown: number of tokens drawn; the assignment is that of all N.
     """
 
     def __init__(self, scan: SpanScan, states: Tensor, measured: dict | None = None, span=(6, 18), shown: int = 200):
@@ -47,23 +48,23 @@ class SpanApp(App):
         return self.m.value, self.n.value
 
     def show_map(self) -> None:
-        """The map of the chosen criterion."""
+        """Draw the heatmap of the chosen criterion."""
         drawn = plots.recoupling_heatmap(self.scan, self.criterion.value, marked=[self.span]).update_layout(**COMPACT)
         self._draw(self.map, drawn)
         self.map.data[0].on_click(lambda trace, points, state: self.click(points.ys[0], points.xs[0]))
         self.show_span()
 
     def click(self, m: int, n: int) -> None:
-        """Choose span [m, n) as a click in the map does; cells outside the triangle are no spans."""
+        """Choose span [m, n), as a click on its cell does; cells outside the triangle are ignored."""
         if 0 <= m < n:
             with self.m.hold_trait_notifications(), self.n.hold_trait_notifications():
                 self.m.value, self.n.value = m, n
 
     def show_span(self) -> None:
-        """The states and the matching of the chosen span, and what is known of it."""
+        """Draw the states and the assignment of the chosen span, and describe it."""
         m, n = self.span
         if m >= n:
-            self.complain(ValueError(f"A span ends after it begins: choose n above m = {m}."))
+            self.complain(ValueError(f"The span is empty: choose n above m = {m}."))
             return
         with self.map.batch_update():
             self.map.data[1].update(x=[n], y=[m])
@@ -76,7 +77,7 @@ class SpanApp(App):
         self.say(self.words(m, n))
 
     def words(self, m: int, n: int) -> str:
-        """What the criteria say of a span, and what was measured after training."""
+        """Return the criteria of a span and the KL measured after training, as text."""
         said = [
             f"{TITLES.get(name, name)} {self.scan[name][m, n]:.3f}{self.place(name, m, n)}" for name in self.scan.tables
         ]
@@ -85,15 +86,15 @@ class SpanApp(App):
         return f"Layers {m} … {n - 1}, {n - m} of them. " + "; ".join(said) + f". {trained}"
 
     def place(self, criterion: str, m: int, n: int) -> str:
-        """The rank of a span among all of its length."""
+        """Return the rank of a span among all of its length, as text."""
         values = self.scan[criterion].diagonal(n - m)
         values = values[~values.isnan()]
         rank = int((values < self.scan[criterion][m, n]).sum()) + 1
-        return f" (place {rank} of {len(values)})" if len(values) > 1 else ""
+        return f" (rank {rank} of {len(values)})" if len(values) > 1 else ""
 
     @staticmethod
     def _draw(widget: go.FigureWidget, figure: go.Figure) -> None:
-        """Put a figure's traces and layout into a widget that shows another of the same kind."""
+        """Replace a widget's traces and layout by those of a figure of the same kind."""
         with widget.batch_update():
             if len(widget.data) != len(figure.data):
                 widget.data = ()

@@ -1,7 +1,7 @@
-"""The trajectory explorer: every token's path through a teacher beside its path through a student, on one frozen map.
+"""The trajectory explorer: every token's path through a teacher and a student, in one frozen projection.
 
-Python captures, projects and answers; ``page/*.js`` draws. Scrubbing, playing, selecting and hovering never ask the
-kernel, so they work in an exported file, too.
+Python captures and projects; ``page/*.js`` draws. The slider, play button, selection and hover need no kernel, so they
+also work in an exported file.
 """
 
 import base64
@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anywidget
 import traitlets
@@ -26,46 +27,49 @@ from ..support.files import whole
 from ..trajectories import Lens, Trajectory, capture
 from .scene import TOP, describe, scene
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("data.js", "picture.js", "panels.js", "controls.js", "explorer.js")
 VIEWS = tuple(f"{kind} {dimensions}-D" for kind in ("PCA", "UMAP") for dimensions in (2, 3))
-KEPT = 24  # captured texts
+MAX_CACHED = 24  # captured trajectories
 
 
 def page_source() -> tuple[str, str]:
-    """The explorer's JavaScript module and its style sheet."""
+    """Read the explorer's JavaScript module and its style sheet."""
     return "\n".join((PAGE / name).read_text("utf-8") for name in SCRIPTS), (PAGE / "explorer.css").read_text("utf-8")
 
 
 class TrajectoryExplorer(anywidget.AnyWidget):
-    """Type a text; watch its tokens go through the teacher and through a student; ask what the picture hides.
+    """An application that compares the paths of a text's tokens through a teacher and a student.
 
-    Everything works by keyboard: Tab to a control; arrow keys on the slider step layer by layer, on the picture they
-    turn or shift it, + and − make it larger and smaller.
+    By keyboard: Tab moves between controls; arrow keys move the slider by one layer, and pan or rotate the figure;
+    + and − zoom.
 
     Args:
         teacher: a causal language model.
         student: a spliced model, or name → spliced model.
-        text: what is flown first.
-        background: states ``(N, D)`` of the teacher, or trajectories, that the maps are fitted on. If None: for the
-            bundled teacher the states that ship with it; for any other the first text.
-        gallery: what :func:`~lft_edu.metrics.worst_tokens` found, student → failures; each one click away.
-        between: pictures inside each step of a flow.
+        text: the first text shown.
+        background: states ``(N, D)`` or trajectories of the teacher to fit the projections on. If None, the bundled
+            states for the bundled teacher, and the first text for any other.
+        gallery: student → failures found by :func:`~lft_edu.metrics.worst_tokens`, listed as links.
+        substeps: additional states inside each step of a flow.
 
     Attributes:
-        depth: where the slider stands, in layers.
-        selected: positions of the selected tokens; none means all.
-        view: ``"PCA 2-D"`` and so on.
+        depth: position of the slider, in layers.
+        selected: positions of the selected tokens; empty for all.
+        view: ``"PCA 2-D"``, ``"PCA 3-D"``, ``"UMAP 2-D"`` or ``"UMAP 3-D"``.
 
     Raises:
-        ValueError: students that do not fit the teacher, or a text that cannot be captured.
+        ValueError: a student of another teacher, or a text that cannot be captured.
     """
 
     _esm, _css = page_source()
     scene = traitlets.Dict().tag(sync=True)
     students = traitlets.List(traitlets.Unicode()).tag(sync=True)
     gallery = traitlets.List().tag(sync=True)
-    busy = traitlets.Unicode("").tag(sync=True)  # what is being computed
+    busy = traitlets.Unicode("").tag(sync=True)  # description of the running computation
     error = traitlets.Unicode("").tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)
     depth = traitlets.Float(0.0).tag(sync=True)
@@ -74,21 +78,21 @@ class TrajectoryExplorer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        teacher,
+        teacher: "PreTrainedModel",
         student: SplicedForCausalLM | dict[str, SplicedForCausalLM],
-        tokenizer,
+        tokenizer: "PreTrainedTokenizerBase",
         text: str = "for name, value in sorted(items):\n    print(name)",
         background=None,
         gallery: dict[str, Sequence] | None = None,
-        between: int = 3,
+        substeps: int = 3,
     ):
         models = student if isinstance(student, dict) else {"student": student}
         if not models:
-            raise ValueError("There is no student: give a spliced model, or name → spliced model.")
+            raise ValueError("student is empty: give a spliced model, or a dict of name → spliced model.")
         for model in models.values():
             check_pair(model, teacher)
         super().__init__()
-        self.teacher, self.models, self.tokenizer, self.between = teacher, dict(models), tokenizer, between
+        self.teacher, self.models, self.tokenizer, self.substeps = teacher, dict(models), tokenizer, substeps
         self.background = background
         self._paths: dict[tuple, tuple[Trajectory, Lens]] = {}
         self._projections: dict[tuple, tuple[Projection, float]] = {}
@@ -99,8 +103,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
             for failure in failures
         ]
         self.settings = {"text": text, "student": self.students[0], "preparation": "raw", "view": VIEWS[0]}
-        self.walks = {name: self._walk_of(model) for name, model in models.items()}
-        self.scene = self._scene(self.settings, self.walks)
+        self.solvers = {name: self._solver_of(model) for name, model in models.items()}
+        self.scene = self._scene(self.settings, self.solvers)
         self.depth = float(len(layers_of(teacher)))
         self.on_msg(self._receive)
         self.observe(lambda change: self.settings.update(view=change["new"]), "view")
@@ -110,15 +114,18 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         return f"TrajectoryExplorer: {self.settings['text']!r} through teacher and {names}. Run this cell to open it."
 
     def show(self, **changes) -> None:
-        """Change what is shown: ``text``, ``student``, ``preparation``, ``view`` (``"PCA 2-D"``, ``"UMAP 3-D"``, …),
-        and for a flow ``solver`` and ``steps``. A model keeps its own solver: it is only looked at with another.
+        """Change the display: ``text``, ``student``, ``preparation``, ``view`` (``"PCA 2-D"``, ``"UMAP 3-D"``, …),
+        and for a flow ``solver`` and ``steps``. The models themselves keep their own solvers.
 
         Raises:
-            ValueError: what cannot be shown; the picture stays as it was.
+            ValueError: an unknown setting or value; the display stays as it was.
         """
         changes.pop("focus", None)
-        settings, walks = dict(self.settings), dict(self.walks)
-        walk = {key: changes.pop(key) for key in ("solver", "steps") if key in changes}
+        settings, solvers = dict(self.settings), dict(self.solvers)
+        if "num_steps" in changes:
+            changes["steps"] = changes.pop("num_steps")
+        asked = {"solver": "solver", "steps": "num_steps"}  # on the page → of the operator
+        solver = {name: changes.pop(key) for key, name in asked.items() if key in changes}
         for key, value in changes.items():
             if key not in settings:
                 raise unknown("setting", key, (*settings, "solver", "steps"))
@@ -128,114 +135,114 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         for key, allowed in (("student", self.students), ("preparation", PREPARATIONS), ("view", VIEWS)):
             if settings[key] not in allowed:
                 raise unknown(key, settings[key], allowed)
-        if walk:
-            before = walks[settings["student"]]
+        if solver:
+            before = solvers[settings["student"]]
             if before is None:
-                raise ValueError("This operator has no solver and no steps; only a flow has.")
-            now = {**before, **walk}
-            if not isinstance(now["steps"], int) or not 1 <= now["steps"] <= 64:
-                raise ValueError(f"steps={now['steps']!r}: give a whole number from 1 to 64.")
-            walks[settings["student"]] = Flow(**now).settings  # Flow checks the solver's name
-        shown = self._scene(settings, walks)
+                raise ValueError("This operator has no solver and no steps: choose a student with a flow.")
+            now = {**before, **solver}
+            if not isinstance(now["num_steps"], int) or not 1 <= now["num_steps"] <= 64:
+                raise ValueError(f"steps={now['num_steps']!r}: give a whole number from 1 to 64.")
+            solvers[settings["student"]] = Flow(**now).settings  # Flow checks the solver's name
+        shown = self._scene(settings, solvers)
         if settings["text"] != self.settings["text"]:
-            self.selected = []  # positions in the text before
-        self.settings, self.walks, self.scene, self.view = settings, walks, shown, settings["view"]
+            self.selected = []  # they were positions in the old text
+        self.settings, self.solvers, self.scene, self.view = settings, solvers, shown, settings["view"]
 
     def _receive(self, _, message: dict, buffers) -> None:
-        """The page asks; whatever goes wrong is said on the page."""
+        """Handle a request of the page; show errors there."""
         changes = message.get("ask") if isinstance(message, dict) else None
         if not isinstance(changes, dict):
             return
-        slow = str(changes.get("view", "")).startswith("UMAP") and not self._has_atlas()
-        self.busy = "drawing a UMAP: up to a minute" if slow else "computing"
+        slow = str(changes.get("view", "")).startswith("UMAP") and not self._is_bundled()
+        self.busy = "computing a UMAP: up to a minute" if slow else "computing"
         try:
             self.show(**changes)
             self.error = ""
         except (ValueError, TypeError, RuntimeError) as error:
-            self.error = ""  # the same mistake twice is said twice
+            self.error = ""  # an unchanged value would not be sent again
             self.error = str(error)
         finally:
             self.busy = ""
 
-    def _walk_of(self, model) -> dict | None:
+    def _solver_of(self, model) -> dict | None:
         return dict(model.operator.settings) if isinstance(model.operator, Flow) else None
 
-    def _scene(self, settings: dict, walks: dict, views: Sequence[str] | None = None) -> dict:
+    def _scene(self, settings: dict, solvers: dict, views: Sequence[str] | None = None) -> dict:
         name = settings["student"]
-        model, walk = self.models[name], walks[name]
-        teacher, student = self._path(None, settings["text"], None), self._path(name, settings["text"], walk)
-        ready = [view for view in VIEWS if view.startswith("PCA") or view == settings["view"] or self._has_atlas()]
+        model, solver = self.models[name], solvers[name]
+        teacher, student = self._path(None, settings["text"], None), self._path(name, settings["text"], solver)
+        ready = [view for view in VIEWS if view.startswith("PCA") or view == settings["view"] or self._is_bundled()]
         chosen = {view: self._projection(view, settings["preparation"], teacher[0]) for view in views or ready}
-        shown = scene((teacher, student), chosen, name, describe(model, walk))
-        return shown | {"settings": {**settings, "solver": None, "steps": None, **(walk or {})}}
+        shown = scene((teacher, student), chosen, name, describe(model, solver))
+        solver = solver or {"solver": None, "num_steps": None}
+        return shown | {"settings": {**settings, "solver": solver["solver"], "steps": solver["num_steps"]}}
 
-    def _path(self, name: str | None, text: str, walk: dict | None) -> tuple[Trajectory, Lens]:
-        """A text captured by a student, or by the teacher (None), and read by the logit lens: computed once for each
-        solver, and again after training."""
+    def _path(self, name: str | None, text: str, solver: dict | None) -> tuple[Trajectory, Lens]:
+        """Capture a text in a student, or the teacher (None), with its logit lens; cached until the weights change."""
         model = self.teacher if name is None else self.models[name]
         trained = sum(p._version for p in model.parameters())  # counts changes in place
-        key = (name, text, trained, *(walk or {}).values())
+        key = (name, text, trained, *(solver or {}).values())
         if key not in self._paths:
-            own = None if name is None else self._walk_of(model)
+            own = None if name is None else self._solver_of(model)
             try:
-                if walk:
-                    model.set_solver(**walk)
-                path = capture(model, self.tokenizer, text, self.between if walk else 0)
+                if solver:
+                    model.set_solver(**solver)
+                path = capture(model, self.tokenizer, text, self.substeps if solver else 0)
             finally:
                 if own:
                     model.set_solver(**own)
-            while len(self._paths) >= KEPT:
+            while len(self._paths) >= MAX_CACHED:
                 self._paths.pop(next(iter(self._paths)))
             self._paths[key] = path, path.logit_lens(TOP)
         return self._paths[key]
 
     def _projection(self, view: str, preparation: str, teacher: Trajectory) -> tuple[Projection, float]:
-        """The frozen map of a view and how far its neighbours can be trusted; fitted when first asked for."""
+        """Return the projection of a view and its trustworthiness, fitted at first use."""
         kind, dimensions = view.split()[0], int(view.split()[1][0])
         if (view, preparation) not in self._projections:
-            if self._has_atlas():
+            if self._is_bundled():
                 background = projections.bundled_states()
                 projection = projections.bundled(kind, dimensions, preparation)
             else:
                 if self.background is None:
-                    self.background = teacher  # the first text: later ones are drawn on its map
+                    self.background = teacher  # fit on the first text, for all later ones too
                 background = self.background
                 projection = (PCA if kind == "PCA" else UMAP)(dimensions, preparation).fit(background)
             trust = trustworthiness(projection, background, most=500)
             self._projections[view, preparation] = projection, trust
         return self._projections[view, preparation]
 
-    def _has_atlas(self) -> bool:
+    def _is_bundled(self) -> bool:
         return self.background is None and Path(self.teacher.name_or_path) == ASSETS / "teacher"
 
     def export_html(self, path: str | Path) -> Path:
-        """Write what is shown, with every student and every view at hand, as one HTML file that needs no network.
+        """Write the current text, with all students and all computed views, as one offline HTML file.
 
         Returns:
-            The file written.
+            The path written.
 
         Raises:
-            ValueError: no .html file, or no such folder.
+            ValueError: ``path`` does not end in .html, or its folder does not exist.
         """
         path = Path(path).expanduser()
         if path.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"{path}: name the file to write, ending in .html.")
+            raise ValueError(f"{path}: give the file to write, ending in .html.")
         if not path.parent.is_dir():
-            raise ValueError(f"{path.parent} is no folder: make it first, or name another.")
+            raise ValueError(f"{path.parent} is not a folder: create it, or give another path.")
         shown = self.settings["student"]
         order = [shown, *(name for name in self.students if name != shown)]
         views = [view for view in VIEWS if view in self.scene["views"]]
-        scenes = {name: self._scene({**self.settings, "student": name}, self.walks, views) for name in order}
+        scenes = {name: self._scene({**self.settings, "student": name}, self.solvers, views) for name in order}
         known = [t for t in self.selected if 0 <= t < len(self.scene["tokens"])]
         with whole(path) as partial:
             partial.write_text(standalone(scenes, self.depth, known), "utf-8", "replace")
         return path
 
     def export_png(self, path: str | Path, width: int = 1200, height: int = 1150) -> Path:
-        """Write a picture of the page as it is now. Takes Chrome or Chromium, and playwright.
+        """Write a screenshot of the page, ``width`` × ``height`` CSS pixels, with Chrome or Chromium and playwright.
 
         Raises:
-            ValueError: neither is there; use :meth:`export_html` and any browser's own means instead.
+            ValueError: one of them is missing.
         """
         import tempfile
 
@@ -246,8 +253,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
             browser = None
         if browser is None:
             raise ValueError(
-                "A PNG takes Chrome or Chromium and `pip install playwright`. export_html works without: open the file "
-                "in any browser and print it."
+                "export_png needs Chrome or Chromium and `pip install playwright`. export_html needs neither: open the "
+                "file in any browser and print it."
             )
         with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
             page_file = self.export_html(Path(folder) / "page.html")
@@ -264,19 +271,19 @@ class TrajectoryExplorer(anywidget.AnyWidget):
 
 
 def caption(student: str, failure: Failure) -> str:
-    """A failure in one line."""
+    """Describe a failure in one line."""
     word, expected, given = (f"“{visible(word)}”" for word in (failure.word, failure.expected, failure.given))
     return f"{student}: after {word} {failure.kl:.2f} nats; teacher {expected}, student {given}"
 
 
 def standalone(scenes: dict[str, dict], depth: float, selected: list[int]) -> str:
-    """An HTML page with these scenes, student → scene, that no request ever leaves."""
+    """Return an HTML page with these scenes (student → scene) that makes no requests."""
     script, style = page_source()
-    teacher, *_ = next(iter(scenes.values()))["models"]  # the same in all of them: written once
+    teacher, *_ = next(iter(scenes.values()))["models"]  # the same in all of them: written only once
     scenes = {name: {**one, "models": [None, one["models"][1]]} for name, one in scenes.items()}
     data = {"scenes": scenes, "teacher": teacher, "depth": depth, "selected": selected}
     text = json.dumps(data, default=lambda raw: base64.b64encode(raw).decode(), allow_nan=False)
-    for character in "<>&\u2028\u2029":  # no text ends its script
+    for character in "<>&\u2028\u2029":  # so that no text can end its script
         text = text.replace(character, f"\\u{ord(character):04x}")
     page = (PAGE / "standalone.html").read_text("utf-8")
     for mark, part in (("/*style*/", style), ("/*script*/", script), ("/*data*/", text)):

@@ -1,27 +1,29 @@
-"""Data → figures, nothing else. Every function returns a ``plotly.graph_objects.Figure``; :func:`show` puts one in a
-notebook, :func:`still` makes a picture of it for places that run no JavaScript.
+"""Figures of the course. Every function takes data and returns a ``plotly.graph_objects.Figure``; ``show`` displays one
+in a notebook, and ``static_image`` renders one as a PNG for places that run no JavaScript.
 """
 
-from .base import CONFIG, SERIES, animate, heat, label, lines, new_figure, show, still, visible
+from .base import CONFIG, SERIES, animate, heatmap, label, lines, new_figure, show, static_image, visible
 from .plane import clouds, coupling, crossing_points, velocity_field, walks
-from .results import AXES, COLOURS, budget, ladder, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .results import AXES, COLORS, budget, comparison, skip_curve, skip_growth, skipped_layers, token_kl, training
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .trajectories import hidden_distance, lens, norms, token_field, trajectory
 
+heat, ladder, still, COLOURS = heatmap, comparison, static_image, COLORS  # names of earlier versions
+
 __all__ = [
     "AXES",
-    "COLOURS",
+    "COLORS",
     "CONFIG",
     "SERIES",
     "animate",
     "budget",
     "clouds",
+    "comparison",
     "coupling",
     "crossing_points",
-    "heat",
+    "heatmap",
     "hidden_distance",
     "label",
-    "ladder",
     "lens",
     "lines",
     "new_figure",
@@ -34,7 +36,7 @@ __all__ = [
     "skip_growth",
     "skipped_layers",
     "span_coupling",
-    "still",
+    "static_image",
     "token_field",
     "token_kl",
     "training",

@@ -1,27 +1,33 @@
-"""What every figure shares: colours, frame, animation controls, and how it is shown."""
+"""Colors, layout, animation controls and display shared by all figures."""
 
 import base64
 import html
 import io
 import json
 import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.figure import Figure
+
 CONFIG = {"showSendToCloud": False, "displaylogo": False}
-# Okabe and Ito's colours, told apart by everyone, those too pale for thin lines on white made darker: each has a
-# contrast of at least 3 : 1 (WCAG 2.1, 1.4.11).
+# Okabe and Ito's colors, safe for color-blind readers; those too pale for thin lines on white are darkened: each has
+# a contrast of at least 3 : 1 (WCAG 2.1, 1.4.11).
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, VIOLET, GREY, BLACK = "#A87000", "#5E3C99", "#767676", "#000000"
-SERIES = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, GREY)
+ORANGE, VIOLET, GRAY, BLACK = "#A87000", "#5E3C99", "#767676", "#000000"
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, GRAY)
 GROUP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 MATPLOTLIB_MARKERS = dict(zip((*GROUP_SYMBOLS, "x-thin"), "osD^P*Xx", strict=True))
 
 
 def visible(text: str) -> str:
-    """A token as one can see it on a line: ``⏎`` for a line break, ``⇥`` for a tab, ``·`` for a space, and ``\\u202e``
-    for characters that are invisible, not assigned, or that would turn the text around them."""
+    """Make whitespace and control characters of a token visible: ``⏎`` for a line break, ``⇥`` for a tab, ``·`` for a
+    space, and an escape such as ``\\u202e`` for characters that are invisible, unassigned or change the direction."""
     named = {"\n": "⏎", "\t": "⇥", " ": "·"}
     hidden = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
     return "".join(
@@ -30,13 +36,13 @@ def visible(text: str) -> str:
 
 
 def label(text: str) -> str:
-    """A token for a figure's labels and hover texts, which are read as HTML: shown literally, and by itself, so that
-    a right-to-left word does not reorder what stands beside it."""
-    return f"\u2068{html.escape(visible(text), quote=False)}\u2069"  # plotly would show &quot; as it stands
+    """Escape a token for a figure's labels and hover texts, which plotly reads as HTML, and isolate its direction, so
+    that a right-to-left word does not reorder the text beside it."""
+    return f"\u2068{html.escape(visible(text), quote=False)}\u2069"  # plotly would show &quot; literally
 
 
 def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:
-    """An empty figure with title and axis names; every figure of the course starts here. The title is escaped."""
+    """Create an empty figure in the course's style, with an escaped ``title`` and axis titles ``x`` and ``y``."""
     figure = go.Figure()
     figure.update_layout(
         title=html.escape(title, quote=False), template="plotly_white", xaxis_title=x, yaxis_title=y, height=460,
@@ -45,12 +51,15 @@ def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:
     return figure.update_layout(**layout)
 
 
-def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: int = 60, stops=()) -> go.Figure:
-    """Give a figure frames, a slider and a play button. They work without a kernel.
+def animate(
+    figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: int = 60, stops: Sequence[str] = ()
+) -> go.Figure:
+    """Add frames, a slider and a play button to a figure, and return it. They work without a kernel.
 
     Args:
         frames: each with a ``name``, shown above the slider as ``what`` + name.
-        stops: names of frames that get a button of their own; the slider's ticks then carry no names.
+        milliseconds: duration of each frame.
+        stops: names of frames that get a button each; the slider's ticks then have no labels.
     """
     play = {
         "frame": {"duration": milliseconds, "redraw": True}, "transition": {"duration": 0},
@@ -79,10 +88,21 @@ def animate(figure: go.Figure, frames: list[go.Frame], what: str, milliseconds: 
     return figure
 
 
-def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: bool = False, modes=None) -> go.Figure:
-    """Curves with marks. ``series``: name → ``(x, y)``, or ``(x, y, low, high)`` with intervals.
+def lines(
+    series: dict,
+    title: str,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    modes: dict[str, str] | None = None,
+) -> go.Figure:
+    """Plot curves with markers, and error bars where there are intervals.
 
-    ``modes`` (name → ``"lines"`` or ``"markers"``) leaves out marks or line of some, such as a computed curve's marks.
+    Args:
+        series: name → ``(x, y)``, or ``(x, y, low, high)`` with the ends of y's intervals.
+        log_x, log_y: logarithmic axes.
+        modes: name → ``"lines"`` or ``"markers"``; both for the names it lacks.
     """
     figure = new_figure(title, x, y)
     for i, (name, (xs, ys, *interval)) in enumerate(series.items()):
@@ -102,15 +122,29 @@ def lines(series: dict, title: str, x: str, y: str, log_x: bool = False, log_y: 
             marker={"symbol": GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)], "size": 8},
             hovertemplate="%{x:.4g}: %{y:.4g}",
         )  # fmt: skip
-    if log_x:  # the values measured, not powers of ten
+    if log_x:  # ticks at the values measured, not at powers of ten
         values = sorted({float(v) for xs, *_ in series.values() for v in xs})
         figure.update_xaxes(type="log", tickvals=values, ticktext=[f"{v:g}" for v in values], minor_ticks="")
     figure.update_yaxes(type="log" if log_y else "linear", exponentformat="power")
     return figure
 
 
-def heat(table, rows, columns, title: str, x: str, y: str, unit: str = "", percent: bool = False) -> go.Figure:
-    """A table of numbers as a heat map with the numbers written in. ``table`` ``(rows, columns)``."""
+def heatmap(
+    table: Sequence,
+    rows: Sequence,
+    columns: Sequence,
+    title: str,
+    x: str,
+    y: str,
+    unit: str = "",
+    percent: bool = False,
+) -> go.Figure:
+    """Plot a table of numbers, ``(rows, columns)``, as a heatmap with each number written into its cell.
+
+    Args:
+        unit: title of the color bar.
+        percent: ``table`` holds fractions in [0, 1]; show them as percentages.
+    """
     figure = new_figure(title, x, y, height=360)
     values = [[float(v) for v in row] for row in table]
     shown = [[f"{100 * v:.0f}" if percent else f"{v:.2g}" for v in row] for row in values]
@@ -126,17 +160,17 @@ def heat(table, rows, columns, title: str, x: str, y: str, unit: str = "", perce
 
 
 def show(figure: go.Figure, alt: str) -> None:
-    """Show a figure in a notebook: alive where JavaScript runs, a still picture on GitHub and in print.
+    """Show a figure in a notebook: interactive where JavaScript runs, a static image on GitHub and in print.
 
-    ``alt`` says in words what is to be seen, for who cannot see it.
+    ``alt`` describes the figure in words, for screen readers.
     """
     from IPython.display import display
 
     live = json.loads(figure.to_json()) | {"config": CONFIG}
     # JPEG, not PNG: JupyterLab's plotly renderer would show a PNG in place of the figure until the mouse comes near
-    still_life = io.BytesIO()
-    _draw(figure).save(still_life, format="jpeg", quality=60, optimize=True, progressive=True)
-    picture = base64.b64encode(still_life.getvalue()).decode()
+    buffer = io.BytesIO()
+    _rasterize(figure).save(buffer, format="jpeg", quality=60, optimize=True, progressive=True)
+    picture = base64.b64encode(buffer.getvalue()).decode()
     display(
         {"application/vnd.plotly.v1+json": live, "image/jpeg": picture, "text/plain": alt},
         raw=True,
@@ -144,34 +178,37 @@ def show(figure: go.Figure, alt: str) -> None:
     )
 
 
-def still(figure: go.Figure, alt: str, width: float = 9.0):
-    """A static twin of a figure made here, for GitHub and print, as an ``IPython.display.Image`` with alt text.
+def static_image(figure: go.Figure, alt: str, width: float = 9.0) -> "Image":
+    """Render one of the course's figures as a PNG with alt text, for GitHub and print.
 
-    Draws lines, markers, error bars, heat maps and subplots, before any animation; hover and legends' clicks are lost.
+    Draws lines, markers, error bars, heatmaps and subplots of the first frame; hover texts are lost.
+
+    Args:
+        width: in inches, at 80 dots per inch.
     """
     from IPython.display import Image
 
-    small = io.BytesIO()
-    _draw(figure, width).quantize(64).save(small, format="png", optimize=True)  # 64 colours: a third of the size
-    return Image(small.getvalue(), alt=alt)
+    buffer = io.BytesIO()
+    _rasterize(figure, width).quantize(64).save(buffer, format="png", optimize=True)  # 64 colors: a third of the size
+    return Image(buffer.getvalue(), alt=alt)
 
 
 def _plain(text: str) -> str:
-    """Text of a figure as matplotlib should draw it."""
+    """Convert a figure's HTML text to plain text for matplotlib."""
     return html.unescape(text).replace("\u2068", "").replace("\u2069", "").replace("<br>", "\n")
 
 
-def _draw(figure: go.Figure, width: float = 9.0):
-    """A figure drawn by matplotlib, as a picture of PIL's."""
+def _rasterize(figure: go.Figure, width: float = 9.0):
+    """Draw a figure with matplotlib and return it as a ``PIL.Image.Image``."""
     import PIL.Image
 
-    drawn = io.BytesIO()
-    matplotlib_page(figure, width).savefig(drawn, format="png", dpi=80)
-    return PIL.Image.open(drawn).convert("RGB")
+    buffer = io.BytesIO()
+    matplotlib_page(figure, width).savefig(buffer, format="png", dpi=80)
+    return PIL.Image.open(buffer).convert("RGB")
 
 
-def matplotlib_page(figure: go.Figure, width: float = 9.0):
-    """A figure as a ``matplotlib.figure.Figure``, ``width`` inches wide."""
+def matplotlib_page(figure: go.Figure, width: float = 9.0) -> "Figure":
+    """Convert a figure to a ``matplotlib.figure.Figure``, ``width`` inches wide."""
     import matplotlib.figure
 
     layout = figure.layout
@@ -179,21 +216,21 @@ def matplotlib_page(figure: go.Figure, width: float = 9.0):
     page = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
     page.suptitle(_plain(layout.title.text or ""), fontsize=12)
     if any(trace.type == "scatter3d" for trace in figure.data):
-        _draw_space(page.subplots(subplot_kw={"projection": "3d"}), figure)
+        _draw_3d(page.subplots(subplot_kw={"projection": "3d"}), figure)
     else:
-        _draw_plane(page, figure)
+        _draw_2d(page, figure)
     return page
 
 
-def _draw_plane(page, figure: go.Figure) -> None:
+def _draw_2d(page, figure: go.Figure) -> None:
     layout = figure.layout
     names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
     panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
     for trace in figure.data:
         axes = panels[trace.xaxis or "x"]
-        _draw_heat(page, axes, trace) if trace.type == "heatmap" else _draw_scatter(axes, trace)
+        _draw_heatmap(page, axes, trace) if trace.type == "heatmap" else _draw_scatter(axes, trace)
     for name, axes in panels.items():
-        _finish(axes, layout["xaxis" + name[1:]], layout["yaxis" + name[1:]])
+        _format_axes(axes, layout["xaxis" + name[1:]], layout["yaxis" + name[1:]])
     for note, axes in zip(layout.annotations, panels.values(), strict=False):
         axes.set_title(_plain(note.text), fontsize=10)
     named = [axes.get_legend_handles_labels() for axes in panels.values()]
@@ -202,19 +239,19 @@ def _draw_plane(page, figure: go.Figure) -> None:
         page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
 
 
-def _draw_space(axes, figure: go.Figure) -> None:
+def _draw_3d(axes, figure: go.Figure) -> None:
     for trace in figure.data:
-        colour, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
+        color, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
         axes.plot(
-            trace.x, trace.y, trace.z, color=colour, linewidth=0.8, alpha=trace.opacity,
+            trace.x, trace.y, trace.z, color=color, linewidth=0.8, alpha=trace.opacity,
             linestyle="-" if "lines" in mode else "none", marker="o" if "markers" in mode else None, markersize=3,
         )  # fmt: skip
     space = figure.layout.scene
     axes.set(xlabel=space.xaxis.title.text, ylabel=space.yaxis.title.text, zlabel=space.zaxis.title.text)
 
 
-def _draw_heat(page, axes, trace) -> None:
-    values = np.asarray(trace.z, dtype=float)  # None, which JSON knows, becomes NaN, which matplotlib knows
+def _draw_heatmap(page, axes, trace) -> None:
+    values = np.asarray(trace.z, dtype=float)  # None, as JSON has it, becomes NaN, as matplotlib wants it
     shown = axes.imshow(
         values, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
     )
@@ -231,7 +268,7 @@ def _draw_heat(page, axes, trace) -> None:
 
 
 def _draw_scatter(axes, trace) -> None:
-    colour, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
+    color, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
     for direction, error in (("xerr", trace.error_x), ("yerr", trace.error_y)):
         if error.array is not None:
             sides = [list(error.arrayminus), list(error.array)]
@@ -240,26 +277,26 @@ def _draw_scatter(axes, trace) -> None:
     open_mark, marker = symbol.endswith("-open"), MATPLOTLIB_MARKERS.get(symbol.removesuffix("-open"), "o")
     size = trace.marker.size if isinstance(trace.marker.size, (int, float)) else 8
     axes.plot(
-        trace.x, trace.y, color=colour, alpha=trace.opacity,
+        trace.x, trace.y, color=color, alpha=trace.opacity,
         linestyle="none" if "lines" not in mode else "--" if trace.line.dash == "dash" else "-",
         linewidth=(trace.line.width or 2) * 0.75,
         marker=marker if "markers" in mode else None, markersize=size * 0.6,
-        markerfacecolor="none" if open_mark else colour,
+        markerfacecolor="none" if open_mark else color,
         label=_plain(trace.name) if trace.name and trace.showlegend is not False else None,
     )  # fmt: skip
     if "text" in mode:
-        _draw_words(axes, trace)
+        _draw_text(axes, trace)
 
 
-def _draw_words(axes, trace) -> None:
+def _draw_text(axes, trace) -> None:
     for x, y, word in zip(trace.x, trace.y, trace.text, strict=True):
         axes.annotate(
             _plain(word), (x, y), (5, 3), textcoords="offset points", fontsize=8, annotation_clip=True, parse_math=False
         )
 
 
-def _finish(axes, x, y) -> None:
-    """Axis names, scales, ranges and ticks as in the plotly figure."""
+def _format_axes(axes, x, y) -> None:
+    """Copy axis titles, scales, ranges and ticks from the plotly figure."""
     axes.set(xlabel=x.title.text or "", ylabel=_plain(y.title.text or ""))
     for name, axis in (("x", x), ("y", y)):
         if axis.type == "log":

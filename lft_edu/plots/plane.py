@@ -1,6 +1,7 @@
-"""Figures of the plane: pairings, velocity fields, points on their way."""
+"""Figures of points in the plane: couplings, velocity fields, paths."""
 
 import html
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,18 +11,19 @@ from torch import Tensor
 
 from ..couplings import Coupling, recoupling_ratio
 from ..flow import uniform_times
-from .base import BLACK, BLUE, GREY, GROUP_SYMBOLS, SERIES, VERMILLION, animate, new_figure
+from .base import BLACK, BLUE, GRAY, GROUP_SYMBOLS, SERIES, VERMILLION, animate, new_figure
 
 
 def segments(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Segments a[i]–b[i] as one broken line, x and y: three entries a segment, the third NaN. One trace draws all."""
+    """Return x and y of the segments from a[i] to b[i], ``(N, 2)`` each, as one line with gaps: three entries per
+    segment, the third NaN, so that one trace draws all of them."""
     gap = torch.full_like(a, float("nan"))
     x, y = torch.stack([a, b, gap], 1).reshape(-1, 2).float().cpu().numpy().T
     return x, y
 
 
 def crossing_points(pairs: Coupling) -> Tensor:
-    """Where straight lines between partners cross on paper: ``(M, 2)``."""
+    """Return the points ``(M, 2)`` where the straight lines between partners intersect, at whatever times."""
     i, j = pairs.crossings().triu().nonzero(as_tuple=True)
     a, b, c, d = (x.double() for x in (pairs.x0[i], pairs.x1[i], pairs.x0[j], pairs.x1[j]))
 
@@ -33,45 +35,44 @@ def crossing_points(pairs: Coupling) -> Tensor:
 
 
 def clouds(pairs: Coupling, title: str = "Two clouds") -> go.Figure:
-    """Starts and ends, without saying who goes with whom."""
+    """Plot the starts and ends of ``pairs`` without the lines that pair them."""
     figure = new_figure(title, "", "", height=400)
     figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs)[2:4]])
-    _square(figure, *reach(pairs.x0, pairs.x1))
+    _square(figure, *axis_limits(pairs.x0, pairs.x1))
     return figure
 
 
 def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean", between: int = 9) -> go.Figure:
-    """Two clouds and who goes with whom. Several pairings of the same clouds get a slider that swings from one to the
-    next, and a play button.
+    """Plot couplings of two clouds as lines from start to end; several get a slider and a play button.
 
-    A line is orange where optimal transport would pair its start with someone else; dots mark places where lines
-    cross. The share of orange lines is the recoupling ratio.
+    A line is orange where optimal transport would re-pair its start; dots mark where lines cross. The fraction of
+    orange lines is the recoupling ratio.
 
     Args:
         pairings: one coupling, or name → coupling, all of the same two clouds.
-        metric: of the recoupling ratio.
-        between: pictures in between two pairings.
+        metric: of the recoupling ratio, one of ``lft_edu.couplings.METRICS``.
+        between: animation frames between two couplings.
     """
     pairings = {"": pairings} if isinstance(pairings, Coupling) else pairings
     stages = list(pairings.items())
-    looks = [coupling_traces(pairs, metric) for _, pairs in stages]
+    drawn = [coupling_traces(pairs, metric) for _, pairs in stages]
     figure = new_figure("", "", "", height=480)
-    figure.add_traces([{"type": "scatter", **trace} for trace in looks[0]])
-    _square(figure, *reach(stages[0][1].x0, stages[0][1].x1))
+    figure.add_traces([{"type": "scatter", **trace} for trace in drawn[0]])
+    _square(figure, *axis_limits(stages[0][1].x0, stages[0][1].x1))
     figure.update_layout(title=coupling_title(*stages[0], metric))
     if len(stages) == 1:
         return figure
     frames = []
-    for i, ((name, pairs), look) in enumerate(zip(stages, looks, strict=True)):
-        frames.append(_frame(name, look, coupling_title(name, pairs, metric)))
+    for i, ((name, pairs), traces) in enumerate(zip(stages, drawn, strict=True)):
+        frames.append(_frame(name, traces, coupling_title(name, pairs, metric)))
         for j in range(1, between + 1) if i + 1 < len(stages) else ():
             share = j / (between + 1)
             moving = Coupling(pairs.x0, torch.lerp(pairs.x1, stages[i + 1][1].x1, share), pairs.group)
             x, y = segments(moving.x0, moving.x1)
-            nothing = {"x": [], "y": []}
-            undecided = {"x": x, "y": y, "name": "on the way", "line": {"color": BLUE, "width": 1.2, "dash": "dot"}}
-            swinging = [{**look[0], **undecided}, {**look[1], **nothing}, *look[2:4], {**look[4], **nothing}]
-            frames.append(_frame(f"{name} → {stages[i + 1][0]}: {share:.0%}", swinging))
+            empty = {"x": [], "y": []}
+            line = {"x": x, "y": y, "name": "in transition", "line": {"color": BLUE, "width": 1.2, "dash": "dot"}}
+            mixed = [{**traces[0], **line}, {**traces[1], **empty}, *traces[2:4], {**traces[4], **empty}]
+            frames.append(_frame(f"{name} → {stages[i + 1][0]}: {share:.0%}", mixed))
     return animate(figure, frames, "", stops=list(pairings))
 
 
@@ -81,7 +82,7 @@ def _frame(name: str, traces: list[dict], title: str = "") -> go.Frame:
 
 
 def coupling_title(name: str, pairs: Coupling, metric: str = "euclidean") -> str:
-    """Name, recoupling ratio and number of crossings of a pairing, as HTML."""
+    """Return name, recoupling ratio and number of crossings of a coupling, as HTML."""
     ratio, crossings = recoupling_ratio(pairs.x0, pairs.x1, metric).ratio, int(pairs.crossings().triu().sum())
     head = f"{html.escape(name)}: " if name else ""
     places = "1 place" if crossings == 1 else f"{crossings:,} places"
@@ -89,28 +90,29 @@ def coupling_title(name: str, pairs: Coupling, metric: str = "euclidean") -> str
 
 
 def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor | None = None) -> list[dict]:
-    """Lines kept, lines re-paired, starts, ends, crossings: five scatter traces as plain dicts.
+    """Return five scatter traces as dicts: lines kept, lines re-paired, starts, ends, crossings.
 
-    ``changed`` ``(N,)`` bool says which are re-paired, where these points are a picture of others.
+    Args:
+        changed: ``(N,)`` bool, the pairs that optimal transport would re-pair; computed from ``pairs`` if None.
     """
     changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled if changed is None else changed
     traces = []
-    for name, chosen, colour in (
-        ("optimal transport agrees", ~changed, GREY),
+    for name, chosen, color in (
+        ("optimal transport agrees", ~changed, GRAY),
         ("optimal transport would re-pair", changed, VERMILLION),
     ):
         x, y = segments(pairs.x0[chosen], pairs.x1[chosen])
         traces.append({
             "x": x, "y": y, "name": name, "mode": "lines", "hoverinfo": "skip",
-            "line": {"color": colour, "width": 1.2, "dash": "solid"},
+            "line": {"color": color, "width": 1.2, "dash": "solid"},
         })  # fmt: skip
-    for name, points, symbol, colour in (
+    for name, points, symbol, color in (
         ("x₀, start", pairs.x0, "circle", BLUE),
         ("x₁, end", pairs.x1, "square", BLACK),
     ):
         x, y = points.float().cpu().numpy().T
         traces.append({
-            "x": x, "y": y, "name": name, "mode": "markers", "marker": {"symbol": symbol, "color": colour, "size": 7},
+            "x": x, "y": y, "name": name, "mode": "markers", "marker": {"symbol": symbol, "color": color, "size": 7},
             "text": [str(i) for i in range(len(x))], "hovertemplate": "pair %{text}: (%{x:.2f}, %{y:.2f})",
         })  # fmt: skip
     x, y = crossing_points(pairs)[:4000].float().cpu().numpy().T
@@ -122,7 +124,7 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
 
 
 def arrows(x: Tensor, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Arrows from ``x`` ``(N, 2)`` to ``x + u`` as one broken line."""
+    """Return x and y of arrows from ``x`` to ``x + u``, ``(N, 2)`` each, as one line with gaps (NaN)."""
     tip, side = x + u, torch.stack([-u[:, 1], u[:, 0]], -1)
     left, right = tip - 0.35 * u + 0.18 * side, tip - 0.35 * u - 0.18 * side
     gap = torch.full_like(x, float("nan"))
@@ -132,20 +134,26 @@ def arrows(x: Tensor, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def velocity_field(
-    velocity, pairs: Coupling, path: Tensor | None = None, title: str = "Velocity field", start: int = 0, grid: int = 12
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    pairs: Coupling,
+    path: Tensor | None = None,
+    title: str = "Velocity field",
+    start: int = 0,
+    grid: int = 12,
 ) -> go.Figure:
-    """Arrows of ``u(x, t)`` on a grid, with a slider over t, and where the points of ``pairs`` are at t.
+    """Plot ``u(x, t)`` as arrows on a grid, with the points at time t and a slider over t.
 
-    Arrows near a point are black; far from any, where training saw nothing, the field is a guess, and grey.
+    Arrows near a point are black. Far from all points the network saw no training samples and extrapolates: gray.
 
     Args:
-        velocity: ``u(x, t)`` for ``x`` ``(N, 2)``.
-        path: ``(K+1, N, 2)``, where the points are at K+1 equally spaced times; on straight lines, K = 10, if None.
-        start: which of the K+1 times is shown first.
+        velocity: ``u(x, t)`` → ``(N, 2)`` for ``x`` ``(N, 2)`` and a scalar t in [0, 1].
+        path: ``(K+1, N, 2)``, the points at K+1 equally spaced times; straight lines with K = 10 if None.
+        start: index of the time shown first, 0 to K.
+        grid: arrows per axis.
     """
     times = uniform_times(10 if path is None else len(path) - 1)
     path = torch.stack([pairs.at(float(t)) for t in times]) if path is None else path
-    low, high = reach(pairs.x0, pairs.x1, _bulk(path))
+    low, high = axis_limits(pairs.x0, pairs.x1, _extent(path))
     mesh = torch.meshgrid(torch.linspace(low, high, grid), torch.linspace(low, high, grid), indexing="xy")
     points = torch.stack(mesh, -1).reshape(-1, 2).to(pairs.x0)
     cell = (high - low) / (grid - 1)
@@ -154,36 +162,42 @@ def velocity_field(
         u = velocity(points, t)
         seen = torch.cdist(points, here).min(1).values < 1.5 * cell
         longest = u[seen].norm(dim=-1).max().clamp_min(1e-9)  # some point of the grid is always near
-        u = u * (longest / u.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(max=1)  # guesses may be wild: clip them
-        looks = []
-        for name, chosen, colour in (("a guess: nobody is here", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)):
+        u = u * (longest / u.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(max=1)  # gray ones may be huge
+        fields = []
+        far, near = ("extrapolated: no samples nearby", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)
+        for name, chosen, color in (far, near):
             x, y = arrows(points[chosen], u[chosen] * 1.5 * cell / longest)
-            line = {"color": colour, "width": 1.3}
-            looks.append(go.Scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip"))
-        return [*looks, *_dots(here, pairs.group, "at t")]
+            line = {"color": color, "width": 1.3}
+            fields.append(go.Scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip"))
+        return [*fields, *_dots(here, pairs.group, "at t")]
 
     figure = new_figure(title, "", "", height=480)
     drawn = [traces(t, here) for t, here in zip(times, path, strict=True)]
     figure.add_traces(drawn[start])
     _square(figure, low, high)
-    frames = [go.Frame(name=f"{float(t):.2f}", data=_places(look)) for t, look in zip(times, drawn, strict=True)]
+    frames = [go.Frame(name=f"{float(t):.2f}", data=_positions(found)) for t, found in zip(times, drawn, strict=True)]
     return animate(figure, frames, "t = ", milliseconds=250).update_layout(sliders=[{"active": start}])
 
 
-def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None) -> go.Figure:
-    """Points on their way, in panels side by side, with play button and slider; thin lines show the whole way.
+def walks(
+    paths: dict[str, Tensor], pairs: Coupling, title: str = "", times: Sequence[float] | Tensor | None = None
+) -> go.Figure:
+    """Animate points along their paths, one panel per entry of ``paths``; thin lines show the whole paths.
 
-    Open marks are the targets of each group; filled ones walk, and should end on marks of their own shape.
-    Points on a line, D = 1, are drawn over time: t to the right, x upwards.
+    Open marks are the targets of each group; filled marks move and should end on open ones of the same shape.
+    One-dimensional points are plotted against time: t to the right, x upward.
 
     Args:
-        paths: name → ``(K+1, N, D)``, all with the same K and N.
-        pairs: the N pairs; their groups give colours and marks.
+        paths: name → states ``(K+1, N, D)``, all with the same K and N; D is 1 or 2.
+        pairs: the N pairs; their groups give colors and marks.
         times: of the K+1 states; equally spaced from 0 to 1 if None.
+
+    Raises:
+        ValueError: paths of different lengths.
     """
     steps = {len(path) for path in paths.values()}
     if len(steps) != 1:
-        raise ValueError(f"The paths have {sorted(steps)} states: walk them all in the same number of steps.")
+        raise ValueError(f"The paths have {sorted(steps)} states: compute them all with the same number of steps.")
     times = torch.linspace(0, 1, steps.pop()) if times is None else torch.as_tensor(times)
     flat = pairs.x0.shape[1] == 1
     if flat:
@@ -197,17 +211,17 @@ def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None
         figure.add_traces(
             [*_trails(path, pairs.group), *_dots(pairs.x1, pairs.group, "target", "-open", first, 9)], **panel
         )
-        dots = _dots(path[-1], pairs.group, "walker", show=first)
+        dots = _dots(path[-1], pairs.group, "point", show=first)
         moving += range(len(figure.data), len(figure.data) + len(dots))
         figure.add_traces(dots, **panel)
-        _square(figure, *reach(pairs.x0, pairs.x1, *(_bulk(p) for p in paths.values())), row=1, col=column)
+        _square(figure, *axis_limits(pairs.x0, pairs.x1, *(_extent(p) for p in paths.values())), row=1, col=column)
     if flat:
         figure.update_xaxes(range=[-0.05, 1.08], title="t", showticklabels=True)
         figure.update_yaxes(scaleanchor=None, title="x")
     frames = [
         go.Frame(
             name=f"{float(t):.2f}", traces=moving,
-            data=_places([d for path in paths.values() for d in _dots(path[i], pairs.group, "")]),
+            data=_positions([d for path in paths.values() for d in _dots(path[i], pairs.group, "")]),
         )
         for i, t in enumerate(times)
     ]  # fmt: skip
@@ -215,29 +229,29 @@ def walks(paths: dict[str, Tensor], pairs: Coupling, title: str = "", times=None
 
 
 def _over_time(path: Tensor, times: Tensor) -> Tensor:
-    """A path on a line, ``(K+1, N, 1)``, as points in the plane, ``(K+1, N, 2)``: time and place."""
+    """Turn a one-dimensional path, ``(K+1, N, 1)``, into points ``(K+1, N, 2)``: time and position."""
     return torch.cat([times.to(path).reshape(-1, 1, 1).expand(-1, path.shape[1], 1), path], -1)
 
 
-def _places(traces: list[go.Scatter]) -> list[go.Scatter]:
-    """Where things are, without their looks: all that a frame has to say."""
+def _positions(traces: list[go.Scatter]) -> list[go.Scatter]:
+    """Strip traces to x and y: all that an animation frame needs."""
     return [go.Scatter(x=trace.x, y=trace.y) for trace in traces]
 
 
 def _trails(path: Tensor, group: Tensor) -> list[go.Scatter]:
-    """The whole ways ``(K+1, N, 2)`` as thin broken lines, one trace a group."""
+    """Draw whole paths ``(K+1, N, 2)`` as thin lines with gaps between points, one trace per group."""
     trails = []
     for g in (shown := group % len(SERIES)).unique().tolist():
-        way = path[:, shown == g]
-        broken = torch.cat([way, torch.full_like(way[:1], float("nan"))]).transpose(0, 1).reshape(-1, 2)
-        x, y = broken.float().cpu().numpy().T
+        own = path[:, shown == g]
+        gapped = torch.cat([own, torch.full_like(own[:1], float("nan"))]).transpose(0, 1).reshape(-1, 2)
+        x, y = gapped.float().cpu().numpy().T
         line = {"color": SERIES[g], "width": 0.7}
         trails.append(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.6, hoverinfo="skip", showlegend=False))
     return trails
 
 
 def _dots(x: Tensor, group: Tensor, name: str, suffix: str = "", show: bool = True, size: int = 7) -> list[go.Scatter]:
-    """One marker trace a group; beyond seven groups colours and symbols repeat."""
+    """Draw points as one marker trace per group; beyond seven groups colors and symbols repeat."""
     shown = group % len(SERIES)
     return [
         go.Scatter(
@@ -249,19 +263,19 @@ def _dots(x: Tensor, group: Tensor, name: str, suffix: str = "", show: bool = Tr
     ]  # fmt: skip
 
 
-def reach(*clouds: Tensor) -> tuple[float, float]:
-    """Limits of a square about the origin that holds all the points."""
+def axis_limits(*clouds: Tensor) -> tuple[float, float]:
+    """Return limits of a square around the origin that holds all the points."""
     reach = 1.12 * max(float(cloud.abs().max()) for cloud in clouds)
     return -reach, reach
 
 
-def _bulk(path: Tensor) -> Tensor:
-    """How far a path goes from the origin, a few strays left aside: they may leave the picture."""
+def _extent(path: Tensor) -> Tensor:
+    """Return the 98th percentile of the coordinates' absolute values: outliers may leave the figure."""
     return path.abs().flatten(0, 1).float().quantile(0.98, dim=0)
 
 
 def _square(figure: go.Figure, low: float, high: float, row: int = 1, col: int = 1) -> None:
-    """The same scale on both axes, fixed, so that nothing jumps while frames play."""
+    """Fix both axes to the same scale, so that nothing jumps while frames play."""
     where = {"row": row, "col": col} if figure._has_subplots() else {}
     limits = {"range": [low, high], "showticklabels": False, "zeroline": False}
     figure.update_xaxes(**limits, constrain="domain", **where)

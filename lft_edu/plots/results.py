@@ -1,4 +1,4 @@
-"""Figures of results: the ladder, training curves, damage by layer and by token."""
+"""Figures of results: comparison of operators, training curves, KL by layers skipped and by token."""
 
 import html
 import math
@@ -6,14 +6,14 @@ import math
 import plotly.graph_objects as go
 
 from ..operators import row_title
-from .base import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, label, lines, new_figure
+from .base import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, label, lines, new_figure
 
-COLOURS = {
+COLORS = {
     "skip": BLACK,
-    "mean-shift": GREY,
-    "procrustes": GREY,
+    "mean-shift": GRAY,
+    "procrustes": GRAY,
     "ridge": ORANGE,
-    "loop": GREY,
+    "loop": GRAY,
     "regression": BLUE,
     "flow-matching": VERMILLION,
     "flow-walking": GREEN,
@@ -32,20 +32,23 @@ AXES = {
 
 
 def _marker(row: dict) -> dict:
-    """A row's colour, and its shape: a cross for skipping, else a circle or square for the layers replaced."""
+    """Style a row's marker: color by operator, a cross for skipping, else circle or square by the span."""
     skip = row["name"] == "skip"
     symbol = "x-thin" if skip else SYMBOLS.get("{}-{}".format(*row["span"]), "diamond")
     line = {"width": 2 if skip else 1, "color": "#333333"}
-    return {"color": COLOURS.get(row["name"], GREY), "size": 11, "line": line, "symbol": symbol}
+    return {"color": COLORS.get(row["name"], GRAY), "size": 11, "line": line, "symbol": symbol}
 
 
-def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> go.Figure:
-    """KL against a cost, one mark an operator, circles for 6 layers replaced and squares for 12.
+def comparison(results: dict, x: str = "parameters", shipped_only: bool = True) -> go.Figure:
+    """Plot KL against a cost, one mark per operator: circles where 6 layers are replaced, squares where 12 are.
 
     Args:
-        results: ``assets/results/ladder.json``.
-        x: ``"parameters"``, ``"nfe_total"`` or ``"ms_decode"``.
-        shipped_only: leave out the same weights walked by other solvers.
+        results: content of ``assets/results/ladder.json``.
+        x: the cost, a key of :data:`AXES`: ``"parameters"``, ``"nfe_total"`` or ``"ms_decode"``.
+        shipped_only: leave out rows that evaluate the same weights with other solvers.
+
+    Raises:
+        ValueError: unknown ``x``.
     """
     if x not in AXES:
         raise ValueError(f"x={x!r}: choose one of {', '.join(AXES)}.")
@@ -75,22 +78,22 @@ def ladder(results: dict, x: str = "parameters", shipped_only: bool = True) -> g
 
 
 def skip_curve(results: dict) -> go.Figure:
-    """KL of skipping the best contiguous span of j layers, for every j that was measured."""
+    """Plot the KL of skipping the best contiguous span of j layers against j."""
     figure = new_figure(
         "What it costs to skip layers", "layers skipped, the best contiguous span", "KL, nats per token"
     )
     costs = [0, *(entry["kl"] for entry in results["skip"].values())]
     figure.add_scatter(
-        x=list(range(len(costs))), y=costs, name="skip", line={"color": COLOURS["skip"]}, mode="lines+markers",
+        x=list(range(len(costs))), y=costs, name="skip", line={"color": COLORS["skip"]}, mode="lines+markers",
         hovertemplate="skip %{x} layers: KL %{y:.3f}<extra></extra>",
     )  # fmt: skip
     return figure
 
 
 def skipped_layers(results: dict) -> go.Figure:
-    """The headline: j* of every shipped operator with its interval, circles for 6 layers replaced, squares for 12."""
+    """Plot j*, the number of skipped layers with the same KL, for every shipped operator, with its interval."""
     figure = new_figure(
-        "How many layers could one have skipped instead?", "equivalent skipped layers j* (fewer is better)", ""
+        "How many layers could be skipped instead?", "equivalent skipped layers j* (fewer is better)", ""
     )
     rows = [
         r
@@ -111,12 +114,12 @@ def skipped_layers(results: dict) -> go.Figure:
 
 
 def skip_growth(growth: dict) -> go.Figure:
-    """How much skipping the best j layers costs as the teacher trains: one line a j."""
+    """Plot the KL of skipping the best j layers against the teacher's training tokens, one line per j."""
     rows = growth["rows"]
     tokens = [r["tokens"] for r in rows]
     return lines(
         {f"j = {j}": (tokens, [r["skip"][j]["kl"] for r in rows]) for j in rows[0]["skip"]},
-        "Layers come to matter as a teacher trains",
+        "Layers matter more as the teacher trains",
         "tokens the teacher has seen",
         "KL of skipping the best j layers, nats",
         log_y=True,
@@ -124,12 +127,15 @@ def skip_growth(growth: dict) -> go.Figure:
 
 
 def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure:
-    """KL against what a run was given, one line an operator: means over seeds, bars from the least to the largest.
+    """Plot KL against the training budget, log-log, one line per operator: mean over seeds, bars from min to max.
 
     Args:
-        results: ``assets/results/tokens.json``.
-        x: ``"tokens"``, or ``"operations"``: FLOP of the whole training, teacher included. Both axes are
-            logarithmic.
+        results: content of ``assets/results/tokens.json``.
+        span: the layers [m, n) that were replaced.
+        x: ``"tokens"``, or ``"operations"``: FLOP of the whole training, teacher included.
+
+    Raises:
+        ValueError: unknown ``x``.
     """
     titles = {"tokens": "tokens trained on", "operations": "FLOP of the training, teacher included"}
     if x not in titles:
@@ -142,10 +148,10 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
         mine = sorted((row for row in rows if row["name"] == name), key=lambda row: row["tokens"])
         bars = {"array": [max(row["kl_seeds"]) - row["kl"] for row in mine], "type": "data", "thickness": 1}
         bars |= {"arrayminus": [row["kl"] - min(row["kl_seeds"]) for row in mine]}
-        colour, title = COLOURS.get(name, BLACK), html.escape(row_title(mine[0]))
+        color, title = COLORS.get(name, BLACK), html.escape(row_title(mine[0]))
         figure.add_scatter(
             x=[row[x] for row in mine], y=[row["kl"] for row in mine], error_y=bars, name=title, mode="lines+markers",
-            line={"color": colour}, marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": colour},
+            line={"color": color}, marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": color},
             customdata=[f"{min(row['kl_seeds']):.3f} to {max(row['kl_seeds']):.3f}" for row in mine],
             hovertemplate=f"{title}<br>%{{x:,.3g}} {x}: %{{y:.3f}} (seeds: %{{customdata}})<extra></extra>",
         )  # fmt: skip
@@ -158,7 +164,7 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
 
 
 def _log_ticks(values: list[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten, from the least value to the largest; 1 to 9 times where those are few."""
+    """Return ticks at 1, 2 and 5 times powers of ten between the extremes; at 1 to 9 times where those are few."""
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
     for digits in ((1, 2, 5), range(1, 10)):
         steps = [digit * 10.0**power for power in powers for digit in digits]
@@ -169,7 +175,7 @@ def _log_ticks(values: list[float]) -> list[float]:
 
 
 def _amount(value: float) -> str:
-    """``200 k``, ``5 M``; from a billion on ``2·10⁹``."""
+    """Format a number as ``200 k`` or ``5 M``, and from a billion on as ``2·10⁹``."""
     if value < 1e9:
         return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
     mantissa, power = f"{value:.0e}".split("e+")
@@ -177,10 +183,11 @@ def _amount(value: float) -> str:
 
 
 def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Figure:
-    """Loss against step, log scale. ``histories``: name → anything with ``.steps`` and ``.losses``.
+    """Plot loss against step, on a log scale.
 
     Args:
-        smooth: show means over this many steps.
+        histories: name → an object with ``.steps`` and ``.losses``, such as :class:`lft_edu.History`.
+        smooth: plot means over this many steps.
     """
     figure = new_figure(title, "step", "loss")
     for i, (name, history) in enumerate(histories.items()):
@@ -196,7 +203,7 @@ def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Fi
 
 
 def token_kl(tokens: list[str], divergence: list[float], title: str) -> go.Figure:
-    """A text as a strip of tokens, darker where the student parts from the teacher. Tokens are shown literally."""
+    """Plot a text as a strip of tokens, darker where KL(teacher ‖ student), ``divergence`` in nats, is larger."""
     shown = [label(token) for token in tokens]
     figure = new_figure(title, "token", "")
     figure.add_heatmap(

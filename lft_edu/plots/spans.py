@@ -1,6 +1,7 @@
-"""Figures of spans: a criterion over all of them, the states at the ends of one, what was predicted and what came."""
+"""Figures of spans: a criterion over all spans, states at both ends of one, predictions against measurements."""
 
 import html
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 import torch
@@ -10,25 +11,28 @@ from torch import Tensor
 from ..couplings import Coupling
 from ..criteria import TITLES
 from ..spans import SpanScan
-from .base import BLACK, GREY, GROUP_SYMBOLS, SERIES, VERMILLION, new_figure
+from .base import BLACK, GRAY, GROUP_SYMBOLS, SERIES, VERMILLION, new_figure
 from .plane import coupling_traces
 
 PAPER = ((6, 12), (6, 18))
 
 
 def title_of(criterion: str) -> str:
-    """A criterion as it is called in figures, escaped."""
+    """Return a criterion's title for figures, HTML-escaped."""
     return html.escape(TITLES.get(criterion, criterion), quote=False)
 
 
-def recoupling_heatmap(scan: SpanScan, criterion: str = "recoupling", marked=PAPER) -> go.Figure:
-    """A criterion of every span [m, n): one cell each, m down, n across. Dark is where cutting promises little harm.
+def recoupling_heatmap(
+    scan: SpanScan, criterion: str = "recoupling", marked: Iterable[tuple[int, int]] = PAPER
+) -> go.Figure:
+    """Plot a criterion of every span [m, n), one cell each, m down and n across. Dark cells predict little damage.
 
     Args:
-        marked: spans to draw a frame around.
+        criterion: a key of ``scan.tables``.
+        marked: spans (m, n) to draw a frame around; those of the paper by default.
     """
     table, (low, high) = scan[criterion], scan.intervals(criterion)
-    values = [[None if x != x else x for x in row] for row in table.tolist()]  # a widget's JSON knows no NaN
+    values = [[None if x != x else x for x in row] for row in table.tolist()]  # JSON has no NaN
     cells = [[_cell(m, n, table, low, high) for n in range(len(table))] for m in range(len(table))]
     figure = new_figure(
         f"{TITLES.get(criterion, criterion)} of every span, {scan.n} tokens", "n: the span ends before layer n",
@@ -55,13 +59,11 @@ def _cell(m: int, n: int, table: Tensor, low: Tensor, high: Tensor) -> str:
 
 
 def span_coupling(x0: Tensor, x1: Tensor, recoupled: Tensor, title: str) -> go.Figure:
-    """States at the two ends of a span in the plane of their first two principal components.
-
-    A line is orange where optimal transport, *in the full space*, would give the token another's end.
+    """Plot states at the two ends of a span in the plane of their first two principal components.
 
     Args:
-        x0, x1: ``(N, D)``.
-        recoupled: ``(N,)`` bool.
+        x0, x1: ``(N, D)``, states entering and leaving the span.
+        recoupled: ``(N,)`` bool, the tokens that optimal transport in all D dimensions would re-pair: orange lines.
     """
     from ..projections import PCA
 
@@ -74,12 +76,16 @@ def span_coupling(x0: Tensor, x1: Tensor, recoupled: Tensor, title: str) -> go.F
 
 
 def predictions(
-    scan: SpanScan, measured: dict, criteria, title: str = "What was predicted, and what came"
+    scan: SpanScan,
+    measured: dict[tuple[int, int], float],
+    criteria: Sequence[str],
+    title: str = "Predicted and measured",
 ) -> go.Figure:
-    """One panel a criterion: its value across, the KL that training left up; a colour and symbol for each length.
+    """Plot the KL after training against each criterion, one panel each; color and symbol by length of the span.
 
     Args:
-        measured: span (m, n) → KL.
+        measured: span (m, n) → KL after training, nats.
+        criteria: keys of ``scan.tables``.
     """
     figure = make_subplots(1, len(criteria), subplot_titles=[title_of(c) for c in criteria], shared_yaxes=True)
     frame = new_figure(title, "", "")
@@ -100,11 +106,11 @@ def predictions(
     return figure
 
 
-def rank_correlations(found: dict[str, dict[str, tuple]], title: str) -> go.Figure:
-    """Rank correlations with intervals, a row a criterion, the best on top.
+def rank_correlations(found: dict[str, dict[str, tuple[float, float, float]]], title: str) -> go.Figure:
+    """Plot rank correlations with intervals, one row per criterion, the largest on top.
 
     Args:
-        found: what was measured (an operator) → criterion → (rho, low, high); NaN is left out, and said.
+        found: operator → criterion → (rho, low, high); a criterion with NaN is labeled "no signal".
     """
     first = next(iter(found.values()))
     criteria = sorted(first, key=lambda c: -2 if first[c][0] != first[c][0] else first[c][0])
@@ -121,11 +127,11 @@ def rank_correlations(found: dict[str, dict[str, tuple]], title: str) -> go.Figu
                 "array": [high - rho for _, (rho, _, high) in kept],
                 "arrayminus": [rho - low for _, (rho, low, _) in kept], "symmetric": False, "thickness": 1.5,
             },
-            marker={"color": (*SERIES[:3], BLACK, GREY)[i % 5], "symbol": GROUP_SYMBOLS[i % 7], "size": 10},
+            marker={"color": (*SERIES[:3], BLACK, GRAY)[i % 5], "symbol": GROUP_SYMBOLS[i % 7], "size": 10},
             customdata=[[low, high] for _, (_, low, high) in kept],
             hovertemplate="%{x:.2f} (%{customdata[0]:.2f} to %{customdata[1]:.2f})",
         )  # fmt: skip
-    names = [title_of(c) + (" (says nothing)" if first[c][0] != first[c][0] else "") for c in criteria]
+    names = [title_of(c) + (" (no signal)" if first[c][0] != first[c][0] else "") for c in criteria]
     figure.update_yaxes(tickvals=list(range(len(criteria))), ticktext=names, range=[-0.6, len(criteria) - 0.4])
     figure.update_xaxes(range=[-1.05, 1.05], zeroline=True, zerolinecolor=BLACK)
     return figure

@@ -33,9 +33,9 @@ def ratio_interval(kl: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 def summary(samples: Tensor, level: float = 0.95) -> Tensor:
-    """``(N, S)`` samples → ``(3, S)``: mean, and its bootstrap interval over the N (resampled together)."""
+    """Return the mean of samples ``(N, S)`` over N and its bootstrap interval (N resampled jointly), ``(3, S)``."""
     generator = torch.Generator().manual_seed(0)
-    if len(samples) == 1:  # one number: nothing to resample
+    if len(samples) == 1:  # a single value cannot be resampled
         return torch.cat([samples.double(), torch.full((2, samples.shape[1]), float("nan"), dtype=torch.float64)])
     drawn = torch.randint(len(samples), (RESAMPLES, len(samples)), generator=generator)
     counts = torch.zeros(RESAMPLES, len(samples), dtype=torch.float64)
@@ -48,20 +48,22 @@ def summary(samples: Tensor, level: float = 0.95) -> Tensor:
 def rank_correlation(
     predicted: Tensor, measured: Tensor, strata: Tensor | None = None, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Spearman's rank correlation of a criterion with what was measured, and its bootstrap interval over spans.
+    """Return Spearman's rank correlation of a criterion with measurements, and its bootstrap interval over spans.
 
     Spans overlap, so they are not independent, and the true interval is wider than this one.
 
     Args:
-        predicted, measured: ``(S,)``, one number a span.
-        strata: ``(S,)`` long, such as the spans' lengths: ranks are then taken within each, since a longer span is
-            worse by any criterion, and that much is known without one.
+        predicted, measured: ``(S,)``, one number per span.
+        strata: ``(S,)`` long, such as the spans' lengths: ranks are taken within each, since longer spans are worse
+            by any criterion. One stratum if None.
+        level: of the interval.
+        resamples: bootstrap samples.
 
     Returns:
-        ``(rho, low, high)``; NaN where a criterion says the same of all spans.
+        ``(rho, low, high)``; NaN if a criterion has the same value for all spans.
 
     Raises:
-        ValueError: other shapes, or fewer than 3 spans.
+        ValueError: different shapes, or fewer than 3 spans.
     """
     strata = torch.zeros(len(predicted), dtype=torch.long) if strata is None else torch.as_tensor(strata)
     if not predicted.shape == measured.shape == strata.shape or predicted.ndim != 1 or len(predicted) < 3:
@@ -80,7 +82,7 @@ def rank_correlation(
 
 
 def _rho(a: Tensor, b: Tensor, groups: list[Tensor]) -> float:
-    """Correlation of ranks, taken and centred within each group."""
+    """Correlate ranks that are taken and centered within each group."""
     from scipy.stats import rankdata
 
     ranks = [[torch.from_numpy(rankdata(x[group].numpy())) for group in groups] for x in (a, b)]

@@ -1,4 +1,4 @@
-// The explorer's controls, native elements all of them, and how the page is laid out. What they do is in explorer.js.
+// The explorer's controls, all native elements, and the layout of the page. Their actions are in explorer.js.
 
 const PREPARATIONS = ["raw", "layernorm", "unit", "drop outliers"];
 let instances = 0;
@@ -7,7 +7,7 @@ class Controls {
   constructor(model, root) {
     Object.assign(this, { model, root, name: `lft${instances++}` });
     const live = model.get("live");
-    this.asking = { disabled: !live, title: live ? null : "needs a live kernel" }; // of what asks the kernel
+    this.asking = { disabled: !live, title: live ? null : "needs a running kernel" }; // for controls that need the kernel
   }
 
   button(label, act, attributes = {}) {
@@ -32,22 +32,22 @@ class Controls {
 
   /** Text and button. */
   textRow() {
-    const label = "Text: Enter computes, Shift+Enter breaks the line",
-      fly = () => this.ask({ text: this.input.value });
+    const label = "Text: Enter to run, Shift+Enter for a new line",
+      run = () => this.ask({ text: this.input.value });
     this.input = make("textarea", { rows: 2, spellcheck: "false", "aria-label": label, ...this.asking });
     this.input.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();
-      fly();
+      run();
     });
     this.progress = make("progress", { "aria-label": "computing", hidden: true });
     this.waiting = make("span");
-    const button = this.button("Fly", fly, { class: "primary", ...this.asking });
+    const button = this.button("Run", fly, { class: "primary", ...this.asking });
     return make("div", { class: "row" }, this.input, button, this.progress, this.waiting);
   }
 
-  /** Which student, how walked, drawn how. */
+  /** Student, solver and projection. */
   choiceRow() {
     const onchange = () => this.ask({ steps: Number(this.steps.value) });
     this.student = this.select("student", this.model.get("students"), (student) => this.ask({ student }));
@@ -61,7 +61,7 @@ class Controls {
     return make("div", { class: "row" }, ...labels, this.kind, this.dims);
   }
 
-  /** Depth, and how the picture is looked at. */
+  /** Depth slider, play button and view controls. */
   depthRow() {
     const oninput = () => this.go(Number(this.slider.value)),
       label = "depth in layers";
@@ -69,16 +69,16 @@ class Controls {
     this.slider.addEventListener("keydown", (event) => this.stepDepth(event));
     this.playButton = this.button("▶ play", () => (this.playing ? this.stop() : this.play()));
     this.where = make("output", { class: "where" });
-    const looks = [
+    const buttons = [
       this.button("all tokens", () => this.choose(new Set())),
-      this.button("+", () => this.picture.magnify(1.25), { "aria-label": "larger" }),
-      this.button("−", () => this.picture.magnify(0.8), { "aria-label": "smaller" }),
-      this.button("reset view", () => this.picture.reset(), { title: "Picture: drag or arrow keys, + and −, 0" }),
+      this.button("+", () => this.picture.magnify(1.25), { "aria-label": "zoom in" }),
+      this.button("−", () => this.picture.magnify(0.8), { "aria-label": "zoom out" }),
+      this.button("reset view", () => this.picture.reset(), { title: "drag or arrow keys; + and − zoom, 0 resets" }),
     ];
-    return make("div", { class: "row" }, this.playButton, this.slider, this.where, ...looks);
+    return make("div", { class: "row" }, this.playButton, this.slider, this.where, ...buttons);
   }
 
-  /** Failures, each one click away. */
+  /** A list of failures to jump to. */
   gallery() {
     const failures = this.model.get("gallery");
     if (!failures.length) return [];
@@ -94,7 +94,7 @@ class Controls {
     return [make("details", {}, make("summary", {}, "Where it fails most"), list)];
   }
 
-  /** Everything in its place. */
+  /** Add all elements to the page. */
   arrange(canvas) {
     this.tip = make("div", { class: "tip", hidden: true });
     this.alert = make("p", { class: "alert", role: "alert", hidden: true });

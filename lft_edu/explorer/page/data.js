@@ -1,8 +1,8 @@
-// What Python sends (explorer/scene.py), made readable: arrays, paths, words.
+// Unpacks what Python sends (explorer/scene.py): arrays, paths, words.
 
 const ARRAYS = { float32: Float32Array, int32: Int32Array };
 
-/** A packed array's values: bytes as the kernel sends them, or base64 as an exported page holds them. */
+/** Unpack an array: bytes from the kernel, or base64 in an exported page. */
 function unpack({ dtype, data }) {
   const bytes =
     typeof data === "string"
@@ -11,7 +11,7 @@ function unpack({ dtype, data }) {
   return new ARRAYS[dtype](bytes.slice().buffer); // a copy: numbers must begin at a multiple of four
 }
 
-/** One text's way through one model. Station s, token t. */
+/** The path of one text through one model. Depth index s, token t. */
 class Path {
   constructor(model, tokens, words) {
     Object.assign(this, { name: model.name, about: model.about, span: model.span, tokens, words });
@@ -26,23 +26,23 @@ class Path {
     );
   }
 
-  /** The last station at or before a depth. */
-  station(depth) {
+  /** The last depth index at or before a depth. */
+  depthIndex(depth) {
     let s = 0;
     while (s + 1 < this.times.length && this.times[s + 1] <= depth + 1e-4) s++;
     return s;
   }
 
-  /** Where station s of token t is drawn, [x, y, z]; z is 0 in the plane. */
+  /** The projected state of token t at depth index s, [x, y, z]; z is 0 in 2-D. */
   place(view, s, t) {
     const { d, xyz } = this.points[view];
     const i = (s * this.tokens + t) * d;
     return [xyz[i], xyz[i + 1], d === 3 ? xyz[i + 2] : 0];
   }
 
-  /** Between two stations: on the straight line from one to the other. */
+  /** The projected state at any depth, interpolated linearly. */
   at(view, depth, t) {
-    const s = this.station(depth);
+    const s = this.depthIndex(depth);
     const here = this.place(view, s, t);
     const span = s + 1 < this.times.length ? this.times[s + 1] - this.times[s] : 0;
     const share = span ? (depth - this.times[s]) / span : 0;
@@ -50,7 +50,7 @@ class Path {
     return this.place(view, s + 1, t).map((end, i) => here[i] + share * (end - here[i]));
   }
 
-  /** The logit lens at a station: [[word, probability], ...], best first. */
+  /** The logit lens at a depth index: [[word, probability], ...], best first. */
   lens(s, t) {
     const start = (s * this.tokens + t) * this.top;
     return Array.from({ length: this.top }, (_, i) => [
@@ -63,13 +63,13 @@ class Path {
     return table[s * this.tokens + t];
   }
 
-  /** Does station s lie inside the span that an operator replaces, or at its end? */
+  /** Is the depth index inside the span that an operator replaces, or at its end? */
   carried(s) {
     return this.span !== null && this.times[s] > this.span[0] + 1e-4 && this.times[s] <= this.span[1] + 1e-4;
   }
 }
 
-/** A whole scene. */
+/** All data of one text. */
 class Scene {
   constructor(raw) {
     Object.assign(this, { text: raw.text, tokens: raw.tokens, views: raw.views, settings: raw.settings });
@@ -80,7 +80,7 @@ class Scene {
     this.depth = this.paths[0].times.at(-1);
   }
 
-  /** Distance teacher–student in the picture, at each shared depth. */
+  /** Projected distance between teacher and student at each shared depth. */
   shownDistance(view, t) {
     return this.shared.map((depth) => {
       const [a, b] = this.paths.map((path) => path.at(view, depth, t));
@@ -92,7 +92,7 @@ class Scene {
 const number = (x, digits = 3) =>
   x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(0) : `${Number(x.toPrecision(digits))}`;
 
-/** A word in little room: long runs of spaces as their number, long words cut. */
+/** Shorten a word: long runs of spaces as their number, long words truncated. */
 function brief(word, most = 12) {
   const letters = [...word.replace(/·{5,}/g, (run) => `·×${run.length}`)];
   return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("");

@@ -30,7 +30,7 @@ class Explorer extends Controls {
     for (const [name, handler] of Object.entries(this.handlers)) this.model.off(`change:${name}`, handler);
   }
 
-  /** Ask the kernel for another scene; an exported page has the ones it was given. */
+  /** Request another scene from the kernel; an exported page has a fixed set. */
   ask(changes) {
     if (changes.focus !== undefined) this.nextFocus = changes.focus;
     this.askedAt = performance.now();
@@ -55,7 +55,7 @@ class Explorer extends Controls {
     this.model.save_changes();
   }
 
-  /** A selection made from Python; positions that this text does not have are left out. */
+  /** Apply a selection made in Python; ignore positions outside this text. */
   chosenInPython() {
     const wanted = this.model.get("selected").filter((t) => t < this.scene.tokens.length);
     if (wanted.length === this.selected.size && wanted.every((t) => this.selected.has(t))) return;
@@ -88,7 +88,7 @@ class Explorer extends Controls {
         make("span", { class: `key${m}` }, m ? "■ " : "● "),
         `${path.name}: ${path.about}   `,
       ]),
-      "┄ what lies between them. Tokens: the redder, the farther apart, up to 2 nats.",
+      "┄ joins the same token in both. Tokens: redder means larger KL(teacher ‖ student), up to 2 nats.",
     );
     this.refresh();
     if (this.askedAt) this.root.dataset.waited = Math.round(performance.now() - this.askedAt);
@@ -106,7 +106,7 @@ class Explorer extends Controls {
     const [kind, dims] = this.view.split(" "),
       live = this.model.get("live");
     for (const input of this.root.querySelectorAll("input[type=radio]"))
-      // a file has only the views it was given
+      // an exported file has a fixed set of views
       input.disabled = !live && !Object.keys(this.scene.views).some((view) => view.split(" ").includes(input.value));
     this.kind.querySelector(`[value=${kind}]`).checked = true;
     this.dims.querySelector(`[value="${dims}"]`).checked = true;
@@ -134,7 +134,7 @@ class Explorer extends Controls {
     this.refresh();
   }
 
-  /** Everything that follows the depth. */
+  /** Move to a depth and update all that depends on it. */
   go(depth, save = true) {
     if (!this.scene) return;
     this.depth = Math.max(0, Math.min(depth, this.scene.depth));
@@ -150,7 +150,7 @@ class Explorer extends Controls {
   }
 
   say() {
-    const best = this.scene.paths.map((path) => path.lens(path.station(this.depth), this.focus)[0]);
+    const best = this.scene.paths.map((path) => path.lens(path.depthIndex(this.depth), this.focus)[0]);
     const word = brief(this.scene.tokens[this.focus]);
     const heard = this.scene.paths.map((path, m) => `${path.name} “${brief(best[m][0])}” ${percent(best[m][1])}`);
     this.said.textContent = `After “${word}”, KL ${number(this.scene.kl[this.focus])} nats. At depth ${this.depth.toFixed(1)}: ${heard.join(", ")}.`;
@@ -173,7 +173,7 @@ class Explorer extends Controls {
     this.playButton.textContent = "❚❚ pause";
     let last = performance.now();
     const frame = (now) => {
-      const depth = this.depth + ((now - last) / 1000) * 3; // three layers a second
+      const depth = this.depth + ((now - last) / 1000) * 3; // three layers per second
       last = now;
       this.go(depth);
       if (this.depth >= this.scene.depth) this.stop();
@@ -219,13 +219,13 @@ class Explorer extends Controls {
     this.waiting.textContent = busy;
     this.alert.hidden = error === "";
     this.alert.textContent = error;
-    if (error && this.scene) this.refresh(); // controls go back to what is shown
+    if (error && this.scene) this.refresh(); // reset the controls to the current scene
   }
 }
 
 function render({ model, el }) {
   const explorer = new Explorer(model, el);
-  el.explorer = explorer; // for tests and for the curious
+  el.explorer = explorer; // for tests and debugging
   return () => explorer.close();
 }
 

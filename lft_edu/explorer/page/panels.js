@@ -1,7 +1,7 @@
-// What stands beside the picture: the text with its divergence, the logit lens, curves over depth, what is hidden.
-// Every word of a model or user goes through textContent, never through HTML.
+// The panels: the text colored by KL, the logit lens, curves over depth, and the distortion of the projection.
+// All text of models and users is set as textContent, never as HTML.
 
-/** An element: make("button", { class: "x", onclick: f }, "text", child). */
+/** Create an element: make("button", { class: "x", onclick: f }, "text", child). */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes))
@@ -20,10 +20,9 @@ function draw(tag, attributes, text) {
   return element;
 }
 
-const REDDEST = 2; // nats: one scale for all texts and students
+const MAX_KL = 2; // nats, full red: one scale for all texts and students
 
-/** The text as buttons; the redder, the farther apart what teacher and student expect next. One of them is a Tab stop;
- * arrow keys go from token to token. */
+/** The text as buttons; redder means larger KL(teacher ‖ student). One is a Tab stop; arrow keys move between them. */
 class TextPanel {
   constructor(pick) {
     this.element = make("div", { class: "tokens", role: "group", "aria-label": "Tokens of the text; press to select" });
@@ -49,7 +48,7 @@ class TextPanel {
         { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) },
         brief(token, 40),
       );
-      button.style.backgroundColor = `rgba(213, 94, 0, ${0.6 * Math.min(1, kl / REDDEST)})`;
+      button.style.backgroundColor = `rgba(213, 94, 0, ${0.6 * Math.min(1, kl / MAX_KL)})`;
       return button;
     });
     this.element.replaceChildren(...this.buttons);
@@ -64,7 +63,7 @@ class TextPanel {
   }
 }
 
-/** What teacher and student would say next, were they to stop at each depth. */
+/** The logit lens of teacher and student: the predicted next token at each depth. */
 class LensPanel {
   constructor(go) {
     this.go = go;
@@ -81,7 +80,7 @@ class LensPanel {
   }
 
   show(scene, t) {
-    this.caption.textContent = `Next token after “${brief(scene.tokens[t])}” (token ${t}), read off at each depth`;
+    this.caption.textContent = `Next token after “${brief(scene.tokens[t])}” (token ${t}), predicted at each depth`;
     this.head.replaceChildren(
       make("th", { scope: "col" }, "depth"),
       ...scene.paths.map((path) => make("th", { scope: "col" }, path.name)),
@@ -91,7 +90,7 @@ class LensPanel {
       .sort((a, b) => a - b);
     this.rows = depths.map((depth) => {
       const cells = scene.paths.map((path) => {
-        const s = path.station(depth + 0.005);
+        const s = path.depthIndex(depth + 0.005);
         return Math.abs(path.times[s] - depth) < 0.006 ? this.cell(path, s, t) : make("td", { class: "none" }, "");
       });
       return make(
@@ -137,17 +136,17 @@ class LensPanel {
   }
 }
 
-/** Curves of one token over depth, with a line where we are. */
+/** Curves of one token over depth, with a line at the current depth. */
 class CurvesPanel {
   constructor() {
     this.element = make("div", { class: "curves" });
   }
 
   show(scene, view, t) {
-    const stations = (table) =>
+    const curves = (table) =>
       scene.paths.map((path, m) => ({
         name: path.name,
-        colour: COLOURS[m],
+        color: COLORS[m],
         x: path.times,
         y: path.times.map((_, s) => path.value(path[table], s, t)),
       }));
@@ -156,18 +155,18 @@ class CurvesPanel {
     const raw = scene.views[view].kind === "PCA" && scene.settings.preparation === "raw";
     if (!raw) shown = shown.map((x) => (x * Math.max(...apart)) / Math.max(...shown, 1e-12));
     const distances = [
-      { name: "true", colour: INK, x: scene.shared, y: apart },
+      { name: "true", color: INK, x: scene.shared, y: apart },
       {
-        name: raw ? "in the picture" : "in the picture, scaled",
-        colour: "#767676",
+        name: raw ? "projected" : "projected, scaled",
+        color: "#767676",
         dash: "4 3",
         x: scene.shared,
         y: shown,
       },
     ];
     this.charts = [
-      this.chart("norm of the state", scene.depth, stations("norms")),
-      this.chart("lens: KL to the model's own end, nats", scene.depth, stations("lensKl")),
+      this.chart("norm of the state", scene.depth, curves("norms")),
+      this.chart("lens: KL to the final prediction, nats", scene.depth, curves("lensKl")),
       this.chart("distance teacher – student", scene.depth, distances),
     ];
     this.element.replaceChildren(...this.charts.map(({ figure }) => figure));
@@ -196,9 +195,9 @@ class CurvesPanel {
     series.forEach((one, i) => {
       const d = one.x.map((value, k) => `${k ? "L" : "M"}${x(value).toFixed(1)},${y(one.y[k]).toFixed(1)}`).join("");
       figure.append(
-        draw("path", { d, fill: "none", stroke: one.colour, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
+        draw("path", { d, fill: "none", stroke: one.color, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
       );
-      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.colour }, brief(one.name, 28)));
+      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.color }, brief(one.name, 28)));
     });
     const line = draw("line", { y1: top, y2: h - bottom, stroke: "#333333", "stroke-dasharray": "2 2" });
     figure.append(line);
@@ -213,14 +212,14 @@ class CurvesPanel {
   }
 }
 
-/** In words: what the picture hides. */
+/** Describe the distortion of the projection in words. */
 function badge(scene, view) {
   const { kind, hidden, agreement, trust } = scene.views[view];
   const parts = [];
   if (hidden !== null)
-    parts.push(`${percent(hidden)} of the squared distance teacher–student lies outside this picture`);
+    parts.push(`${percent(hidden)} of the squared distance teacher–student is outside this projection`);
   else parts.push("distances in a UMAP have no unit");
-  if (agreement !== null) parts.push(`near and far agree with the truth by rank correlation ${agreement.toFixed(2)}`);
-  parts.push(`neighbours can be trusted ${trust.toFixed(2)} of 1`);
+  if (agreement !== null) parts.push(`rank correlation of projected and true distances ${agreement.toFixed(2)}`);
+  parts.push(`trustworthiness of neighbors ${trust.toFixed(2)}`);
   return `${kind}: ${parts.join(" · ")}`;
 }

@@ -1,6 +1,6 @@
-// The picture: paths on a canvas, in the plane or in space. What never moves is drawn once and kept.
+// The figure: paths on a canvas, in 2-D or 3-D. The static part is drawn once and cached.
 
-const COLOURS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
+const COLORS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
 const INK = "#222222",
   FAINT = 0.16,
   LABELS = 14;
@@ -12,7 +12,7 @@ class Picture {
       pick,
       tell,
       context: canvas.getContext("2d"),
-      still: document.createElement("canvas"),
+      background: document.createElement("canvas"),
     });
     this.scene = null;
     this.selected = new Set();
@@ -21,7 +21,7 @@ class Picture {
     new ResizeObserver(() => this.resize()).observe(canvas);
   }
 
-  /** Look straight on, at everything. */
+  /** Reset rotation, zoom and pan. */
   home() {
     Object.assign(this, { turn: 0.6, tilt: 0.35, zoom: 1, pan: [0, 0] });
     this.stale = true;
@@ -37,7 +37,7 @@ class Picture {
     this.draw();
   }
 
-  /** Centre and size of what is to be seen; a first token that flies far out does not shrink the rest. */
+  /** Compute center and size of the paths, without the first token, an outlier. */
   frame() {
     const low = [Infinity, Infinity, Infinity],
       high = [-Infinity, -Infinity, -Infinity];
@@ -49,7 +49,7 @@ class Picture {
             low[i] = Math.min(low[i], x);
             high[i] = Math.max(high[i], x);
           });
-    this.centre = low.map((x, i) => (x + high[i]) / 2);
+    this.center = low.map((x, i) => (x + high[i]) / 2);
     this.size = high.map((x, i) => x - low[i]);
     this.flat = this.scene.paths[0].points[this.view].d === 2;
     this.stale = true;
@@ -57,7 +57,7 @@ class Picture {
 
   resize() {
     const ratio = window.devicePixelRatio || 1;
-    for (const canvas of [this.canvas, this.still]) {
+    for (const canvas of [this.canvas, this.background]) {
       canvas.width = this.canvas.clientWidth * ratio;
       canvas.height = this.canvas.clientHeight * ratio;
     }
@@ -74,9 +74,9 @@ class Picture {
     return this.zoom / Math.max(whole, 1e-12);
   }
 
-  /** A place in the picture → pixels. */
+  /** Projected position → pixels. */
   screen([x, y, z]) {
-    let [a, b, c] = [x - this.centre[0], y - this.centre[1], z - this.centre[2]];
+    let [a, b, c] = [x - this.center[0], y - this.center[1], z - this.center[2]];
     if (!this.flat) [a, b] = this.rotate(a, b, c);
     return [
       this.canvas.clientWidth / 2 + this.pan[0] + a * this.scale,
@@ -92,12 +92,12 @@ class Picture {
 
   draw() {
     const started = performance.now();
-    if (this.stale) this.drawStill();
+    if (this.stale) this.drawStatic();
     const pen = this.context,
       ratio = window.devicePixelRatio || 1;
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    pen.drawImage(this.still, 0, 0);
+    pen.drawImage(this.background, 0, 0);
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.drawMoving(pen);
     this.spent = performance.now() - started;
@@ -107,13 +107,13 @@ class Picture {
     return this.selected.size ? [...this.selected] : this.scene.tokens.map((_, t) => t);
   }
 
-  /** Axes and whole paths: faint for tokens that are not selected. */
-  drawStill() {
-    const pen = this.still.getContext("2d"),
+  /** Draw axes and whole paths, faint for tokens that are not selected. */
+  drawStatic() {
+    const pen = this.background.getContext("2d"),
       ratio = window.devicePixelRatio || 1;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.fillStyle = "#ffffff";
-    pen.fillRect(0, 0, this.still.width, this.still.height);
+    pen.fillRect(0, 0, this.background.width, this.background.height);
     this.drawAxes(pen);
     pen.save();
     this.clip(pen);
@@ -123,7 +123,7 @@ class Picture {
         pen.beginPath();
         for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
         Object.assign(pen, {
-          strokeStyle: COLOURS[m],
+          strokeStyle: COLORS[m],
           globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT,
           lineWidth: 1,
         });
@@ -134,7 +134,7 @@ class Picture {
     this.stale = false;
   }
 
-  /** Nothing is drawn across the frame of a plane. */
+  /** Clip to the frame of the axes, in 2-D. */
   clip(pen) {
     if (!this.flat) return;
     pen.beginPath();
@@ -187,7 +187,7 @@ class Picture {
     this.drawRuler(pen, w);
   }
 
-  /** A bar of a round length, for what has a unit. */
+  /** Draw a scale bar, for projections with a unit. */
   drawRuler(pen, w) {
     if (this.scene.views[this.view].kind !== "PCA") return;
     const power = 10 ** Math.floor(Math.log10(110 / this.scale));
@@ -202,11 +202,11 @@ class Picture {
     pen.fillText(`${number(length, 1)}`, end, 39);
   }
 
-  /** Where everyone is at this depth, how they came there, and what lies between teacher and student. */
+  /** Draw tokens at this depth, selected paths up to it, and lines between teacher and student. */
   drawMoving(pen) {
     const [teacher, student] = this.scene.paths,
       bright = new Set(this.tokensShown());
-    const labelled = bright.size <= LABELS,
+    const labeled = bright.size <= LABELS,
       many = bright.size > LABELS;
     pen.save();
     this.clip(pen);
@@ -214,7 +214,7 @@ class Picture {
       this.scene.paths.forEach((path, m) => {
         pen.beginPath();
         for (const t of bright) this.trace(pen, path, t, this.depth);
-        Object.assign(pen, { strokeStyle: COLOURS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
+        Object.assign(pen, { strokeStyle: COLORS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
         pen.stroke();
       });
     const spots = [teacher, student].map((path) =>
@@ -231,7 +231,7 @@ class Picture {
     pen.setLineDash([]);
     spots.forEach((places, m) => {
       for (const on of [false, true]) {
-        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLOURS[m] });
+        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLORS[m] });
         pen.beginPath();
         places.forEach(([x, y], t) => {
           if (bright.has(t) !== on) return;
@@ -246,7 +246,7 @@ class Picture {
     });
     pen.restore();
     this.spots = spots;
-    if (labelled) this.drawLabels(pen, bright);
+    if (labeled) this.drawLabels(pen, bright);
   }
 
   drawLabels(pen, bright) {
@@ -257,13 +257,13 @@ class Picture {
       strokeStyle: "#ffffff",
       fillStyle: INK,
     });
-    const taken = []; // a word that would lie on another is left out: hovering shows it
+    const placed = []; // skip labels that would overlap: hovering shows them
     for (const t of bright) {
       const [x, y] = this.spots[0][t];
-      if (taken.some(([a, b]) => Math.abs(a - x) < 44 && Math.abs(b - y) < 13)) continue;
-      taken.push([x, y]);
+      if (placed.some(([a, b]) => Math.abs(a - x) < 44 && Math.abs(b - y) < 13)) continue;
+      placed.push([x, y]);
       const word = `\u2068${brief(this.scene.tokens[t], 24)}\u2069`;
-      pen.strokeText(word, x + 8, y - 6); // a halo, so that paths do not cross it out
+      pen.strokeText(word, x + 8, y - 6); // a halo, readable over paths
       pen.fillText(word, x + 8, y - 6);
     }
   }
@@ -277,7 +277,7 @@ class Picture {
       if (distance < least) [best, least] = [{ m, t, s }, distance];
     };
     this.spots.forEach((places, m) => {
-      const s = this.scene.paths[m].station(this.depth);
+      const s = this.scene.paths[m].depthIndex(this.depth);
       places.forEach((place, t) => consider(m, t, s, place));
     });
     if (!best && this.selected.size && this.selected.size <= LABELS)
@@ -325,7 +325,7 @@ class Picture {
     else if (event.key === "0") this.reset();
     else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab has uses of its own for these keys
+    event.stopPropagation(); // JupyterLab binds these keys too
   }
 
   shift(dx, dy) {
