@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from . import hub
+from .assets import ASSETS, RESTORE
 from .naming import reason, unknown
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
     "pythia-14m": (128, 6, 4, 50304),
@@ -46,21 +46,22 @@ def verify(folder: Path) -> dict:
     Raises:
         DamagedAssetError: which file is wrong and how to get it back.
     """
-    remedy = "Restore it with `git checkout -- assets`, or download the course again."
     try:
         provenance = json.loads((folder / "PROVENANCE.json").read_text())
         checksums = dict(provenance["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedAssetError(f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {remedy}") from None
+        raise DamagedAssetError(
+            f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {RESTORE}"
+        ) from None
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():
-            raise DamagedAssetError(f"{folder.name}/{name} is missing. {remedy}")
+            raise DamagedAssetError(f"{folder.name}/{name} is missing. {RESTORE}")
         found = sha256(path)
         if found != expected:
             raise DamagedAssetError(
                 f"{folder.name}/{name} is damaged ({path.stat().st_size} bytes; SHA-256 {found[:12]}…, "
-                f"should be {expected[:12]}…). {remedy}"
+                f"should be {expected[:12]}…). {RESTORE}"
             )
     return provenance
 
@@ -114,6 +115,11 @@ def default_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
+def known_teachers() -> list[str]:
+    """Names of teachers that the course knows by heart; :func:`load_teacher` takes others, too."""
+    return ["bundled", *(f"EleutherAI/{shape}" for shape in SHAPES)]
+
+
 def _folder_or_hub_name(name: str) -> str | Path:
     """An existing folder, or what looks like a name on the hub; anything else is an error that helps."""
     path = Path(name).expanduser()
@@ -122,7 +128,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
     parts = name.split("/")
     if path.is_absolute() or name.startswith((".", "~")) or len(parts) > 2:
         raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, 'bundled' or 'bundled/…'.")
-    known = ["bundled", *bundled_students(), *(f"EleutherAI/{shape}" for shape in SHAPES)]
+    known = [*known_teachers(), *bundled_students()]
     short = {option.split("/")[-1]: option for option in known}
     near = difflib.get_close_matches(parts[-1], short, n=1, cutoff=0.75)
     if len(parts) == 1 or difflib.get_close_matches(parts[0], ["bundled"], cutoff=0.75):
