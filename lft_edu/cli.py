@@ -1,4 +1,4 @@
-"""``lft-edu doctor · lab · reset · list · train · scan · evaluate · generate · export · classroom``: the library from a terminal."""
+"""The library from a terminal: ``lft-edu`` and one of doctor, lab, reset, list, train, scan, evaluate, …"""
 
 import argparse
 import json
@@ -75,7 +75,9 @@ def reset(args) -> int:
 
     folder = Path(args.folder).expanduser() if args.folder else course.default_folder()
     path, saved = course.reset(args.lesson, folder)
-    print(f"{path} is as the course has it." + (f" Yours is kept beside it: {saved.name}" if saved else ""))
+    print(f"{path} is now as the course has it; if it is open in JupyterLab: File → Reload Notebook from Disk.")
+    if saved:
+        print(f"Your copy is kept beside it: {saved.name}")
     return 0
 
 
@@ -99,7 +101,6 @@ def explore(args) -> int:
 
 def _server_flags(flags: list[str]) -> list[str]:
     """What a server is to be told: the user's own flags, and no browser where there is no display."""
-    flags = list(flags)
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         flags.append("--no-browser")
         print("No display: open the URL below in a browser.", file=sys.stderr)
@@ -294,9 +295,7 @@ def parser() -> argparse.ArgumentParser:
     command(doctor, "check the installation and say what to do about each problem")
     sub = command(lab, "open your copy of the course in JupyterLab; what follows -- goes to JupyterLab")
     sub.add_argument("folder", nargs="?", help="of your copy (default: lft-course, or the copy you are in)")
-    sub.add_argument(
-        "--in-place", action="store_true", help="open the notebooks of the clone itself, to edit the course"
-    )
+    sub.add_argument("--in-place", action="store_true", help="open the clone's own notebooks, for authors")
     sub.add_argument("--copy-only", action="store_true", help="write or update the copy, and do not open it")
 
     sub = command(reset, "give a lesson back as it was; what you made of it is kept beside it")
@@ -306,9 +305,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(list_, "the names that the other commands take: teachers, students, corpora, objectives, operators")
     sub.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
 
-    sub = command(
-        explore, "fly through teacher and students in a browser, without a notebook; what follows -- goes to voila"
-    )
+    sub = command(explore, "the trajectory explorer in a browser, without a notebook; what follows -- goes to voila")
     sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
     sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
     sub.add_argument("--text", help="what is flown first")

@@ -15,13 +15,14 @@ def _teachers() -> dict[str, str]:
 
 
 def _students() -> dict[str, str]:
+    from .cards import operator_title
     from .teachers import bundled_students, operator_notes
 
     names = {}
     for name in bundled_students():
         notes = operator_notes(ASSETS / "operators" / f"{name.removeprefix('bundled/')}.safetensors")
-        settings = ", ".join(f"{key} {value}" for key, value in notes["operator"].items() if key != "kind")
-        names[name] = f"layers {notes['span'][0]}–{notes['span'][1]}: {notes['operator']['kind']} {settings}".rstrip()
+        m, n = notes["span"]
+        names[name] = f"{operator_title(notes)} for layers {m}–{n}"
     return names | {"OWNER/NAME or a folder": "what student.save_pretrained or `lft-edu train` wrote"}
 
 

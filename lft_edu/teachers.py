@@ -50,9 +50,8 @@ def verify(folder: Path) -> dict:
         provenance = json.loads((folder / "PROVENANCE.json").read_text())
         checksums = dict(provenance["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedAssetError(
-            f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {RESTORE}"
-        ) from None
+        why = f"{folder.name}/PROVENANCE.json is missing or unreadable ({error})"
+        raise DamagedAssetError(f"{why}. {RESTORE}") from None
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():
