@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 
 _PACKAGE = Path(str(resources.files("lft_edu"))).resolve()
-# A clone's _assets would be a stale copy: it has none. So what lies in the package is the installed wheel's.
 INSTALLED = (_PACKAGE / "_assets").is_dir()
 
 
@@ -18,9 +17,9 @@ def _folder(name: str) -> Path:
 
 ASSETS = _folder("assets")
 NOTEBOOKS = _folder("notebooks")
-INSTALL = "pip install --force-reinstall lft_edu-….whl" if INSTALLED else "pip install -e . in the folder of the course"
-RESTORE = (
-    f"Install the course again: `{INSTALL}`."
-    if INSTALLED
-    else "Restore it with `git checkout -- assets notebooks`, or download the course again."
-)
+if INSTALLED:
+    INSTALL = "pip install lft_edu-….whl"
+    RESTORE = "Install the course again: `pip install --force-reinstall --no-deps lft_edu-….whl`."
+else:
+    INSTALL = "pip install -e . in the folder of the course"
+    RESTORE = "Restore it with `git checkout -- assets notebooks`, or download the course again."

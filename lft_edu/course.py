@@ -189,7 +189,7 @@ def _usable(folder: Path) -> Path:
     """The folder, made if it is not there; an error if it holds anything but a copy."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: give a new folder, such as `lft-edu lab {FOLDER}`.")
-    if folder.resolve().is_relative_to(NOTEBOOKS):
+    if folder.resolve().is_relative_to(NOTEBOOKS.resolve()):
         raise ValueError(
             f"{folder} is where the course keeps its own notebooks: give another folder for your copy, or write "
             "`lft-edu lab --in-place` to edit the course itself."

@@ -27,11 +27,11 @@ print(lft.__file__)
 """
 
 
-def run(*command, cwd: Path) -> str:
+def run(*command, cwd: Path, status: int = 0) -> str:
     """What a command prints; PYTHONPATH, by which it could find the clone, is not passed on."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -84,10 +84,19 @@ def test_models_explorer_and_checks_work(venv, tmp_path):
     assert "flow walking" in (tmp_path / "page.html").read_text()
 
 
-def test_doctor_is_content(venv, tmp_path):
+def test_doctor_is_content_and_has_a_remedy_without_a_clone(venv, tmp_path):
     out = run(venv / "bin" / "lft-edu", "doctor", cwd=tmp_path)
     assert "assets/teacher" in out
     assert out.strip().endswith("Ready.")
+    (asset,) = venv.glob("lib/python*/site-packages/lft_edu/_assets/atlas/atlas.safetensors")
+    whole = asset.read_bytes()
+    try:
+        asset.write_bytes(whole[:1000])
+        out = run(venv / "bin" / "lft-edu", "doctor", cwd=tmp_path, status=1)
+    finally:
+        asset.write_bytes(whole)
+    assert "atlas.safetensors is damaged" in out
+    assert "pip install --force-reinstall --no-deps" in out
 
 
 def test_lab_copies_the_course_and_reset_gives_a_lesson_back(venv, tmp_path):
