@@ -1,4 +1,4 @@
-# make lab    open the course in JupyterLab (creates .venv on first use)
+# make lab    open your copy of the course, lft-course/, in JupyterLab (creates .venv on first use)
 # make test   lint, unit and property tests, then every notebook
 # make explore   the trajectory explorer as an application of its own (installs voila on first use)
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources

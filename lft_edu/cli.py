@@ -1,4 +1,4 @@
-"""``lft-edu doctor · lab · train · scan · evaluate · generate · export · classroom``: the library from a terminal."""
+"""The library from a terminal: ``lft-edu`` and one of doctor, lab, reset, list, train, scan, evaluate, …"""
 
 import argparse
 import json
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
+from .listing import KINDS
 from .support.arguments import count, positive, span
 
 if TYPE_CHECKING:
@@ -23,16 +25,43 @@ def doctor(args) -> int:
 
 
 def lab(args) -> int:
-    """Replace this process by JupyterLab on the first notebook."""
+    """Replace this process by JupyterLab on the first lesson of the learner's copy."""
+    from . import course
+
+    if args.in_place:
+        root, first = course.clone(args.folder), f"notebooks/{course.START}"
+    else:
+        root, first = Path(args.folder).expanduser() if args.folder else course.default_folder(), course.START
+        print(course.give(root).report(root), file=sys.stderr)
+    if args.copy_only:
+        return 0
     flags = _server_flags(args.flags)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--allow-root")
-    root = Path(__file__).resolve().parents[1]
-    first = "/lab/tree/notebooks/00_start_here.ipynb"  # part of the URL that is printed, too
-    places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url={first}"]
+    root = root.resolve()
+    # the first lesson is part of the URL that is printed, too
+    places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}"]
     command = [sys.executable, "-m", "jupyterlab", *places, *flags]
     os.chdir(root)
     return os.execv(sys.executable, command)
+
+
+def reset(args) -> int:
+    from . import course
+
+    folder = Path(args.folder).expanduser() if args.folder else course.default_folder()
+    path, saved = course.reset(args.lesson, folder)
+    print(f"{path} is now as the course has it; if it is open in JupyterLab: File → Reload Notebook from Disk.")
+    if saved:
+        print(f"Your copy is kept beside it: {saved.name}")
+    return 0
+
+
+def list_(args) -> int:
+    from .listing import listing
+
+    print(listing(args.kind))
+    return 0
 
 
 def explore(args) -> int:
@@ -48,7 +77,6 @@ def explore(args) -> int:
 
 def _server_flags(flags: list[str]) -> list[str]:
     """What a server is to be told: the user's own flags, and no browser where there is no display."""
-    flags = [flag for flag in flags if flag != "--"]
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         flags.append("--no-browser")
         print("No display: open the URL below in a browser.", file=sys.stderr)
@@ -207,10 +235,12 @@ def train_options(sub) -> None:
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="lft-edu", description="Latent Flow Transformers: the course's command line.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    top.set_defaults(work=None)
+    commands = top.add_subparsers(dest="command", metavar="command")
 
     def command(work, help):
-        sub = commands.add_parser(work.__name__, help=help, description=help)
+        sub = commands.add_parser(work.__name__.strip("_"), help=help, description=help)
         sub.set_defaults(work=work)
         return sub
 
@@ -223,16 +253,22 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
 
     command(doctor, "check the installation and say what to do about each problem")
-    sub = command(lab, "open the course in JupyterLab; further words go to it")
-    sub.add_argument("flags", nargs=argparse.REMAINDER)
+    sub = command(lab, "open your copy of the course in JupyterLab; what follows -- goes to JupyterLab")
+    sub.add_argument("folder", nargs="?", help="of your copy (default: lft-course, or the copy you are in)")
+    sub.add_argument("--in-place", action="store_true", help="open the clone's own notebooks, for authors")
+    sub.add_argument("--copy-only", action="store_true", help="write or update the copy, and do not open it")
 
-    sub = command(
-        explore, "fly through teacher and students in a browser, without a notebook; further words go to voila"
-    )
+    sub = command(reset, "give a lesson back as it was; what you made of it is kept beside it")
+    sub.add_argument("lesson", help="its number, such as 03, exercises/03 or exercises/solutions/03")
+    sub.add_argument("folder", nargs="?", help="of your copy (default: lft-course, or the copy you are in)")
+
+    sub = command(list_, "the names that the other commands take: teachers, students, corpora, objectives, operators")
+    sub.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
+
+    sub = command(explore, "the trajectory explorer in a browser, without a notebook; what follows -- goes to voila")
     sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
     sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
     sub.add_argument("--text", help="what is flown first")
-    sub.add_argument("flags", nargs="*", help="for voila, after --, such as -- --port 9999")
 
     sub = command(train, "replace a span of layers by one trained operator; also under `accelerate launch -m lft_edu`")
     if {"train"} & set(arguments):  # its options take torch to list, so only when they are asked for
@@ -283,9 +319,20 @@ def _quieten() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a user can mend are one line on stderr and exit status 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    args = parser(arguments).parse_args(arguments)
-    if args.work not in (doctor, lab, explore, export, classroom):
+    words = sys.argv[1:] if arguments is None else arguments
+    flags = []
+    if words and words[0] in ("lab", "explore") and "--" in words:  # argparse would take them for our own
+        words, flags = words[: words.index("--")], words[words.index("--") + 1 :]
+    top = parser(words)
+    args, unknown = top.parse_known_args(words)
+    if unknown:
+        hint = " (flags of JupyterLab and voila go after --)" if args.command in ("lab", "explore") else ""
+        top.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if args.work is None:
+        top.print_help()
+        return 0
+    args.flags = flags
+    if args.work not in (doctor, lab, reset, list_, explore, export, classroom):
         _quieten()
     try:
         status = args.work(args)

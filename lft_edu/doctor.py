@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .loading.assets import INSTALL
+
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 
@@ -37,7 +39,7 @@ def _packages() -> list[Finding]:
     try:
         wanted = importlib.metadata.requires("lft_edu") or []
     except importlib.metadata.PackageNotFoundError:
-        return [Finding(FAIL, "lft_edu", "not installed", "pip install -e . in the folder of the course")]
+        return [Finding(FAIL, "lft_edu", "not installed", INSTALL)]
     findings = []
     for line in wanted:
         requirement = Requirement(line)
@@ -128,8 +130,7 @@ def _safely(check) -> list[Finding]:
     try:
         found = check()
     except ImportError as error:
-        remedy = "pip install -e . in the folder of the course"
-        return [Finding(FAIL, check.__name__.strip("_"), f"{error.name or error} can't be imported", remedy)]
+        return [Finding(FAIL, check.__name__.strip("_"), f"{error.name or error} can't be imported", INSTALL)]
     return found if isinstance(found, list) else [found]
 
 

@@ -126,7 +126,8 @@ def test_doctor_survives_what_is_missing(monkeypatch):
     assert all(f.remedy for f in findings if f.status == doctor.FAIL)
 
 
-def test_lab_opens_the_first_notebook(monkeypatch, capsys):
+@pytest.mark.parametrize("place", ["copy", "--in-place"])
+def test_lab_opens_the_first_notebook(monkeypatch, capsys, tmp_path, place):
     seen = {}
     monkeypatch.setattr(cli.os, "execv", lambda path, command: seen.update(command=command) or 0)
     monkeypatch.setattr(cli.os, "chdir", lambda path: None)
@@ -134,9 +135,10 @@ def test_lab_opens_the_first_notebook(monkeypatch, capsys):
     monkeypatch.setattr(cli.sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert cli.main(["lab", "--", "--port", "9999"]) == 0
+    assert cli.main(["lab", str(tmp_path / place) if place == "copy" else place, "--", "--port", "9999"]) == 0
     root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
     assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
+    assert (Path(root) == ROOT) == (place == "--in-place")
     assert seen["command"][5:] == ["--port", "9999", "--no-browser", "--allow-root"]
     assert "open the URL" in capsys.readouterr().err
 
@@ -228,7 +230,8 @@ def test_mistakes_are_one_line(capsys, command, words):
         ["train", "--span", "6:12", "--batch", "0"],
         ["train", "--span", "six"],
         ["train", "--span", "6:12", "--tokens", "many"],
-        [],
+        ["lab", "--port", "9999"],
+        ["list", "lessons"],
     ],
 )
 def test_usage_mistakes(capsys, command):

@@ -15,20 +15,21 @@ import sys
 import textwrap
 from pathlib import Path
 
+from ..loading.assets import NOTEBOOKS, RESTORE
 from .checking import EXERCISES
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.S | re.M)
 ANSWER = "**And the prediction?** "
 CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
-ROOT = Path(__file__).parents[2] / "notebooks" / "exercises"
+ROOT = NOTEBOOKS / "exercises"
 LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
 
 
 def sources() -> list[Path]:
-    """List the sources; raise FileNotFoundError outside a clone of the course."""
+    """List the sources; raise FileNotFoundError where they are missing."""
     found = sorted((ROOT / "sources").glob("*.py"))
     if not found:
-        raise FileNotFoundError(f"No exercise sources in {ROOT / 'sources'}: run this in a clone of the course.")
+        raise FileNotFoundError(f"No exercise sources in {ROOT / 'sources'}. {RESTORE}")
     return found
 
 

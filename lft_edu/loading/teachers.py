@@ -64,6 +64,11 @@ def load_teacher(
     return model.to(device or default_device()).eval().requires_grad_(False), tokenizer
 
 
+def known_teachers() -> list[str]:
+    """Names of teachers that the course knows by heart; :func:`load_teacher` takes others, too."""
+    return ["bundled", *(f"EleutherAI/{shape}" for shape in SHAPES)]
+
+
 def _folder_or_hub_name(name: str) -> str | Path:
     """An existing folder, or what looks like a name on the hub; anything else is an error that helps."""
     path = Path(name).expanduser()
@@ -72,7 +77,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
     parts = name.split("/")
     if path.is_absolute() or name.startswith((".", "~")) or len(parts) > 2:
         raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, 'bundled' or 'bundled/…'.")
-    known = ["bundled", *bundled_students(), *(f"EleutherAI/{shape}" for shape in SHAPES)]
+    known = [*known_teachers(), *bundled_students()]
     short = {option.split("/")[-1]: option for option in known}
     near = difflib.get_close_matches(parts[-1], short, n=1, cutoff=0.75)
     if len(parts) == 1 or difflib.get_close_matches(parts[0], ["bundled"], cutoff=0.75):
