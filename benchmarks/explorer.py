@@ -125,7 +125,7 @@ def main() -> None:
 
     import lft_edu as lft
     from lft_edu.explorer.app import STUDENTS
-    from lft_edu.support.files import whole, write_json
+    from lft_edu.support.files import atomic_write, write_json
 
     rows = first_picture()
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
@@ -139,7 +139,7 @@ def main() -> None:
     about = f"Chromium {version}, drawing without a GPU, {platform.machine()}, 2 slow cores"
     results = {"about": about, "rows": rows}
     write_json(RESULTS / "explorer.json", results)
-    with whole(RESULTS / "explorer.md") as partial:
+    with atomic_write(RESULTS / "explorer.md") as partial:
         partial.write_text(render(results))
     print(render(results))
 

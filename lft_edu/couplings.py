@@ -89,13 +89,13 @@ class Coupling:
     def independent(self, generator: torch.Generator | None = None) -> "Coupling":
         """The same clouds, partners drawn by lot (a random permutation)."""
         device = generator.device if generator is not None else None
-        return self.repaired(torch.randperm(len(self), generator=generator, device=device))
+        return self.re_paired(torch.randperm(len(self), generator=generator, device=device))
 
     def optimal_transport(self, metric: str = "euclidean") -> "Coupling":
         """The same clouds, paired by :func:`optimal_assignment`: every point used exactly once."""
-        return self.repaired(optimal_assignment(self.x0, self.x1, metric))
+        return self.re_paired(optimal_assignment(self.x0, self.x1, metric))
 
-    def repaired(self, assignment: Tensor) -> "Coupling":
+    def re_paired(self, assignment: Tensor) -> "Coupling":
         """The same clouds, ``x0[i]`` paired with ``x1[assignment[i]]``. Groups stay with ``x0``."""
         return Coupling(self.x0, self.x1[assignment.to(self.x1.device)], self.group)
 
@@ -141,7 +141,7 @@ class RecouplingRatio:
     n: int
 
     @property
-    def recoupled(self) -> Tensor:
+    def re_paired(self) -> Tensor:
         """``(N,)`` bool: the points that optimal transport pairs with someone else."""
         return self.assignment != torch.arange(self.n)
 
@@ -149,7 +149,7 @@ class RecouplingRatio:
         """Bootstrap interval of the ratio over points, the assignment held fixed: ``(low, high)``."""
         generator = generator or torch.Generator().manual_seed(0)
         drawn = torch.randint(self.n, (resamples, self.n), generator=generator)
-        return interval(self.recoupled.double()[drawn].mean(1), level)
+        return interval(self.re_paired.double()[drawn].mean(1), level)
 
 
 def recoupling_ratio(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> RecouplingRatio:

@@ -97,13 +97,13 @@ def _assets() -> list[Finding]:
 def _hub() -> Finding:
     from huggingface_hub import constants
 
-    from .loading.hub import in_reach
+    from .loading.hub import is_reachable
 
     if constants.HF_HUB_OFFLINE:
         return Finding(
             WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network."
         )
-    if not in_reach():
+    if not is_reachable():
         return Finding(WARN, "hub", "out of reach", "Only Pythia (08) and hub corpora need it.")
     return Finding(OK, "hub", "in reach")
 

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 
-from .support.files import whole
+from .support.files import atomic_write
 
 # The policy lets no request leave the page, whatever a notebook's cells hold. tojson writes < as \u003c, so that no
 # text of a figure ends its script.
@@ -152,6 +152,6 @@ def export_html(notebook: Path, out: Path | None = None) -> Path:
     )  # fmt: skip
     place = {"name": notebook.stem, "path": str(notebook.parent)}
     page, _ = exporter.from_notebook_node(book, {"metadata": place, "plotlyjs": get_plotlyjs()})
-    with whole(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_text(page, encoding="utf-8")
     return out

@@ -13,14 +13,14 @@ from .latents import Latents, span_latents
 from .objectives import OBJECTIVES
 from .operators import Flow, Moments
 from .splicing import check_pair
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 from .support.machine import require_memory
 from .training.callbacks import History
 from .training.loop import optimise
 from .training.optimizers import OPTIMIZERS, muon_and_adamw
 from .training.processes import make_accelerator
 from .training.sampling import ShuffledRows
-from .training.streams import Stream
+from .training.streams import TokenStream
 
 
 class LatentLoss(nn.Module):
@@ -193,7 +193,7 @@ def fit(
 
 def _check(operator, objective, k, step, steps, batch_size, precision, optimizer, lr, first_weight) -> None:
     if objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
+        raise unknown_name_error("objective", objective, OBJECTIVES)
     if operator.trainable and not isinstance(operator, Flow) and objective not in ("regression", "logit_kl"):
         raise ValueError(
             f"A {operator.kind!r} operator knows no time, so it can't be trained by {objective!r}. "
@@ -262,7 +262,7 @@ class LatentSource:
     ):
         self.streamed = not hasattr(blocks, "__len__")
         if self.streamed:
-            blocks = Stream(blocks)
+            blocks = TokenStream(blocks)
             if cache:
                 raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
         if len(blocks) == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .families import Family, by_name, family_of, layers_of
 
 
-class _Enough(Exception):
+class StopForward(Exception):
     """Raised by a hook once the layers that matter have run."""
 
 
@@ -26,7 +26,7 @@ class Latents:
     context: dict
 
 
-def state_entering(args: tuple, kwargs: dict, family: Family | None = None) -> tuple[Tensor, dict]:
+def layer_input(args: tuple, kwargs: dict, family: Family | None = None) -> tuple[Tensor, dict]:
     """From a layer's arguments: the hidden states, and the rest without the cache (the context an operator needs).
 
     ``family`` says what is given by position, where a family gives more than the states that way.
@@ -36,7 +36,7 @@ def state_entering(args: tuple, kwargs: dict, family: Family | None = None) -> t
     return state, {k: v for k, v in (by_name(family, args, kwargs) if family else kwargs).items() if k not in left_out}
 
 
-def state_leaving(output) -> Tensor:
+def layer_output(output) -> Tensor:
     """The hidden states in a layer's output, which is they or a tuple that begins with them."""
     return output[0] if isinstance(output, tuple) else output
 
@@ -48,17 +48,17 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
     family, seen = family_of(teacher.config), {}
 
     def enter(module, args, kwargs):
-        seen["x0"], seen["context"] = state_entering(args, kwargs, family)
+        seen["x0"], seen["context"] = layer_input(args, kwargs, family)
 
     def leave(module, args, output):
-        seen["x1"] = state_leaving(output)
-        raise _Enough
+        seen["x1"] = layer_output(output)
+        raise StopForward
 
     layers = layers_of(teacher)
     hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True), layers[n - 1].register_forward_hook(leave)]
     try:
         teacher(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    except _Enough:
+    except StopForward:
         pass
     finally:
         for hook in hooks:
@@ -67,20 +67,20 @@ def span_latents(teacher, span: tuple[int, int], input_ids: Tensor, attention_ma
 
 
 @torch.no_grad()
-def all_depths(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, list[dict]]:
+def hidden_states_at_all_layers(teacher, input_ids: Tensor) -> tuple[list[Tensor], Tensor, list[dict]]:
     """The L+1 states ``(B, T, D)`` entering layer 0, 1, … and leaving the last (before the final norm), the logits
     ``(B, T, V)``, and the L contexts that the layers are given (some look through another mask than others)."""
     layers, family = layers_of(teacher), family_of(teacher.config)
     states, contexts = [], []
 
     def enter(module, args, kwargs):
-        state, context = state_entering(args, kwargs, family)
+        state, context = layer_input(args, kwargs, family)
         contexts.append(context)
         if len(contexts) == 1:
             states.append(state)
 
     def leave(module, args, output):
-        states.append(state_leaving(output))
+        states.append(layer_output(output))
 
     hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(leave) for layer in layers]
@@ -115,6 +115,6 @@ def depth_states(teacher, corpus, n: int, generator: torch.Generator | None = No
     places = torch.multinomial(allowed[rows].float(), 1, generator=generator)[:, 0]
     parts = []
     for part, place in zip(rows.split(16), places.split(16), strict=True):
-        states, _, _ = all_depths(teacher, blocks[part].long().to(teacher.device))
+        states, _, _ = hidden_states_at_all_layers(teacher, blocks[part].long().to(teacher.device))
         parts.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in states]))
     return torch.cat(parts, 1)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .families import layers_of
-from .latents import state_leaving
+from .latents import layer_output
 from .objectives import token_kl
 from .splicing import check_pair
 from .support.machine import evaluation_batch
 from .support.statistics import bootstrap_means, interval
-from .text import blocks_of, encode, literal
+from .text import as_sequences, encode, token_to_str
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Evaluation:
         )
 
 
-class _Tap:
+class OutputRecorder:
     """Keeps the latest output of a module while it is in use."""
 
     def __init__(self, module):
         self.hook = module.register_forward_hook(self._keep)
 
     def _keep(self, module, args, output):
-        self.value = state_leaving(output)
+        self.value = layer_output(output)
 
     def __enter__(self):
         return self
@@ -89,12 +89,12 @@ def evaluate(student, teacher, corpus, batch_size: int | None = None, progress: 
     from tqdm.auto import tqdm
 
     check_pair(student, teacher)
-    blocks = blocks_of(corpus)
+    blocks = as_sequences(corpus)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, blocks.shape[1])
     last = student.config.span[1] - 1
     sequence_kl, losses = [], []
     first, rest = _SquaredError(), _SquaredError()
-    with _Tap(student.operator) as transported, _Tap(layers_of(teacher)[last]) as truth:
+    with OutputRecorder(student.operator) as transported, OutputRecorder(layers_of(teacher)[last]) as truth:
         for part in tqdm(
             blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
         ):
@@ -112,8 +112,8 @@ def evaluate(student, teacher, corpus, batch_size: int | None = None, progress: 
     return Evaluation(
         kl=divergence.mean().item(),
         kl_interval=interval(bootstrap_means(divergence)),
-        nmse=rest.normalised(),
-        nmse_all=(first + rest).normalised(),
+        nmse=rest.normalized(),
+        nmse_all=(first + rest).normalized(),
         perplexity=perplexity[0].item(),
         teacher_perplexity=perplexity[1].item(),
         tokens=blocks.numel(),
@@ -143,7 +143,7 @@ class _SquaredError:
     def __add__(self, other: "_SquaredError") -> "_SquaredError":
         return _SquaredError(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def normalised(self) -> float:
+    def normalized(self) -> float:
         return (self.error / (self.square - self.total.square().sum() / self.n)).item()
 
 
@@ -209,4 +209,4 @@ def worst_tokens(
 
 
 def _failure(tokenizer, text: str, token: int, kl: Tensor, ids: tuple[int, int, int, int]) -> Failure:
-    return Failure(text, token, kl.item(), *(literal(tokenizer, i) for i in ids))
+    return Failure(text, token, kl.item(), *(token_to_str(tokenizer, i) for i in ids))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 from .support.statistics import _rank_correlation
 from .trajectories import Trajectory
 
@@ -43,7 +43,7 @@ class Projection:
         if dimensions not in (2, 3):
             raise ValueError(f"dimensions={dimensions!r}: a picture has 2 or 3.")
         if preparation not in PREPARATIONS:
-            raise unknown("preparation", preparation, PREPARATIONS)
+            raise unknown_name_error("preparation", preparation, PREPARATIONS)
         if isinstance(drop, bool) or not isinstance(drop, int) or drop < 0:
             raise ValueError(f"drop={drop!r}: give a number of dimensions, 0 or more.")
         self.dimensions, self.preparation = dimensions, preparation
@@ -289,7 +289,7 @@ def bundled(kind: str = "PCA", dimensions: int = 2, preparation: str = "raw", se
         ValueError: no such kind, or no such map among those that ship.
     """
     if kind not in ("PCA", "UMAP"):
-        raise unknown("projection", kind, ("PCA", "UMAP"))
+        raise unknown_name_error("projection", kind, ("PCA", "UMAP"))
     if kind == "PCA":
         return PCA(dimensions, preparation).fit(bundled_states())
     projection, maps = UMAP(dimensions, preparation, seed=seed), _atlas()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .couplings import Coupling
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 
 
 def beams(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
@@ -74,7 +74,7 @@ SHAPES: dict[str, Callable[..., Coupling]] = {
 def make(name: str, n: int = 256, generator: torch.Generator | None = None, **options) -> Coupling:
     """A shape by name. ValueError for an unknown one, with the nearest that exists."""
     if name not in SHAPES:
-        raise unknown("shape", name, SHAPES)
+        raise unknown_name_error("shape", name, SHAPES)
     return SHAPES[name](n, generator, **options)
 
 

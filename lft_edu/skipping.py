@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .latents import all_depths
+from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .splicing import check_span
 from .support.machine import evaluation_batch
-from .support.statistics import bootstrap_means, interval, spread
-from .text import blocks_of
+from .support.statistics import bootstrap_means, evenly_spaced, interval
+from .text import as_sequences
 
 
 @torch.no_grad()
-def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = True) -> dict[tuple, Tensor]:
+def skip_kl(teacher, corpus, spans, batch_size: int = 16, progress: bool = True) -> dict[tuple, Tensor]:
     """KL(teacher ‖ teacher without layers m … n−1) of each sequence, ``(N,)``, for each span (m, n).
 
     The states at every depth are computed once; each span then costs only its tail.
@@ -25,7 +25,7 @@ def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = T
     family, layers = family_of(teacher.config), layers_of(teacher)
     final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
     spans = [check_span(span, len(layers)) for span in spans]
-    blocks = blocks_of(corpus)
+    blocks = as_sequences(corpus)
     # One table, allocated first: small results kept from between large temporaries would each pin a hole in the heap.
     table = torch.empty(len(spans), len(blocks), dtype=torch.float64)
     batches = blocks.split(batch_size)
@@ -34,7 +34,7 @@ def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = T
     ) as bar:
         for b, ids in enumerate(batches):
             columns = slice(b * batch_size, b * batch_size + len(ids))
-            states, expected, contexts = all_depths(teacher, ids.to(teacher.device))
+            states, expected, contexts = hidden_states_at_all_layers(teacher, ids.to(teacher.device))
             for row, (m, n) in enumerate(spans):
                 x = states[m]
                 for layer, context in zip(layers[n:], contexts[n:], strict=True):
@@ -97,15 +97,15 @@ def best_skips(teacher, corpus, most: int = 3, sample: int = 64, progress: bool 
     """
     from .metrics import interval
     from .support.statistics import bootstrap_means
-    from .text import blocks_of
+    from .text import as_sequences
 
-    depth, blocks = len(layers_of(teacher)), blocks_of(corpus)
+    depth, blocks = len(layers_of(teacher)), as_sequences(corpus)
     spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
     options = {"batch_size": evaluation_batch(teacher.config.vocab_size, blocks.shape[1]), "progress": progress}
-    tried = skip_damage(teacher, blocks[spread(len(blocks), sample)], spans, **options)
+    tried = skip_kl(teacher, blocks[evenly_spaced(len(blocks), sample)], spans, **options)
     best = [min((s for s in spans if s[1] - s[0] == j), key=lambda s: tried[s].mean()) for j in range(1, most + 1)]
     found = {}
-    for span, kl in skip_damage(teacher, blocks, best, **options).items():
+    for span, kl in skip_kl(teacher, blocks, best, **options).items():
         low, high = interval(bootstrap_means(kl))
         found[span[1] - span[0]] = {"span": list(span), "kl": kl.mean().item(), "kl_interval": [low, high]}
     return found

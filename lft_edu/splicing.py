@@ -160,7 +160,11 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         ``cache`` and ``past_key_values`` are two names of one thing: transformers changed them in 5.24.
         """
         if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            raise ValueError("An operator is no layer that transformers could record: use lft.latents.all_depths.")
+            raise ValueError(
+                "An operator is no layer that transformers could record: use lft.latents.hidden_states_at_all_layers."
+            )
+                "An operator is no layer that transformers could record: use lft.latents.hidden_states_at_all_layers."
+            )
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots

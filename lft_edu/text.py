@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def blocks_of(corpus) -> Tensor:
+def as_sequences(corpus) -> Tensor:
     """Token blocks ``(N, T)`` of a corpus or of a tensor of them."""
     blocks = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
     if blocks.ndim != 2 or blocks.shape[0] < 1 or blocks.shape[1] < 2:
@@ -15,7 +15,7 @@ def blocks_of(corpus) -> Tensor:
     return blocks.long()
 
 
-def literal(tokenizer, token: int) -> str:
+def token_to_str(tokenizer, token: int) -> str:
     """A token as it stands in the text; bytes that are no UTF-8 by themselves as ``\\xf0``.
 
     A byte-level tokenizer cuts an emoji into several tokens: decoding one of them gives the same "�" for all.

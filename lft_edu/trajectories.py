@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .latents import all_depths
+from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .operators import Flow, operator_path
 from .splicing import SplicedForCausalLM
 from .support.machine import require_memory
-from .text import encode, literal
+from .text import encode, token_to_str
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Readout:
         return len(self.head.weight)
 
     def word(self, token: int) -> str:
-        return literal(self.tokenizer, token)
+        return token_to_str(self.tokenizer, token)
 
 
 def capture(
@@ -216,10 +216,10 @@ def capture(
 def path_of_ids(model, input_ids: Tensor, between: int = 0) -> tuple[Tensor, Tensor]:
     """States ``(S, B, T, D)``, float32 on the CPU, of token ids ``(B, T)``, and the depth ``(S,)`` of each station."""
     if not isinstance(model, SplicedForCausalLM):
-        states, _, _ = all_depths(model, input_ids)
+        states, _, _ = hidden_states_at_all_layers(model, input_ids)
         return torch.stack([x.float().cpu() for x in states]), torch.arange(len(states), dtype=torch.float64)
     m, n = model.config.span
-    states, _, contexts = all_depths(model.model, input_ids)
+    states, _, contexts = hidden_states_at_all_layers(model.model, input_ids)
     inside, t = operator_path(model.operator, states[m], contexts[m], between)
     head, tail = states[: m + 1], states[m + 2 :]
     inner = (m + t * (n - m)).round(decimals=9)  # what is 15 layers deep shall be 15 exactly, as in the teacher
@@ -240,7 +240,7 @@ def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: fl
     m, n = student.config.span
     if path.span != (m, n):
         raise ValueError(f"This trajectory has the span {path.span}, the student ({m}, {n}): capture the student.")
-    context = all_depths(student.model, path.ids[None].to(student.device))[2][m]
+    context = hidden_states_at_all_layers(student.model, path.ids[None].to(student.device))[2][m]
     x = path.at(m + t * (n - m)).expand(len(moves), -1, -1).clone()
     x[:, token] += moves
     x = x.to(student.device, student.dtype)

@@ -19,10 +19,10 @@ from lft_edu.loading.hub import (
     dataset_commit,
     explain,
     fetch,
-    in_reach,
+    is_reachable,
     look_up,
+    require_complete,
     require_room,
-    require_whole,
 )
 from lft_edu.runs import cards
 
@@ -57,7 +57,7 @@ def partial_files() -> list[Path]:
 def test_pythia_410m_shaped_from_the_hub_by_its_name(hub, tmp_path, bundled):
     """The real width, heads, vocabulary and config; two of its layers, random weights."""
     commit = hub.add("EleutherAI/pythia-410m", tiny_pythia(tmp_path / "m", bundled[1], layers=2, shape="pythia-410m"))
-    assert in_reach()
+    assert is_reachable()
     teacher, tokenizer = lft.load_teacher("EleutherAI/pythia-410m", dtype=torch.bfloat16, device="cpu")
     assert (teacher.config.hidden_size, teacher.config.num_attention_heads) == (1024, 16)
     assert teacher.lft_origin == {"name": "EleutherAI/pythia-410m", "revision": commit}
@@ -192,7 +192,7 @@ def test_half_a_download_is_not_taken_for_a_whole_one(hub, folder):
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         (found / name).rename(found / "kept")
         with pytest.raises(ConnectionError, match=f"not whole in .*{name} missing"):
-            require_whole(found, NAME)
+            require_complete(found, NAME)
         (found / "kept").rename(found / name)
     hub.add("lab/mute", {name: data for name, data in files_of(folder).items() if not name.startswith("tokenizer")})
     with pytest.raises(FileNotFoundError, match="no tokenizer"):
@@ -259,7 +259,7 @@ def test_what_was_fetched_needs_no_hub(hub, folder, monkeypatch):
     hub.add(NAME, folder)
     lft.load_teacher(NAME)
     hub.down()
-    assert not in_reach()
+    assert not is_reachable()
     lft.load_teacher(NAME)
     hub.up()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -169,7 +169,7 @@ def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
 
 def test_tokens_are_shown_as_they_stand_and_broken_bytes_as_bytes(tokenizer):
     ids = tokenizer("é🙂<b>")["input_ids"]
-    words = [text.literal(tokenizer, i) for i in ids]
+    words = [text.token_to_str(tokenizer, i) for i in ids]
     assert "\ufffd" not in "".join(words)
     assert "".join(words).endswith("<b>")
     assert bytes("".join(words), "latin-1").decode("unicode_escape").encode("latin-1").decode() == "é🙂<b>"

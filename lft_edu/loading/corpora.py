@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from ..support.errors import unknown
-from ..support.statistics import spread
+from ..support.errors import unknown_name_error
+from ..support.statistics import evenly_spaced
 
 SPLITS = ("train", "validation", "test")
 # Packages whose Python source joins the standard library in "python-packages"; those not installed are passed over.
@@ -155,7 +155,7 @@ def pack(texts: Iterable[str], tokenizer, block_size: int, whole: bool = False) 
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
 
 
-def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: int | None = None) -> torch.Tensor:
+def token_sequences(name: str, tokenizer, split: str, block_size: int, max_tokens: int | None = None) -> torch.Tensor:
     """Blocks of an offline Python corpus as one long tensor ``(N, block_size)``. Needs no ``datasets``."""
     paths = python_files(name, split)
     texts = read_texts(paths, window_for(max_tokens, len(paths), block_size))
@@ -163,7 +163,7 @@ def token_blocks(name: str, tokenizer, split: str, block_size: int, max_tokens: 
     while group := list(itertools.islice(texts, 256)):
         blocks += pack(group, tokenizer, block_size)
     if max_tokens:
-        blocks = [blocks[i] for i in spread(len(blocks), max(1, max_tokens // block_size))]
+        blocks = [blocks[i] for i in evenly_spaced(len(blocks), max(1, max_tokens // block_size))]
     return torch.tensor(blocks, dtype=torch.long)
 
 
@@ -223,7 +223,7 @@ def load_corpus(
                 f"Corpus {str(name)!r} ({split}) is too short: not even one block of block_size={block_size} tokens. "
                 "Give more text or a smaller block_size."
             )
-        return corpus if rows is None else corpus.select(spread(len(corpus), rows))
+        return corpus if rows is None else corpus.select(evenly_spaced(len(corpus), rows))
     return corpus if rows is None else corpus.take(rows)
 
 
@@ -246,7 +246,7 @@ def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int
         return datasets.Dataset.from_dict({"text": texts})
     if "/" in name or "\\" in name or path.suffix:
         raise FileNotFoundError(f"No file or folder {name!r}. Give an existing path, or one of {', '.join(NAMES)}.")
-    raise unknown("corpus", name, NAMES, ", or give a path")
+    raise unknown_name_error("corpus", name, NAMES, ", or give a path")
 
 
 def _hidden(path: Path, root: Path) -> bool:

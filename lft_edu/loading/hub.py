@@ -69,7 +69,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
     with explained(name, revision):
         folder = Path(_snapshot(name, plan.commit if plan else revision))
     if plan is None:
-        require_whole(folder, name)
+        require_complete(folder, name)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{name!r} holds no config.json: it is no transformers model. Check the name.")
     if not list(folder.glob("*.safetensors")):
@@ -93,7 +93,7 @@ def dataset_commit(name: str) -> str | None:
         return None
 
 
-def require_whole(folder: Path, name: str) -> None:
+def require_complete(folder: Path, name: str) -> None:
     """ConnectionError unless the cache holds config, vocabulary and every part of the weights. Without the hub nobody
     else would say that a download had broken off."""
     index = folder / "model.safetensors.index.json"
@@ -176,7 +176,7 @@ def require_room(needed: int, what: str, folder: Path | None = None) -> None:
         )
 
 
-def in_reach() -> bool:
+def is_reachable() -> bool:
     """Does the hub answer, and may it be asked?"""
     import socket
     import urllib.request

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..support.errors import reason, unknown
+from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
 from . import hub
 from .assets import ASSETS, DamagedAssetError, operator_notes, verify
@@ -142,7 +142,7 @@ def random_teacher(
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     if shape not in SHAPES:
-        raise unknown("shape", shape, SHAPES)
+        raise unknown_name_error("shape", shape, SHAPES)
     width, depth, heads, vocabulary = SHAPES[shape]
     config = GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers or depth,
@@ -185,7 +185,7 @@ def load_student(
         model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
         return model.to(device or default_device()).eval().freeze()
     if name not in bundled_students():
-        raise unknown("student", name, bundled_students(), ", or a folder")
+        raise unknown_name_error("student", name, bundled_students(), ", or a folder")
     return _bundled_student(name.removeprefix("bundled/"), teacher or load_teacher("bundled", device, dtype)[0])
 
 

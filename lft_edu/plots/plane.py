@@ -93,7 +93,7 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
 
     ``changed`` ``(N,)`` bool says which are re-paired, where these points are a picture of others.
     """
-    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled if changed is None else changed
+    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).re_paired if changed is None else changed
     traces = []
     for name, chosen, colour in (
         ("optimal transport agrees", ~changed, GREY),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..support.statistics import spread
+from ..support.statistics import evenly_spaced
 from ..families import layers_of
-from ..support.files import whole
+from ..support.files import atomic_write
 from ..metrics import Evaluation
 from ..support.machine import evaluation_batch
 from .costs import latencies
@@ -121,7 +121,7 @@ def save_card(card: dict, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("card.json", json.dumps(card, indent=1)), ("card.md", markdown(card))):
-        with whole(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             partial.write_text(text)
 
 

@@ -175,11 +175,11 @@ def matmul_speed(shape: Shape, device: torch.device, dtype: torch.dtype, seconds
     product = states @ weight
 
     def timed(times: int) -> float:
-        wait_for(device)
+        synchronize(device)
         started = time.perf_counter()
         for _ in range(times):
             torch.mm(states, weight, out=product)
-        wait_for(device)
+        synchronize(device)
         return (time.perf_counter() - started) / times
 
     deadline = time.perf_counter() + seconds

@@ -18,9 +18,10 @@ from ..training.optimizers import OPTIMIZERS
 from ..flow import STEPS
 from .settings import DTYPES, RunSettings
 from ..support.machine import evaluation_batch
-from ..support.errors import unknown
+from ..support.errors import unknown_name_error
 from ..operators import operator_from_dict
 from ..splicing import check_span
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -172,5 +173,3 @@ def plan_that_fits(settings: RunSettings, teacher=None, processes: int | None = 
         settings = replace(settings, batch=settings.batch // 2, accumulate=2 * settings.accumulate)
         found = plan(settings, teacher, processes)
     return found
-
-

@@ -22,15 +22,15 @@ from .cards import make_card, save_card
 from ..training.checkpoints import Checkpoints, differences
 from ..loading.corpora import HUB, load_corpus
 from ..support.machine import PeakMemory
-from ..support.files import whole
+from ..support.files import atomic_write
 from ..fitting import fit
 from ..metrics import Evaluation, evaluate
-from ..text import blocks_of
+from ..text import as_sequences
 from .settings import DTYPES, RunSettings
 from ..splicing import splice
 from ..loading.teachers import load_teacher
 from ..training.callbacks import History
-from ..training.processes import from_main, is_main, join, launched
+from ..training.processes import broadcast_from_main, init_process_group, is_distributed, is_main_process, main_process_first
 
 
 @dataclass
@@ -70,31 +70,31 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     from ..support.machine import default_device
 
     out, device = Path(settings.out), default_device()
-    if launched():
-        join(device)
-    settings, begun = from_main(lambda: settled(settings, resume))
+    if is_distributed():
+        init_process_group(device)
+    settings, begun = broadcast_from_main(lambda: settled(settings, resume))
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
-    with in_turn(device):
+    with main_process_first(device):
         if teacher is None:
             teacher, tokenizer = load_teacher(
                 settings.teacher, dtype=DTYPES[settings.dtype], revision=settings.revision
             )
         corpus, held = corpora_of(settings, tokenizer)
     student = splice(teacher, settings.span, settings.make_operator())
-    if is_main():
-        held = blocks_of(held)  # read once, not at every glance
+    if is_main_process():
+        held = as_sequences(held)  # read once, not at every glance
         out.mkdir(parents=True, exist_ok=True)
         if not begun:
-            with whole(out / "settings.json") as partial:
+            with atomic_write(out / "settings.json") as partial:
                 partial.write_text(json.dumps(asdict(settings), indent=1))
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
         run = Run(settings, teacher, tokenizer, student, history)
-        if is_main():
+        if is_main_process():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
-    if is_main():
+    if is_main_process():
         run.card = make_card(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -119,7 +119,7 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held, resume: 
     out, (k, solver) = Path(settings.out), settings.walk
     processes = int(os.environ.get("WORLD_SIZE", 1))
     log = None
-    if is_main():
+    if is_main_process():
         done = Checkpoints(out / "checkpoints").newest_step() if resume else 0
         log = MetricsLog(out / "metrics.jsonl", done, settings.tensorboard)
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def unknown(what: str, name, known: Iterable[str], advice: str = "") -> ValueError:
+def unknown_name_error(what: str, name, known: Iterable[str], advice: str = "") -> ValueError:
     """A ValueError for a name that is not known: the nearest one, all of them, and what else could be given."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of ``path`` once the block has ended well.
 
     A reader never sees half a file; after an error, or an interruption, the old one is still there. ::
@@ -27,5 +27,5 @@ def whole(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content) -> None:
     """Write JSON, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -75,7 +75,7 @@ class PeakMemory:
                 return
 
 
-def wait_for(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

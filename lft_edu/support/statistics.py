@@ -96,6 +96,6 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic) if ranked else math.nan
 
 
-def spread(rows: int, wanted: int) -> list[int]:
+def evenly_spaced(rows: int, wanted: int) -> list[int]:
     """``wanted`` row numbers, evenly spaced over ``rows``; all of them if there are no more."""
     return list(range(rows)) if wanted >= rows else [i * rows // wanted for i in range(wanted)]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..support.files import whole
+from ..support.files import atomic_write
 
 
 @dataclass
@@ -94,7 +94,7 @@ class MetricsLog:
         self.path, self.writer = path, None
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() else []
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= done))
         if tensorboard:
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..support.files import whole
+from ..support.files import atomic_write
 
 
 class Checkpoints:
@@ -87,7 +87,7 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
     notes = notes | {"history": asdict(notes["history"]), "sha256": digest(tensors)}
     metadata = {"lft_edu": json.dumps(notes)}
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             save_file(tensors, partial, metadata=metadata)
     except (OSError, SafetensorError) as error:
         size = sum(tensor.nbytes for tensor in tensors.values())

@@ -17,7 +17,7 @@ from torch import nn
 from .callbacks import History, Interruption, _Recorder
 from .checkpoints import Checkpoints, restore
 from .optimizers import _set_rates, warmup_stable_decay
-from .processes import from_main, make_accelerator
+from .processes import broadcast_from_main, make_accelerator
 from .sampling import Share, places, step_generator
 from .streams import StreamError, StreamInterrupted
 
@@ -92,7 +92,7 @@ def optimise(
             )
         return kept.read(settings) if kept.files() else None
 
-    if found := from_main(begun):
+    if found := broadcast_from_main(begun):
         notes, tensors = found
         restore(tensors, module, optimizers)
         done, history = notes["step"], History(**notes["history"])

@@ -10,34 +10,34 @@ import torch
 PATIENCE = timedelta(hours=3)  # with a process that downloads, reads or evaluates for all
 
 
-def launched() -> bool:
+def is_distributed() -> bool:
     """Is this one of the processes of a launcher, such as ``accelerate launch``?"""
     return "WORLD_SIZE" in os.environ
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
     """Is this the process that writes, prints and evaluates?"""
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def join(device: torch.device):
+def init_process_group(device: torch.device):
     """Meet the launcher's other processes; returns Accelerate's state of them. Their usual patience is ten minutes."""
     import accelerate
 
     return accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
 
-def from_main(work: Callable):
+def broadcast_from_main(work: Callable):
     """What ``work()`` returns on the main process, on every process; what it raises there, too.
 
     So one disk decides for all: machines that share no folder would else see different checkpoints.
     """
-    if not launched():
+    if not is_distributed():
         return work()
     from accelerate.utils import broadcast_object_list
 
     outcome = [None, None]  # result, error
-    if is_main():
+    if is_main_process():
         try:
             outcome[0] = work()
         except Exception as error:
@@ -59,8 +59,8 @@ def make_accelerator(device: torch.device, precision: str = "no"):
     """
     import accelerate
 
-    if launched():
-        join(device)
+    if is_distributed():
+        init_process_group(device)
     else:
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
         if device.index is not None:
@@ -72,12 +72,12 @@ def make_accelerator(device: torch.device, precision: str = "no"):
 
 
 @contextmanager
-def in_turn(device: torch.device):
+def main_process_first(device: torch.device):
     """Under a launcher: a block that the main process runs first, then one process of every other machine, then the
     rest, from their machine's cache."""
-    if not launched():
+    if not is_distributed():
         yield
         return
-    processes = join(device)
+    processes = init_process_group(device)
     with processes.main_process_first(), processes.local_main_process_first():
         yield

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from ..support.errors import reason
 
-MOST_LANES = 32
+MAX_READERS = 32
 AHEAD = 8  # requests that a thread reads ahead while the device works
 
 
-def lanes_of(corpus) -> int:
+def num_readers(corpus) -> int:
     """In how many lanes a stream is read: the largest power of two, as numbers of processes are, that its files allow.
 
     Where the processes are as many, or half, or a quarter, none reads a file of another's.
     """
-    return 1 << min(max(1, corpus.num_shards), MOST_LANES).bit_length() - 1
+    return 1 << min(max(1, corpus.num_shards), MAX_READERS).bit_length() - 1
 
 
 class StreamError(ConnectionError):
@@ -64,7 +64,7 @@ class Reader:
             del task, future, work, args  # they hold the stream, whose end is this thread's
 
 
-class Lane:
+class ShardReader:
     """One share of a stream's files, read forwards; after its last block comes its first again."""
 
     def __init__(self, corpus, index: int, lanes: int):
@@ -109,7 +109,7 @@ class Lane:
         self.corpus.load_state_dict(copy.deepcopy(state["corpus"]))  # it goes on writing in what it is given
 
 
-class Stream:
+class TokenStream:
     """The blocks of an ``IterableDataset`` with a column ``input_ids``, by number; it never ends.
 
     Meant to be asked for numbers in rising order at equal strides: while one request is being used, a thread prepares
@@ -118,7 +118,7 @@ class Stream:
 
     def __init__(self, corpus):
         self.corpus, self.lanes = corpus, {}
-        self.count = lanes_of(corpus)
+        self.count = num_readers(corpus)
         self.thread: Reader | None = None
         self.stopping: Callable[[], bool] = lambda: False  # asked while the text is waited for
         self.ahead: deque[tuple[tuple, Future]] = deque()
@@ -173,9 +173,9 @@ class Stream:
         rows = [self._lane(number % self.count).block(number // self.count) for number in numbers]
         return torch.tensor(rows), self._state()
 
-    def _lane(self, index: int) -> Lane:
+    def _lane(self, index: int) -> ShardReader:
         if index not in self.lanes:
-            self.lanes[index] = Lane(self.corpus, index, self.count)
+            self.lanes[index] = ShardReader(self.corpus, index, self.count)
         return self.lanes[index]
 
     def _state(self) -> dict:
