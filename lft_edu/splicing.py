@@ -163,8 +163,6 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 "An operator is no layer that transformers could record: use lft.latents.hidden_states_at_all_layers."
             )
-                "An operator is no layer that transformers could record: use lft.latents.hidden_states_at_all_layers."
-            )
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots

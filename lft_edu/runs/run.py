@@ -30,7 +30,13 @@ from .settings import DTYPES, RunSettings
 from ..splicing import splice
 from ..loading.teachers import load_teacher
 from ..training.callbacks import History
-from ..training.processes import broadcast_from_main, init_process_group, is_distributed, is_main_process, main_process_first
+from ..training.processes import (
+    broadcast_from_main,
+    init_process_group,
+    is_distributed,
+    is_main_process,
+    main_process_first,
+)
 
 
 @dataclass
