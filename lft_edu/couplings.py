@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .support.statistics import interval
+from .support.statistics import bootstrap_means, interval
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 
@@ -147,9 +147,7 @@ class RecouplingRatio:
 
     def interval(self, level: float = 0.95, resamples: int = 1000, generator: torch.Generator | None = None):
         """Bootstrap interval of the ratio over points, the assignment held fixed: ``(low, high)``."""
-        generator = generator or torch.Generator().manual_seed(0)
-        drawn = torch.randint(self.n, (resamples, self.n), generator=generator)
-        return interval(self.re_paired.double()[drawn].mean(1), level)
+        return interval(bootstrap_means(self.re_paired, resamples, generator), level)
 
 
 def recoupling_ratio(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> RecouplingRatio:

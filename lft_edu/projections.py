@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .support.errors import unknown_name_error
-from .support.statistics import _rank_correlation
+from .support.statistics import spearman
 from .trajectories import Trajectory
 
 PREPARATIONS = ("raw", "layernorm", "unit", "drop outliers")
@@ -254,7 +254,7 @@ def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None
     if isinstance(projection, PCA):
         hidden = float(np.clip(1 - shown.sum() / true.sum(), 0, 1)) if true.sum() > 0 else 0.0
     apart = true > 1e-12 * true.max()  # before the span both are the same state: agreeing on that is no merit
-    return Distortion(hidden, _rank_correlation(true[apart], shown[apart]))
+    return Distortion(hidden, float(spearman(true[apart], shown[apart])))
 
 
 def trustworthiness(projection: Projection, states, neighbours: int = 12, most: int = 1000, seed: int = 0) -> float:

@@ -63,8 +63,8 @@ def make_accelerator(device: torch.device, precision: str = "no"):
         init_process_group(device)
     else:
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-        if device.index is not None:
-            torch.cuda.set_device(device)  # Accelerate takes the current one
+        if device.type != "cpu" and device.index is not None:
+            torch.accelerator.set_device_index(device.index)  # Accelerate takes the current one
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.device.type != device.type:
         raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}: move it there.")
