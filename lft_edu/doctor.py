@@ -104,8 +104,23 @@ def _hub() -> Finding:
             WARN, "hub", "switched off by HF_HUB_OFFLINE", "Unset it to load Pythia; all else needs no network."
         )
     if not is_reachable():
-        return Finding(WARN, "hub", "out of reach", "Only Pythia (08) and hub corpora need it.")
+        return Finding(WARN, "hub", "cannot be reached", "Only Pythia (08) and hub corpora need it.")
     return Finding(OK, "hub", "in reach")
+
+
+def _downloads() -> list[Finding]:
+    """Hash every model that was downloaded from the hub: loading checks it once, after the download."""
+    from .loading.hub import downloaded, verify
+
+    findings = []
+    for folder in downloaded():
+        name = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        try:
+            verify(folder)
+            findings.append(Finding(OK, name, f"files of {folder.name[:12]} intact"))
+        except ValueError as error:
+            findings.append(Finding(FAIL, name, "damaged", str(error)))
+    return findings
 
 
 def _kernel() -> Finding:
@@ -132,7 +147,7 @@ def _safely(check) -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Every finding, in the order of the report. Never raises on what is missing: that is what it is for."""
-    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _kernel)
+    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _downloads, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 

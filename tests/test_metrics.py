@@ -112,7 +112,7 @@ def test_latencies_are_measured_in_turn(teacher):
 
 
 def test_an_empty_corpus_is_refused(teacher, blocks):
-    with pytest.raises(ValueError, match="at least one block"):
+    with pytest.raises(ValueError, match="at least one sequence"):
         lft.evaluate(lft.splice(teacher, (2, 5), lft.Skip()), teacher, blocks[:0])
 
 

@@ -1,4 +1,4 @@
-"""Streams of text: one order of blocks for any number of processes, and a place to come back to."""
+"""Text streams: one order of sequences for any number of processes, and a state to resume from."""
 
 import json
 import signal
@@ -39,20 +39,20 @@ def read(stream: TokenStream, steps, batch: int, turns: int = 1, world: int = 1)
     return found
 
 
-def test_lanes_are_a_power_of_two():
+def test_the_number_of_readers_is_a_power_of_two():
     assert [num_readers(files(n)) for n in (1, 2, 3, 4, 30, 40)] == [1, 2, 2, 4, 16, 32]
 
 
-def test_every_file_is_in_one_lane():
-    """Thirty files, as the Pile has, in sixteen lanes: eight processes open up to four each, none another's."""
+def test_every_file_has_one_reader():
+    """Thirty files, as the Pile has, sixteen readers: eight processes open up to four each, none another's."""
     stream = TokenStream(files(30, rows=2))
-    found = [stream._lane(lane).block(position)[0] for lane in range(16) for position in range(4)]
+    found = [stream._reader(reader).sequence(position)[0] for reader in range(16) for position in range(4)]
     assert {token // 1000 for token in found} == set(range(30))
     opened = []
     for rank in range(8):
         stream = TokenStream(files(30))
         stream[places(4, 0, rank, 8).tolist()]
-        opened.append(set(stream.lanes))
+        opened.append(set(stream.readers))
     assert sum(map(len, opened)) == len(set().union(*opened)) == 16
 
 
@@ -60,7 +60,7 @@ def test_every_file_is_in_one_lane():
 def test_the_order_does_not_depend_on_the_number_of_processes(count):
     alone = read(TokenStream(files(count)), range(6), batch=8)
     seen = len({token for step in alone for token in step})
-    assert seen == {1: 20, 2: 40, 3: 44, 4: 48}[count]  # of three files, one has a lane of its own and comes round
+    assert seen == {1: 20, 2: 40, 3: 44, 4: 48}[count]  # of three files, one has a reader of its own and starts over
     for batch, turns, world in ((4, 2, 1), (4, 1, 2), (2, 2, 2), (2, 1, 4)):
         streams = [TokenStream(files(count)) for _ in range(world)]
         assert read(streams, range(6), batch, turns, world) == alone
@@ -69,11 +69,11 @@ def test_the_order_does_not_depend_on_the_number_of_processes(count):
 def test_a_process_opens_its_own_files_only():
     stream = TokenStream(files(4))
     read([stream], range(3), batch=4)  # rank 0 of 1 reads all four
-    assert set(stream.lanes) == {0, 1, 2, 3}
+    assert set(stream.readers) == {0, 1, 2, 3}
     stream = TokenStream(files(4))
     for step in range(3):
         stream[(step * 8 + places(4, 0, 1, 2)).tolist()]
-    assert set(stream.lanes) == {1, 3}
+    assert set(stream.readers) == {1, 3}
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -115,7 +115,7 @@ def test_a_packed_text_stream_goes_on_in_the_middle_of_a_batch_of_texts(bundled,
     assert [second[list(range(i, i + 5))]["input_ids"].tolist() for i in range(100, 200, 5)] == wanted[20:]
 
 
-def test_places_in_files_of_parquet_are_kept_lane_by_lane(tmp_path):
+def test_places_in_files_of_parquet_are_kept_reader_by_reader(tmp_path):
     """Another path through `datasets` than generated rows. What is asked for first, as `fit` does, is block 0."""
     for name in (0, 1):
         rows = [{"input_ids": [1000 * name + i] * 4} for i in range(60)]
@@ -176,7 +176,7 @@ def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
     threading.Timer(3, lambda: signal.raise_signal(signal.SIGTERM)).start()
     student = lft.splice(teacher, (2, 5), lft.Flow())
     options = {"steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
-    with pytest.raises(KeyboardInterrupt, match="waited for"):
+    with pytest.raises(KeyboardInterrupt, match="waiting for text"):
         lft.fit(student, teacher, broken(26, silence.wait), **options)
     silence.set()
     assert Checkpoints(tmp_path).newest_step() == 6
@@ -196,7 +196,7 @@ def test_streams_of_one_data_set_do_not_disturb_each_other():
 
 
 def test_an_empty_stream_says_so():
-    with pytest.raises(ValueError, match="not one block"):
+    with pytest.raises(ValueError, match="less than one sequence"):
         TokenStream(files(1, rows=0))[[0]]
 
 
