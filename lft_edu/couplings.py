@@ -124,7 +124,7 @@ class Coupling:
         """
         if self.x0.shape[1] != 2:
             raise ValueError(
-                f"crossings() needs points in the plane; these have {self.x0.shape[1]} dimensions. Use closest_approach()."
+                f"crossings() needs points in the plane; these have D = {self.x0.shape[1]}. Use closest_approach()."
             )
         a, b = float64(self.x0), float64(self.x1)
         starts, ends = _side(a, b, a), _side(a, b, b)  # of point j, as seen from line i

@@ -143,7 +143,7 @@ def test_code_that_comes_along_is_not_run_even_if_asked(hub, folder, tmp_path, m
         name.mkdir()
         for file, data in files.items():
             (name / file).write_bytes(data)
-    with pytest.raises(ValueError, match="code of its own, which is never run"):
+    with pytest.raises(ValueError, match="its own code, which is never run"):
         lft.load_teacher(name)
     assert not (tmp_path / "ran").exists()
     assert not [path for _, path, _ in hub.requests if path.endswith(".py")]
@@ -202,7 +202,7 @@ def test_half_a_download_is_not_taken_for_a_whole_one(hub, folder):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_small_files_are_checked_too(hub, folder, name):
     hub.add(NAME, folder)
-    hub.corrupt(name)
+    hub.corrupt(name)  # and others that end so
     with pytest.raises(ValueError, match=f"{name}.*It has been removed"):
         lft.load_teacher(NAME)
     hub.mend()
@@ -215,7 +215,7 @@ def test_files_are_hashed_after_a_download_only_and_whoever_downloaded_them(hub,
     hub.corrupt("config.json")
     hf_hub_download(NAME, "config.json")
     hub.mend()
-    with pytest.raises(ValueError, match=r"config.json.*checksum mismatch"):
+    with pytest.raises(ValueError, match=r"Checksum mismatch .*: config.json"):
         fetch(NAME)
     found = fetch(NAME)
     monkeypatch.setattr("lft_edu.loading.hub.verify", lambda folder: pytest.fail("hashed again"))
@@ -254,7 +254,7 @@ def test_altered_bytes_never_load(hub, folder):
     hub.add(NAME, folder)
     hub.corrupt("model.safetensors", from_byte=5_000_000)
     for _ in range(2):  # not the second time either
-        with pytest.raises(ValueError, match="checksum mismatch"):
+        with pytest.raises(ValueError, match="Checksum mismatch"):
             lft.load_teacher(NAME)
     hub.mend()
     assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
@@ -268,7 +268,7 @@ def test_the_doctor_finds_a_file_that_rots_in_the_cache_and_it_is_downloaded_aga
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     (found,) = doctor._downloads()
     assert found.status == doctor.FAIL
-    assert f"{name} of" in found.remedy
+    assert name in found.remedy
     assert not blob.exists()
     assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
     assert [f.status for f in doctor._downloads()] == [doctor.OK]

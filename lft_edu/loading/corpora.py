@@ -2,8 +2,8 @@
 
 Every row of a corpus has exactly ``block_size`` token ids; documents are separated by the end-of-text token. The
 offline default is Python source code, which every machine that runs this course has. Files are assigned to train
-(90 %), validation (5 %) or test (5 %) by a hash of their *path*, not their content, so a file that changed by one line between
-two Python versions stays in the same split.
+(90 %), validation (5 %) or test (5 %) by a hash of their *path*, not their content, so a file that changed by one line
+between two Python versions stays in the same split.
 """
 
 from __future__ import annotations

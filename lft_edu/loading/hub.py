@@ -135,21 +135,21 @@ def verify(folder: Path) -> None:
     ``lft-edu doctor`` does it again for everything in the cache.
 
     Raises:
-        ValueError: a file differs. It has been removed, so the next :func:`fetch` downloads it again.
+        ValueError: files differ. They have been removed, so the next :func:`fetch` downloads it again.
     """
+    damaged = []
     for link in sorted(folder.rglob("*")):
         blob = link.resolve()
-        if not link.is_symlink() or len(blob.name) not in (40, 64):
-            continue
-        found = _hash_like(blob)
-        if found != blob.name:
+        if link.is_symlink() and len(blob.name) in (40, 64) and (found := _hash_like(blob)) != blob.name:
             size = blob.stat().st_size
+            damaged.append(f"{link.name} ({size:,} bytes, hash {found[:12]}…, should be {blob.name[:12]}…)")
             for path in (folder / VERIFIED, link, blob):
                 path.unlink(missing_ok=True)
-            raise ValueError(
-                f"{link.name} of {folder.name[:12]}: checksum mismatch ({size:,} bytes, hash {found[:12]}…, should be "
-                f"{blob.name[:12]}…). It has been removed: load the model again to download a new copy."
-            )
+    if damaged:
+        raise ValueError(
+            f"Checksum mismatch in {folder.name[:12]}: {', '.join(damaged)}. It has been removed: load the model again to "
+            "download a new copy."
+        )
     with contextlib.suppress(OSError):  # a cache that others share, and that cannot be written
         (folder / VERIFIED).touch()
 

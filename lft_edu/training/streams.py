@@ -1,8 +1,8 @@
 """Random access by number to the token sequences of a dataset that can only be read from its start.
 
 The dataset's files (shards) are divided among ``S`` shard readers, and sequence ``b`` of a run is the next one of
-reader ``b mod S``. So the order of sequences does not depend on the number of processes; if ``S`` is a multiple of it, each
-process opens only its own files. (If the number of files is not a multiple of ``S``, some readers have fewer files
+reader ``b mod S``. So the order of sequences does not depend on the number of processes; if ``S`` is a multiple of it,
+each process opens only its own files. (If the number of files is not a multiple of ``S``, some readers have fewer files
 and start over sooner.)
 """
 
