@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_p
     newest = Checkpoints(tmp_path / "c").files()[0]
     newest.write_bytes(damage(newest.read_bytes()))
     again = lft.splice(teacher, (2, 5), lft.Flow())
-    with pytest.warns(UserWarning, match="Going on from step-000000004"):
+    with pytest.warns(UserWarning, match="Resuming from step-000000004"):
         lft.fit(again, teacher, blocks, **options, resume=True)
     for a, b in zip(whole.operator.parameters(), again.operator.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -267,7 +267,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(teacher, tmp_path, mo
     kept.save(student.operator, [], notes)
     full = SafetensorError("I/O error: No space left on device (os error 28)")
     monkeypatch.setattr("safetensors.torch.save_file", Mock(side_effect=full))
-    with pytest.raises(OSError, match=r"MB\) could not be written .*Make room and resume"):
+    with pytest.raises(OSError, match=r"MB\) could not be written .*Free disk space, then resume"):
         kept.save(student.operator, [], notes | {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.safetensors"]
 

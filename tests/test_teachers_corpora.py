@@ -255,7 +255,7 @@ def test_bad_corpora(tokenizer, name, options, error, words):
 
 def test_too_little_text(tokenizer, tmp_path):
     (tmp_path / "short.txt").write_text("x = 1")
-    with pytest.raises(ValueError, match="not even one block"):
+    with pytest.raises(ValueError, match="too short for one sequence"):
         lft.load_corpus(tmp_path / "short.txt", tokenizer)
     (tmp_path / "short.txt").write_text("  \n")
     with pytest.raises(ValueError, match="no readable UTF-8 text"):

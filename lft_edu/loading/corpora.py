@@ -222,7 +222,7 @@ def load_corpus(
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}.")
     if block_size < 2:
-        raise ValueError(f"block_size={block_size}: give at least 2, one to read and one to predict.")
+        raise ValueError(f"block_size={block_size}: give at least 2 tokens, one to read and one to predict.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens}: give a positive number, or None for all of the corpus.")
     if not str(name):

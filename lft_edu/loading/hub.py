@@ -147,8 +147,8 @@ def verify(folder: Path) -> None:
                 path.unlink(missing_ok=True)
     if damaged:
         raise ValueError(
-            f"Checksum mismatch in {folder.name[:12]}: {', '.join(damaged)}. It has been removed: load the model again to "
-            "download a new copy."
+            f"Checksum mismatch in {folder.name[:12]}: {', '.join(damaged)}. It has been removed: load the model "
+            "again to download a new copy."
         )
     with contextlib.suppress(OSError):  # a cache that others share, and that cannot be written
         (folder / VERIFIED).touch()
