@@ -57,9 +57,9 @@ def scrub(browser, explorer, folder: Path) -> dict:
     found = page.evaluate(SCRUB)
     page.close()
     return {
-        "scrub, script, ms": spread(found["drawn"]),
-        "scrub, frame to frame, ms": spread(found["frames"]),
-        "exported file, 256 tokens, 4 students, MB": spread([page_file.stat().st_size / 1e6]),
+        "scrub, script, ms": evenly_spaced(found["drawn"]),
+        "scrub, frame to frame, ms": evenly_spaced(found["frames"]),
+        "exported file, 256 tokens, 4 students, MB": evenly_spaced([page_file.stat().st_size / 1e6]),
     }
 
 
@@ -78,7 +78,7 @@ def wait_for_texts(browser, lab: str, tokenizer) -> dict:
         page.wait_for_selector(f"[data-scene='{i + 2}']")
         waited.append(float(page.get_attribute(".lft-explorer", "data-waited")))
     page.close()
-    return {"Enter to new trajectories, 128 tokens, ms": spread(waited[1:])}
+    return {"Enter to new trajectories, 128 tokens, ms": evenly_spaced(waited[1:])}
 
 
 def first_picture(rounds: int = 3) -> dict:
@@ -93,10 +93,10 @@ def first_picture(rounds: int = 3) -> dict:
         started = time.perf_counter()
         NotebookClient(book, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
         seconds.append(time.perf_counter() - started)
-    return {"kernel start to the first picture of notebook 00, s": spread(seconds)}
+    return {"kernel start to the first picture of notebook 00, s": evenly_spaced(seconds)}
 
 
-def spread(values: list[float]) -> dict:
+def evenly_spaced(values: list[float]) -> dict:
     ordered = sorted(values)
     return {
         "median": round(statistics.median(ordered), 2),
@@ -125,7 +125,7 @@ def main() -> None:
 
     import lft_edu as lft
     from lft_edu.explorer.app import STUDENTS
-    from lft_edu.support.files import whole, write_json
+    from lft_edu.support.files import atomic_write, write_json
 
     rows = first_picture()
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
@@ -139,7 +139,7 @@ def main() -> None:
     about = f"Chromium {version}, drawing without a GPU, {platform.machine()}, 2 slow cores"
     results = {"about": about, "rows": rows}
     write_json(RESULTS / "explorer.json", results)
-    with whole(RESULTS / "explorer.md") as partial:
+    with atomic_write(RESULTS / "explorer.md") as partial:
         partial.write_text(render(results))
     print(render(results))
 

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from lft_edu import plane, shapes
 from lft_edu.couplings import optimal_assignment
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
-from lft_edu.support.files import whole, write_json
+from lft_edu.support.files import atomic_write, write_json
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"torchcfm": "torchcfm", "flow_matching": "flow_matching", "ot": "POT"}  # module → what pip calls it
@@ -316,7 +316,7 @@ def main() -> int:
     result["assignment"] = compare_assignments(a.rounds)
     print(assignment_table(result["assignment"]), flush=True)
     write_json(RESULTS / "plane.json", result)
-    with whole(RESULTS / "plane.md") as partial:
+    with atomic_write(RESULTS / "plane.md") as partial:
         partial.write_text(markdown(result))
     return 0
 

@@ -28,10 +28,10 @@ from throughput import peak
 import lft_edu as lft
 from lft_edu.runs import costs
 from lft_edu.support import machine
-from lft_edu.support.files import whole, write_json
+from lft_edu.support.files import atomic_write, write_json
 from lft_edu.support.machine import default_device, evaluation_batch
 from lft_edu.training.callbacks import Evaluation
-from lft_edu.training.streams import Stream
+from lft_edu.training.streams import TokenStream
 
 RESULTS = Path(__file__).parent / "results"
 PAPER_TOKENS = 2.6e9
@@ -94,7 +94,7 @@ def reading(block: int, documents: int = 1500) -> float:
         lambda batch: {"input_ids": lft.corpora.pack(batch["text"], tokenizer, block)},
         batched=True, batch_size=64, remove_columns=["text"],
     )  # fmt: skip
-    stream, rows, started = Stream(blocks), 32, time.perf_counter()
+    stream, rows, started = TokenStream(blocks), 32, time.perf_counter()
     steps = 2**21 // (rows * block)
     for i in range(steps):
         stream[list(range(rows * i, rows * (i + 1)))]
@@ -110,7 +110,7 @@ def training(run: tuple, teacher, shape, batch: int, block: int, steps: int) -> 
     student, times = lft.splice(teacher, span, lft.Flow(solver, k)), []
 
     def clock(step):
-        machine.wait_for(device)
+        machine.synchronize(device)
         times.append(time.perf_counter())
         return {}
 
@@ -203,7 +203,7 @@ def main() -> None:
     found = measure(a)
     a.out.mkdir(parents=True, exist_ok=True)
     write_json(a.out / "scale.json", found)
-    with whole(a.out / "scale.md") as partial:
+    with atomic_write(a.out / "scale.md") as partial:
         partial.write_text(render(found))
     print(render(found))
 

@@ -35,7 +35,7 @@ from lft_edu.latents import depth_states
 from lft_edu.loading import corpora
 from lft_edu.loading.teachers import random_teacher
 from lft_edu.spans import scan_spans
-from lft_edu.support.files import whole, write_json
+from lft_edu.support.files import atomic_write, write_json
 from lft_edu.support.statistics import summary
 
 RESULTS = Path(__file__).parent / "results"
@@ -311,7 +311,7 @@ def measure(a: argparse.Namespace) -> dict:
     """Everything, a section after another."""
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
     most = max(a.n, *a.growth)
-    blocks = corpora.token_blocks("python-packages", tokenizer, "validation", BLOCK, max_tokens=BLOCK * most)
+    blocks = corpora.token_sequences("python-packages", tokenizer, "validation", BLOCK, max_tokens=BLOCK * most)
     clock, columns = Stopwatch(), []
     states = depth_states(teacher, blocks, most, torch.Generator().manual_seed(0))
     each = clock.lap() / most  # seconds
@@ -354,7 +354,7 @@ def main() -> int:
         **measure(a),
     }
     write_json(RESULTS / "scan.json", result)
-    with whole(RESULTS / "scan.md") as partial:
+    with atomic_write(RESULTS / "scan.md") as partial:
         partial.write_text(markdown(result))
     return 0
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import lft_edu as lft
 from lft_edu.loading.teachers import SHAPES, random_teacher
-from lft_edu.support.files import whole, write_json
+from lft_edu.support.files import atomic_write, write_json
 from lft_edu.support.machine import default_device
 
 RESULTS = Path(__file__).parent / "results"
@@ -338,7 +338,7 @@ def main() -> None:
         "teachers": [measure(shape, load(shape, a), a) for shape in a.shape],
     }
     write_json(a.out / "splice.json", result)
-    with whole(a.out / "splice.md") as partial:
+    with atomic_write(a.out / "splice.md") as partial:
         partial.write_text(markdown(result))
 
 

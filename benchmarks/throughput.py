@@ -31,7 +31,7 @@ from lft_edu.families import layers_of
 from lft_edu.fitting import LatentLoss, LogitLoss
 from lft_edu.latents import Latents, span_latents
 from lft_edu.runs import costs
-from lft_edu.support.files import whole, write_json
+from lft_edu.support.files import atomic_write, write_json
 from lft_edu.training.optimizers import A, B, C, Muon, adamw, muon_and_adamw, newton_schulz_dtype
 from lft_edu.training.sampling import step_generator
 
@@ -328,7 +328,7 @@ def main() -> None:
     lines += [f"Written by `python benchmarks/throughput.py` on {machine}: {stated}.", PARTS_EXPLANATION]
     a.out.mkdir(parents=True, exist_ok=True)
     write_json(a.out / "throughput.json", result)
-    with whole(a.out / "throughput.md") as partial_file:
+    with atomic_write(a.out / "throughput.md") as partial_file:
         partial_file.write_text("\n\n".join([*lines, *map(render_parts, result["widths"])]) + "\n")
 
 

@@ -88,19 +88,19 @@ def train(args) -> int:
     from .runs.plans import plan
     from .runs.run import train as run_to_its_end
     from .training.checkpoints import Checkpoints
-    from .training.processes import is_main
+    from .training.processes import is_main_process
 
     settings = _settings(args)
     if args.dry_run:
         print(plan(settings))
         return 0
-    planned = None if args.quiet or not is_main() else plan(settings)
+    planned = None if args.quiet or not is_main_process() else plan(settings)
     if planned:
         print(f"{planned}\n", file=sys.stderr)
-    if args.resume and not Checkpoints(Path(settings.out) / "checkpoints").files() and is_main():
+    if args.resume and not Checkpoints(Path(settings.out) / "checkpoints").files() and is_main_process():
         print(f"No checkpoint in {settings.out} yet: starting from the beginning.", file=sys.stderr)
     run = run_to_its_end(settings, resume=args.resume, progress=not args.quiet)
-    if is_main():
+    if is_main_process():
         spent, student = run.history.seconds, Path(settings.out) / "student"
         print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
         if planned:

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from . import __version__
 from .loading.assets import ASSETS, INSTALLED, NOTEBOOKS, RESTORE
-from .support.errors import unknown
-from .support.files import whole
+from .support.errors import unknown_name_error
+from .support.files import atomic_write
 
 FOLDER = "lft-course"
 START = "00_start_here.ipynb"
@@ -173,7 +173,7 @@ def _find(lesson: str, course: dict[str, bytes]) -> str:
     numbers = {str(PurePosixPath(stem).parent / PurePosixPath(stem).name[:2]): name for stem, name in books.items()}
     number = str(asked.parent / asked.name.zfill(2))
     if number not in numbers and str(asked) not in books:
-        raise unknown("lesson", lesson, numbers)
+        raise unknown_name_error("lesson", lesson, numbers)
     return numbers.get(number) or books[str(asked)]
 
 
@@ -222,7 +222,7 @@ def _write(path: Path, data: bytes) -> None:
     """Write a file whole, or say that this folder will not do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(data)
     except OSError as error:
         raise OSError(

@@ -102,15 +102,30 @@ def _assets() -> list[Finding]:
 def _hub() -> Finding:
     from huggingface_hub import constants
 
-    from .loading.hub import in_reach
+    from .loading.hub import is_reachable
 
     if constants.HF_HUB_OFFLINE:
         return Finding(
             WARN, "hub", "disabled by HF_HUB_OFFLINE", "Unset it to load Pythia; nothing else needs the network."
         )
-    if not in_reach():
+    if not is_reachable():
         return Finding(WARN, "hub", "not reachable", "Only Pythia (08) and hub corpora need it.")
     return Finding(OK, "hub", "reachable")
+
+
+def _downloads() -> list[Finding]:
+    """Hash every model that was downloaded from the hub: loading checks it once, after the download."""
+    from .loading.hub import downloaded, verify
+
+    findings = []
+    for folder in downloaded():
+        name = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        try:
+            verify(folder)
+            findings.append(Finding(OK, name, f"files of {folder.name[:12]} intact"))
+        except ValueError as error:
+            findings.append(Finding(FAIL, name, "damaged", str(error)))
+    return findings
 
 
 def _kernel() -> Finding:
@@ -136,7 +151,7 @@ def _safely(check) -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks and return their findings. What is missing is reported, never raised."""
-    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _kernel)
+    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _downloads, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 
-from .support.files import whole
+from .support.files import atomic_write
 
 # The policy blocks all requests, whatever a notebook's cells contain. tojson writes < as \u003c, so that no text of a
 # figure can end its script.
@@ -153,6 +153,6 @@ def export_html(notebook: str | Path, out: str | Path | None = None) -> Path:
     )  # fmt: skip
     place = {"name": notebook.stem, "path": str(notebook.parent)}
     page, _ = exporter.from_notebook_node(book, {"metadata": place, "plotlyjs": get_plotlyjs()})
-    with whole(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_text(page, encoding="utf-8")
     return out

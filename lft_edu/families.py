@@ -1,27 +1,33 @@
-"""What a transformer's parts are called, one small declaration a family.
+"""Names of a transformer's parts: one small declaration per model family.
 
-To add one, say where it keeps its parts and put it into ``FAMILIES`` under its ``model_type``. The velocity estimator,
-the splice and everything on top of them follow; ``tests/test_families.py`` shows what must then hold.
+To add a family, declare where its parts are and add it to ``FAMILIES`` under its ``model_type``. The velocity
+estimator, splicing and everything that uses them then work; ``tests/test_families.py`` tests what must hold.
 """
+
+from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of decoders keeps its parts: paths inside the model, names inside one layer."""
+    """Paths of the parts in the model, and names of the parts in one layer."""
 
-    layers: str  # inside the CausalLM: the list of layers
+    layers: str  # path of the list of layers in the CausalLM
     final_norm: str
-    attention_norm: str  # inside a layer
+    attention_norm: str  # this and the next three: names in a layer
     attention: str
     mlp_norm: str
     mlp: str
     parallel_switch: str | None = None  # config field: attention and MLP read the same input; None: never
-    positional: tuple[str, ...] = ()  # what the model gives a layer by position, after the hidden states
+    positional: tuple[str, ...] = ()  # a layer's positional arguments after the hidden states
 
 
 GPT_NEOX = Family(
@@ -54,31 +60,33 @@ LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 FAMILIES = {"gpt_neox": GPT_NEOX, **dict.fromkeys(LLAMA_LIKE, LLAMA), "gpt2": GPT2}  # by the config's model_type
 
 
-def family_of(config) -> Family:
-    """The family of a transformers config.
+def family_of(config: PretrainedConfig) -> Family:
+    """Return the family of a model's config.
 
     Raises:
-        ValueError: a family that is not declared here.
+        ValueError: the family is not declared here.
     """
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"Teachers of type {config.model_type!r} are not supported yet; these are: {', '.join(FAMILIES)} "
-            "(Pythia is gpt_neox). A family is one declaration in lft_edu/families.py."
+            f"Teachers of type {config.model_type!r} are not supported yet; choose one of {', '.join(FAMILIES)} "
+            "(Pythia is gpt_neox), or declare the family in lft_edu/families.py."
         )
     return FAMILIES[config.model_type]
 
 
-def layers_of(model) -> nn.ModuleList:
-    """The decoder layers of a causal language model."""
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder layers of a causal language model."""
     return model.get_submodule(family_of(model.config).layers)
 
 
-PER_LAYER = ("layer_types", "no_rope_layers")  # config fields that hold an entry a layer, where a family has them
+PER_LAYER = ("layer_types", "no_rope_layers")  # config fields with one entry per layer, in some families
 
 
-def keep_layers(config, picks: list[int]):
-    """Change a config into that of a model made of these of its layers, in this order; returns it. With none picked,
-    entries a layer stay, so that one can still be picked later."""
+def keep_layers(config: PretrainedConfig, picks: list[int]) -> PretrainedConfig:
+    """Change a config, in place, to that of a model with only these layers, in this order; return it.
+
+    Per-layer entries are unchanged if ``picks`` is empty, so that a layer can still be picked later.
+    """
     for name in PER_LAYER:
         entries = getattr(config, name, None)
         if entries and picks:
@@ -87,23 +95,23 @@ def keep_layers(config, picks: list[int]):
     return config
 
 
-def with_layers(config, picks: list[int]):
-    """A copy of a config, changed by :func:`keep_layers`."""
+def with_layers(config: PretrainedConfig, picks: list[int]) -> PretrainedConfig:
+    """Return a copy of a config, changed by :func:`keep_layers`."""
     return keep_layers(copy.deepcopy(config), picks)
 
 
 def cache_name() -> str:
-    """What models call their key-value cache: ``cache`` since transformers 5.24, ``past_key_values`` before."""
+    """Return the name of the key-value cache: ``cache`` since transformers 5.24, ``past_key_values`` before."""
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
     return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 def by_name(family: Family, args: tuple, kwargs: dict) -> dict:
-    """What a layer is given besides its hidden states, all of it by name."""
+    """Return a layer's arguments besides the hidden states, all by name."""
     return {**dict(zip(family.positional, args[1:], strict=False)), **kwargs}
 
 
 def renumber(layer: nn.Module, family: Family, slot: int) -> None:
-    """Tell a layer which slot of the key-value cache is its own."""
+    """Set which entry of the key-value cache a layer uses."""
     getattr(layer, family.attention).layer_idx = slot

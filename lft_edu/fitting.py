@@ -21,7 +21,7 @@ from .training.optimizers import adamw, muon_and_adamw
 from .training.processes import make_accelerator
 from .training.sampling import ShuffledRows
 from .training.settings import Training
-from .training.streams import Stream
+from .training.streams import TokenStream
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -256,7 +256,7 @@ class LatentSource:
     ):
         self.streamed = not hasattr(blocks, "__len__")
         if self.streamed:
-            blocks = Stream(blocks)
+            blocks = TokenStream(blocks)
             if cache:
                 raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
         if len(blocks) == 0:

@@ -1,5 +1,7 @@
 """How far a student is from its teacher, on held-out text."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -8,31 +10,35 @@ import torch
 from torch import Tensor
 
 from .families import layers_of
-from .latents import state_leaving
+from .latents import layer_output
 from .objectives import token_kl
-from .splicing import SplicedForCausalLM, check_pair
-from .support.machine import evaluation_batch
+from .splicing import check_pair
+from .support.machine import evaluation_batch, float64
 from .support.statistics import bootstrap_means, interval
-from .text import blocks_of, encode, token_to_str
+from .text import as_sequences, encode, token_to_str
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .splicing import SplicedForCausalLM
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of one student against one teacher.
+    """One student compared with its teacher.
 
     Attributes:
-        kl: KL(teacher ‖ student), nats per token, mean over all tokens; ``kl_interval`` its 95 % bootstrap interval
-            over sequences.
-        nmse: squared error of the operator's output over the variance of the true one, position 0 left out;
-            ``nmse_all`` with it.
+        kl: KL(teacher ‖ student) in nats per token, mean over all tokens.
+        kl_interval: its 95 % bootstrap interval over sequences.
+        nmse: squared error of the operator's output, divided by the variance of the teacher's states; 1 is what
+            predicting the mean costs. Without position 0 (attention sink).
+        nmse_all: the same with position 0.
         perplexity, teacher_perplexity: of the next token.
-        tokens: tokens evaluated.
-        parameters: of the student; ``operator_parameters`` of its operator.
-        nfe: layer-sized evaluations the operator takes a token.
-        sequence_kl: ``(N,)`` mean KL of each sequence, for paired comparisons.
+        tokens: number of tokens evaluated.
+        parameters, operator_parameters: of the student, and of its operator alone.
+        nfe: number of function evaluations (each the size of a layer) of the operator per token.
+        sequence_kl: ``(N,)`` float64, mean KL of each sequence, for paired comparisons.
     """
 
     kl: float
@@ -48,7 +54,7 @@ class Evaluation:
     sequence_kl: Tensor = field(repr=False)
 
     def to_dict(self) -> dict:
-        """JSON: everything but the per-sequence table."""
+        """Return all attributes but ``sequence_kl``, for JSON."""
         return {k: v for k, v in vars(self).items() if k != "sequence_kl"}
 
     def __str__(self) -> str:
@@ -60,14 +66,14 @@ class Evaluation:
         )
 
 
-class _Tap:
-    """Keeps the latest output of a module while it is in use."""
+class OutputRecorder:
+    """Context manager: record the latest output of a module as ``value``."""
 
     def __init__(self, module):
         self.hook = module.register_forward_hook(self._keep)
 
     def _keep(self, module, args, output):
-        self.value = state_leaving(output)
+        self.value = layer_output(output)
 
     def __enter__(self):
         return self
@@ -77,50 +83,54 @@ class _Tap:
 
 
 @torch.no_grad()
-def evaluate(student, teacher, corpus, batch_size: int | None = None, progress: bool = False) -> Evaluation:
-    """Compare a spliced model with its teacher, token by token.
+def evaluate(
+    student: SplicedForCausalLM,
+    teacher: PreTrainedModel,
+    corpus: datasets.Dataset | Tensor,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Compare a spliced model with its teacher on every token of a corpus.
 
     Args:
-        corpus: a corpus of equal blocks, or a long tensor ``(N, T)``.
-        batch_size: blocks at once; :func:`evaluation_batch`, if None.
-
-    Returns:
-        An :class:`Evaluation`.
+        corpus: a dataset with a column ``input_ids``, or token ids ``(N, T)``.
+        batch_size: sequences at once; chosen by :func:`evaluation_batch` if None.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: an empty corpus.
+        ValueError: an empty corpus, a student of another teacher, or logits that are not finite.
     """
     from tqdm.auto import tqdm
 
     check_pair(student, teacher)
-    blocks = blocks_of(corpus)
-    batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, blocks.shape[1])
+    sequences = as_sequences(corpus)
+    batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])
     last = student.config.span[1] - 1
     sequence_kl, losses = [], []
     first, rest = _SquaredError(), _SquaredError()
-    with _Tap(student.operator) as transported, _Tap(layers_of(teacher)[last]) as truth:
+    with OutputRecorder(student.operator) as transported, OutputRecorder(layers_of(teacher)[last]) as truth:
         for part in tqdm(
-            blocks.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
+            sequences.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
         ):
             ids = part.to(teacher.device)
             expected = teacher(input_ids=ids, use_cache=False).logits
             logits = student(input_ids=ids, use_cache=False).logits
-            sequence_kl.append(token_kl(logits, expected).double().mean(1).cpu())
+            sequence_kl.append(float64(token_kl(logits, expected)).mean(1).cpu())
             losses.append(torch.stack([next_token_loss(x, ids) for x in (logits, expected)], -1).cpu())
             first.add(transported.value[:, :1], truth.value[:, :1])
             rest.add(transported.value[:, 1:], truth.value[:, 1:])
     divergence = torch.cat(sequence_kl)
     if not bool(divergence.isfinite().all()):
-        raise ValueError("The logits hold NaN or infinity: load teacher and student in float32 or bfloat16.")
+        raise ValueError("The logits have NaN or infinity: load teacher and student in float32 or bfloat16.")
     perplexity = torch.cat(losses).mean(0).exp()
     return Evaluation(
         kl=divergence.mean().item(),
         kl_interval=interval(bootstrap_means(divergence)),
-        nmse=rest.normalised(),
-        nmse_all=(first + rest).normalised(),
+        nmse=rest.normalized(),
+        nmse_all=(first + rest).normalized(),
         perplexity=perplexity[0].item(),
         teacher_perplexity=perplexity[1].item(),
-        tokens=blocks.numel(),
+        tokens=sequences.numel(),
         parameters=sum(p.numel() for p in student.parameters()),
         operator_parameters=sum(p.numel() for p in student.operator.parameters()),
         nfe=student.operator.nfe,
@@ -130,7 +140,7 @@ def evaluate(student, teacher, corpus, batch_size: int | None = None, progress: 
 
 @dataclass
 class _SquaredError:
-    """Sums from which Σ‖error‖² over Σ‖state − mean state‖² comes: 1 is what predicting the mean costs."""
+    """Accumulate Σ‖error‖² / Σ‖state − mean state‖² over batches."""
 
     n: int = 0
     error: Tensor | float = 0.0
@@ -138,34 +148,43 @@ class _SquaredError:
     square: Tensor | float = 0.0  # Σ ‖state‖²
 
     def add(self, estimate: Tensor, state: Tensor) -> None:
-        estimate, state = (x.double().flatten(0, 1) for x in (estimate, state))
+        estimate, state = (float64(x).flatten(0, 1) for x in (estimate, state))
         self.n += len(state)
         self.error += (estimate - state).square().sum()
         self.total += state.sum(0)
         self.square += state.square().sum()
 
-    def __add__(self, other: "_SquaredError") -> "_SquaredError":
+    def __add__(self, other: _SquaredError) -> _SquaredError:
         return _SquaredError(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def normalised(self) -> float:
+    def normalized(self) -> float:
         return (self.error / (self.square - self.total.square().sum() / self.n)).item()
 
 
 def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross-entropy of each sequence's next tokens, ``(B,)`` float64."""
+    """Return the mean next-token cross-entropy of each sequence, in nats.
+
+    Args:
+        logits: ``(B, T, V)``.
+        ids: ``(B, T)``.
+
+    Returns:
+        ``(B,)`` float64.
+    """
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    return loss.double().mean(1)
+    return float64(loss).mean(1)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A token after which teacher and student predict differently.
+    """One token after which teacher and student predict different things.
 
     Attributes:
-        text: the text; ``token`` the position in it, from 0.
-        kl: KL(teacher ‖ student) of the next-token distributions there, nats.
-        word: the token as a string.
-        expected, given: the most likely next token of teacher and student.
+        text: the text that contains it.
+        token: its position in the text.
+        kl: KL(teacher ‖ student) of the next token, in nats.
+        word: the token itself.
+        expected, given: the most likely next token for the teacher, and for the student.
         followed: the next token in the text.
     """
 
@@ -180,24 +199,23 @@ class Failure:
 
 @torch.no_grad()
 def worst_tokens(
-    student: "SplicedForCausalLM",
-    teacher: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    student: SplicedForCausalLM,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     n: int = 10,
     batch_size: int = 16,
     progress: bool = False,
 ) -> list[Failure]:
-    """Return the tokens with the largest KL(teacher ‖ student), at most one per text, worst first.
+    """Find the tokens with the largest KL(teacher ‖ student), at most one per text, worst first.
 
     Args:
-        texts: evaluation texts; the last token of each is excluded, since nothing follows it.
-        n: how many to return.
-        batch_size: texts per forward pass.
-        progress: show a progress bar.
+        texts: held-out texts; the last token of each is left out, since nothing follows it.
+        n: number of tokens to return.
+        batch_size: texts at once.
 
     Raises:
-        ValueError: no text of at least two tokens, or one longer than the models' context.
+        ValueError: no text of at least two tokens, or a text longer than the model's context.
     """
     from tqdm.auto import tqdm
 
@@ -206,7 +224,7 @@ def worst_tokens(
         raise ValueError("texts is a single string: give a list of strings.")
     rows = [(text, ids) for text in texts if len(ids := encode(teacher, tokenizer, text)) > 1]
     if not rows:
-        raise ValueError(f"None of the {len(texts)} texts has two or more tokens: give longer texts.")
+        raise ValueError("No text has two tokens or more: give longer texts.")
     found = []
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="failures", unit="batch", disable=not progress, mininterval=1.0):
@@ -215,11 +233,13 @@ def worst_tokens(
         logits = [model(input_ids=ids.to(teacher.device), use_cache=False).logits for model in (teacher, student)]
         divergence = token_kl(logits[1], logits[0]).cpu()
         for i, (text, row) in enumerate(part):
-            t = int(divergence[i, : len(row) - 1].argmax())  # right padding: causal attention never sees it
+            t = int(divergence[i, : len(row) - 1].argmax())  # padding on the right is never attended to
             best = [int(x[i, t].argmax()) for x in logits]
             found.append(_failure(tokenizer, text, t, divergence[i, t], (row[t], *best, row[t + 1])))
     return sorted(found, key=lambda failure: -failure.kl)[:n]
 
 
-def _failure(tokenizer, text: str, token: int, kl: Tensor, ids: tuple[int, int, int, int]) -> Failure:
+def _failure(
+    tokenizer: PreTrainedTokenizerBase, text: str, token: int, kl: Tensor, ids: tuple[int, int, int, int]
+) -> Failure:
     return Failure(text, token, kl.item(), *(token_to_str(tokenizer, i) for i in ids))

@@ -30,7 +30,7 @@ from .flow import (
     uniform_times,
     walk,
 )
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -183,7 +183,7 @@ class FlowWalking(Objective):
         if self.num_steps is not None:
             check_steps(self.num_steps)
         if self.solver is not None and self.solver not in STEPS:
-            raise unknown("solver", self.solver, STEPS)
+            raise unknown_name_error("solver", self.solver, STEPS)
 
     def times(self, n, generator=None):
         return random_times(self.num_steps, n, generator)
@@ -255,7 +255,7 @@ def make_objective(objective: str | Objective, **options) -> Objective:
     if isinstance(objective, Objective):
         return replace(objective, **options) if options else objective
     if objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
+        raise unknown_name_error("objective", objective, OBJECTIVES)
     known = {f.name for f in fields(OBJECTIVES[objective])}
     if extra := sorted(set(options) - known):
         has = f"only {', '.join(sorted(known))}" if known else "no settings"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .flow import EVALUATIONS, STEPS, check_steps, walk
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 from .velocity import VelocityEstimator, _OwnsLayer
 
 
@@ -311,7 +311,7 @@ def operator_from_dict(settings: dict) -> Operator:
     settings = dict(settings)
     kind = settings.pop("kind", None)
     if kind not in OPERATORS:
-        raise unknown("operator", kind, OPERATORS)
+        raise unknown_name_error("operator", kind, OPERATORS)
     try:
         return OPERATORS[kind](**settings)
     except TypeError as error:

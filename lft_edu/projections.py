@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .support.errors import unknown
-from .support.statistics import _rank_correlation
+from .support.errors import unknown_name_error
+from .support.statistics import spearman
 from .trajectories import Trajectory
 
 PREPARATIONS = ("raw", "layernorm", "unit", "drop outliers")
@@ -42,7 +42,7 @@ class Projection:
         if dimensions not in (2, 3):
             raise ValueError(f"dimensions={dimensions!r}: give 2 or 3.")
         if preparation not in PREPARATIONS:
-            raise unknown("preparation", preparation, PREPARATIONS)
+            raise unknown_name_error("preparation", preparation, PREPARATIONS)
         if isinstance(drop, bool) or not isinstance(drop, int) or drop < 0:
             raise ValueError(f"drop={drop!r}: give a number of dimensions, 0 or more.")
         self.dimensions, self.preparation = dimensions, preparation
@@ -253,7 +253,7 @@ def distortion(projection: Projection, a, b, places: Sequence[np.ndarray] | None
     if isinstance(projection, PCA):
         hidden = float(np.clip(1 - shown.sum() / true.sum(), 0, 1)) if true.sum() > 0 else 0.0
     apart = true > 1e-12 * true.max()  # before the span both states are equal: trivial agreement
-    return Distortion(hidden, _rank_correlation(true[apart], shown[apart]))
+    return Distortion(hidden, float(spearman(true[apart], shown[apart])))
 
 
 def trustworthiness(
@@ -296,7 +296,7 @@ def bundled(kind: str = "PCA", dimensions: int = 2, preparation: str = "raw", se
         ValueError: unknown kind, or a map that is not bundled.
     """
     if kind not in ("PCA", "UMAP"):
-        raise unknown("projection", kind, ("PCA", "UMAP"))
+        raise unknown_name_error("projection", kind, ("PCA", "UMAP"))
     if kind == "PCA":
         return PCA(dimensions, preparation).fit(bundled_states())
     projection, maps = UMAP(dimensions, preparation, seed=seed), _reference_maps()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .couplings import Coupling
-from .support.errors import unknown
+from .support.errors import unknown_name_error
 
 
 def beams(n: int = 256, generator: torch.Generator | None = None, spread: float = 0.15) -> Coupling:
@@ -78,7 +78,7 @@ def make(name: str, n: int = 256, generator: torch.Generator | None = None, **op
         ValueError: unknown name.
     """
     if name not in SHAPES:
-        raise unknown("shape", name, SHAPES)
+        raise unknown_name_error("shape", name, SHAPES)
     return SHAPES[name](n, generator, **options)
 
 

@@ -1,62 +1,90 @@
-"""What skipping layers costs: the yardstick for every operator."""
+"""What skipping layers costs, the baseline for every operator."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .latents import all_depths
+from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .splicing import check_span
 from .support.machine import evaluation_batch
-from .support.statistics import bootstrap_means, interval, spread
-from .text import blocks_of
+from .support.statistics import bootstrap_means, evenly_spaced, interval
+from .text import as_sequences
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def skip_damage(teacher, corpus, spans, batch_size: int = 16, progress: bool = True) -> dict[tuple, Tensor]:
-    """KL(teacher ‖ teacher without layers m … n−1) of each sequence, ``(N,)``, for each span (m, n).
+def skip_kl(
+    teacher: PreTrainedModel,
+    corpus: datasets.Dataset | Tensor,
+    spans: Iterable[tuple[int, int]],
+    batch_size: int = 16,
+    progress: bool = True,
+) -> dict[tuple[int, int], Tensor]:
+    """Measure KL(teacher ‖ teacher without layers m … n−1) for each span (m, n).
 
-    The states at every depth are computed once; each span then costs only its tail.
+    The states at every depth are computed once; each span then runs only the layers after it.
+
+    Args:
+        corpus: a dataset, or token ids ``(N, T)``.
+        spans: pairs (m, n), 0 ≤ m < n ≤ L.
+        batch_size: sequences at once.
+
+    Returns:
+        span → ``(N,)`` float64, mean KL of each sequence in nats per token.
     """
     from tqdm.auto import tqdm
 
     family, layers = family_of(teacher.config), layers_of(teacher)
     final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
     spans = [check_span(span, len(layers)) for span in spans]
-    blocks = blocks_of(corpus)
-    # One table, allocated first: small results kept from between large temporaries would each pin a hole in the heap.
-    table = torch.empty(len(spans), len(blocks), dtype=torch.float64)
-    batches = blocks.split(batch_size)
+    sequences = as_sequences(corpus)
+    # One table, allocated first: small tensors allocated between large temporaries would fragment the heap.
+    table = torch.empty(len(spans), len(sequences), dtype=torch.float64)
+    batches = sequences.split(batch_size)
     with tqdm(
-        total=len(batches) * len(spans), desc="skip damage", unit="span", disable=not progress, mininterval=1.0
+        total=len(batches) * len(spans), desc="skip KL", unit="span", disable=not progress, mininterval=1.0
     ) as bar:
         for b, ids in enumerate(batches):
             columns = slice(b * batch_size, b * batch_size + len(ids))
-            states, expected, contexts = all_depths(teacher, ids.to(teacher.device))
+            states, expected, contexts = hidden_states_at_all_layers(teacher, ids.to(teacher.device))
             for row, (m, n) in enumerate(spans):
                 x = states[m]
                 for layer, context in zip(layers[n:], contexts[n:], strict=True):
                     x = layer(x, **context)
-                table[row, columns] = token_kl(head(final_norm(x)), expected).double().mean(1).cpu()
+                table[row, columns] = token_kl(head(final_norm(x)), expected).cpu().double().mean(1)
                 bar.update()
     return dict(zip(spans, table, strict=True))
 
 
+skip_damage = skip_kl
+
+
 def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
-    """Equivalent skipped layers j*: at which j does skipping the best j layers cost ``kl``?
+    """Return the equivalent number of skipped layers j*, at which skipping the best j* layers costs ``kl``.
 
     Args:
         kl: nats per token.
-        curve: j → KL of skipping the best contiguous span of j layers. Zero layers cost nothing; between whole numbers
-            the curve is taken as straight; a dip is filled (skipping more never counts as better).
+        curve: j → KL of skipping the best contiguous span of j layers, 0 for j = 0. Between integers it is interpolated
+            linearly; where it decreases, its running maximum is used.
 
     Returns:
-        j*, in layers; infinity beyond the curve's end.
+        j* in layers; infinity if ``kl`` is above the curve.
+
+    Raises:
+        ValueError: ``kl`` is NaN.
     """
     if math.isnan(kl):
-        raise ValueError("kl is NaN: the evaluation it came from went wrong.")
+        raise ValueError("kl is NaN: check the evaluation that it came from.")
     before_j, before = 0, 0.0
     for j in sorted(curve):
         cost = max(curve[j], before)
@@ -67,7 +95,7 @@ def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
 
 
 def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float, float]:
-    """95 % interval of j* from per-sequence KL ``(N,)`` of the operator and of each skip, resampled together."""
+    """Return the 95 % interval of j* from the KL per sequence, ``(N,)``, of the operator and of each skip."""
     together = bootstrap_means(torch.stack([kl, *(curve[j] for j in sorted(curve))], -1))
     samples = [skipped_layers(row[0], dict(zip(sorted(curve), row[1:], strict=True))) for row in together.tolist()]
     beyond = 2.0 * max(curve)  # a quantile can't interpolate with infinity
@@ -76,36 +104,42 @@ def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float
 
 
 def recovery(kl: float, skip_kl: float) -> float:
-    """Share of the damage of skipping the same span that the operator undoes: 1 − KL / KL(skip)."""
+    """Return the fraction of the cost of skipping the same span that the operator recovers: 1 − KL / KL(skip)."""
     return 1 - kl / skip_kl
 
 
 def row_layers(row: dict) -> str:
-    """j* of a row of ``ladder.json`` with its interval; ``> 12`` beyond the curve that was measured."""
+    """Format j* of a row of ``ladder.json`` with its interval; ``> 12`` above the measured curve."""
     j, low, high = (
         "> 12" if x is None else f"{x:.2f}" for x in (row["skipped_layers"], *row["skipped_layers_interval"])
     )
     return f"{j} ({low}–{high})" if (low, high) != (j, j) else j
 
 
-def best_skips(teacher, corpus, most: int = 3, sample: int = 64, progress: bool = True) -> dict[int, dict]:
-    """For 1 … ``most`` layers: the contiguous span whose skipping costs least, with its KL. The bar to clear.
+def best_skips(
+    teacher: PreTrainedModel,
+    corpus: datasets.Dataset | Tensor,
+    most: int = 3,
+    sample: int = 64,
+    progress: bool = True,
+) -> dict[int, dict]:
+    """Find the contiguous span of 1 … ``most`` layers that is cheapest to skip: the baseline for an operator.
 
     Args:
-        sample: sequences, spread over the corpus, on which the spans are compared; the best ones are then measured on
-            all of it.
-    """
-    from .metrics import interval
-    from .support.statistics import bootstrap_means
-    from .text import blocks_of
+        corpus: a dataset, or token ids ``(N, T)``.
+        most: largest number of layers.
+        sample: number of sequences, evenly spaced, on which spans are compared; the best are measured on all.
 
-    depth, blocks = len(layers_of(teacher)), blocks_of(corpus)
+    Returns:
+        number of layers → ``{"span": [m, n], "kl": …, "kl_interval": [low, high]}``, in nats per token.
+    """
+    depth, sequences = len(layers_of(teacher)), as_sequences(corpus)
     spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
-    options = {"batch_size": evaluation_batch(teacher.config.vocab_size, blocks.shape[1]), "progress": progress}
-    tried = skip_damage(teacher, blocks[spread(len(blocks), sample)], spans, **options)
+    options = {"batch_size": evaluation_batch(teacher.config.vocab_size, sequences.shape[1]), "progress": progress}
+    tried = skip_kl(teacher, sequences[evenly_spaced(len(sequences), sample)], spans, **options)
     best = [min((s for s in spans if s[1] - s[0] == j), key=lambda s: tried[s].mean()) for j in range(1, most + 1)]
     found = {}
-    for span, kl in skip_damage(teacher, blocks, best, **options).items():
+    for span, kl in skip_kl(teacher, sequences, best, **options).items():
         low, high = interval(bootstrap_means(kl))
         found[span[1] - span[0]] = {"span": list(span), "kl": kl.mean().item(), "kl_interval": [low, high]}
     return found

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .criteria import CRITERIA, Depth, Pair, recoupling_among
-from .support.errors import unknown
-from .support.files import whole
+from .support.errors import unknown_name_error
+from .support.files import atomic_write
 from .support.machine import _cores
 from .support.statistics import summary
 
@@ -49,7 +49,7 @@ class SpanScan:
 
     def _table(self, criterion: str) -> Tensor:
         if criterion not in self.tables:
-            raise unknown("criterion", criterion, self.tables)
+            raise unknown_name_error("criterion", criterion, self.tables)
         return self.tables[criterion]
 
     def intervals(self, criterion: str) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class SpanScan:
             "growth": {size: _by_span(table[None]) for size, table in self.growth.items()},
             "duplicates": self.duplicates.tolist() if self.duplicates is not None else None,
         }
-        with whole(Path(path)) as partial:
+        with atomic_write(Path(path)) as partial:
             partial.write_text(json.dumps(fields) + "\n")
 
     @classmethod
@@ -258,7 +258,7 @@ def _check(states: Tensor, criteria: tuple, sizes: tuple) -> None:
         raise ValueError(f"criteria is empty: give at least one of {', '.join(CRITERIA)}.")
     for name in criteria:
         if name not in CRITERIA:
-            raise unknown("criterion", name, CRITERIA)
+            raise unknown_name_error("criterion", name, CRITERIA)
     for size in sizes:
         if not 1 <= size <= states.shape[1]:
             raise ValueError(f"sizes={sizes}: give sample sizes from 1 to {states.shape[1]}, the number of tokens.")

@@ -1,4 +1,6 @@
-"""Between text and tokens."""
+"""Convert between text and tokens."""
+
+from __future__ import annotations
 
 import math
 from functools import cache
@@ -8,82 +10,94 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def blocks_of(corpus) -> Tensor:
-    """Token blocks ``(N, T)`` of a corpus or of a tensor of them."""
-    blocks = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
-    if blocks.ndim != 2 or blocks.shape[0] < 1 or blocks.shape[1] < 2:
-        raise ValueError(f"The corpus has shape {tuple(blocks.shape)}: give at least one block of 2 or more tokens.")
-    return blocks.long()
+def as_sequences(corpus: datasets.Dataset | Tensor) -> Tensor:
+    """Return the token ids ``(N, T)`` of a corpus as a long tensor.
+
+    Args:
+        corpus: a dataset with a column ``input_ids``, or a tensor of ids.
+
+    Raises:
+        ValueError: no sequence, or sequences shorter than 2 tokens.
+    """
+    sequences = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
+    if sequences.ndim != 2 or sequences.shape[0] < 1 or sequences.shape[1] < 2:
+        shape = tuple(sequences.shape)
+        raise ValueError(f"The corpus has shape {shape}: give (N, T), at least one sequence of 2 or more tokens.")
+    return sequences.long()
 
 
-def token_to_str(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
-    """Decode one token id; bytes that are not valid UTF-8 by themselves are written ``\\xf0``.
+def token_to_str(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return a token as text; bytes that are not valid UTF-8 as escapes such as ``\\xf0``.
 
-    A byte-level tokenizer splits an emoji into several tokens, and ``decode`` returns "�" for each of them.
+    A byte-level tokenizer splits an emoji into several tokens, and decodes each of them to the same "�".
     """
     shown = tokenizer.decode([token])
     if "\ufffd" not in shown:
         return shown
     piece = tokenizer.convert_ids_to_tokens(token)
     letters = _byte_letters()
-    if not all(letter in letters for letter in piece):  # not byte-level: the vocabulary entry is readable
+    if not all(letter in letters for letter in piece):  # not a byte-level tokenizer
         return piece
     return bytes(letters[letter] for letter in piece).decode("utf-8", errors="backslashreplace")
 
 
 @cache
 def _byte_letters() -> dict[str, int]:
-    """Return the byte of each letter in the alphabet of byte-level tokenizers (GPT-2's, Pythia's, ours)."""
+    """Return letter → byte, as byte-level tokenizers (GPT-2's, Pythia's, ours) encode bytes."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
-def encode(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Tokenize a text and check that it fits the model's context.
+blocks_of, literal = as_sequences, token_to_str
+
+
+def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text, after checking that the model can read it.
 
     Raises:
-        ValueError: not a string, an empty text, or one longer than the model's context.
+        ValueError: not a string, empty, or longer than the model's context.
     """
     if not isinstance(text, str):
         raise ValueError(f"text={text!r}: give a string, or a list of strings.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("The text contains a lone surrogate, half of a character: type it again.") from None
+        raise ValueError("The text has half of a character (a lone surrogate): type it again.") from None
     ids = tokenizer(text)["input_ids"]
     if not ids:
         raise ValueError("The text is empty: type some Python, such as 'for name in names:'.")
     config = getattr(model.config, "text_config", None) or model.config
     longest = getattr(config, "max_position_embeddings", math.inf)
     if len(ids) > longest:
-        raise ValueError(f"The text has {len(ids):,} tokens; this model's context is {longest:,}. Shorten it.")
+        raise ValueError(f"The text has {len(ids):,} tokens; this model reads up to {longest:,}. Shorten it.")
     return ids
 
 
 def complete(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     tokens: int = 40,
     temperature: float = 0.0,
 ) -> str:
-    """Generate a continuation of ``text`` and return the new part only.
+    """Generate a continuation of ``text``; return the new part only.
 
     Args:
-        tokens: at most this many new tokens.
-        temperature: 0 for greedy decoding, above 0 for sampling.
+        tokens: maximum number of new tokens.
+        temperature: 0 for greedy decoding; above 0, sample at this temperature.
 
     Raises:
         ValueError: empty text, or a negative temperature.
     """
     if not text:
-        raise ValueError("The text is empty: type the first lines of a Python file, such as 'def '.")
+        raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
     if temperature < 0:
-        raise ValueError(f"temperature={temperature}: give 0 for greedy decoding, or a number above 0 to sample.")
+        raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .families import family_of, layers_of
-from .latents import all_depths
+from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .operators import Flow
 from .splicing import SplicedForCausalLM
@@ -236,10 +236,10 @@ def capture(
 def path_of_ids(model: "PreTrainedModel", input_ids: Tensor, substeps: int = 0) -> tuple[Tensor, Tensor]:
     """Return the states ``(S, B, T, D)``, float32 on the CPU, of token ids ``(B, T)``, and their depths ``(S,)``."""
     if not isinstance(model, SplicedForCausalLM):
-        states, _, _ = all_depths(model, input_ids)
+        states, _, _ = hidden_states_at_all_layers(model, input_ids)
         return torch.stack([x.float().cpu() for x in states]), torch.arange(len(states), dtype=torch.float64)
     m, n = model.config.span
-    states, _, contexts = all_depths(model.model, input_ids)
+    states, _, contexts = hidden_states_at_all_layers(model.model, input_ids)
     inside, t = model.operator.path(states[m], contexts[m], substeps)
     head, tail = states[: m + 1], states[m + 2 :]
     inner = (m + t * (n - m)).round(decimals=9)  # depth 15 must be exactly 15, as in the teacher
@@ -265,7 +265,7 @@ def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: fl
     m, n = student.config.span
     if path.span != (m, n):
         raise ValueError(f"The trajectory has span {path.span}, the student ({m}, {n}): give capture(student, ...).")
-    context = all_depths(student.model, path.ids[None].to(student.device))[2][m]
+    context = hidden_states_at_all_layers(student.model, path.ids[None].to(student.device))[2][m]
     x = path.at(m + t * (n - m)).expand(len(moves), -1, -1).clone()
     x[:, token] += moves
     x = x.to(student.device, student.dtype)

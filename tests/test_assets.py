@@ -46,7 +46,7 @@ def test_readme_shows_what_ranks_the_spans(results):
 def test_a_stored_number_can_be_measured_again(results, bundled, name):
     """On sequences of this machine's standard library, which need not be those the table was made on."""
     teacher, tokenizer = bundled
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=24 * 128)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=24 * 128)
     kind, m, n = name.rsplit("-", 2)
     span = [int(m), int(n)]
     stored = next(r for r in results["rows"] if r["name"] == kind and r["span"] == span and r.get("shipped"))
@@ -58,9 +58,9 @@ def test_a_stored_number_can_be_measured_again(results, bundled, name):
 
 def test_the_skip_curve_is_the_best_of_all_spans(results, bundled):
     teacher, tokenizer = bundled
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=16 * 128)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=16 * 128)
     spans = [(m, m + 2) for m in range(23)]
-    damage = skipping.skip_damage(teacher, blocks, spans, progress=False)
+    damage = skipping.skip_kl(teacher, blocks, spans, progress=False)
     means = {span: kl.mean().item() for span, kl in damage.items()}
     best = tuple(results["skip"]["2"]["best"])
     assert best in sorted(means, key=means.get)[:3]  # another sample may swap near equals

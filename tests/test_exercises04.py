@@ -9,11 +9,11 @@ import torch
 
 import lft_edu as lft
 from lft_edu.exercises import check, lesson04
-from lft_edu.latents import all_depths
+from lft_edu.latents import hidden_states_at_all_layers
 
 
 def caught(model, ids):
-    return torch.stack(all_depths(model, ids)[0])[:, 0]
+    return torch.stack(hidden_states_at_all_layers(model, ids)[0])[:, 0]
 
 
 def listed(model, ids):

@@ -38,7 +38,7 @@ from transformers.models.smollm3 import SmolLM3Config
 
 import lft_edu as lft
 from lft_edu.families import FAMILIES
-from lft_edu.latents import all_depths, span_latents
+from lft_edu.latents import hidden_states_at_all_layers, span_latents
 from lft_edu.trajectories import Unembed, path_of_ids
 
 SHAPE = {
@@ -113,7 +113,7 @@ def test_velocity_is_its_formula(teacher, ids):
 def test_layers_run_by_hand_are_the_model(teacher, ids):
     """Each depth's state through the layer that follows, in its own context: masks of some layers differ."""
     with torch.no_grad():
-        states, said, contexts = all_depths(teacher, ids)
+        states, said, contexts = hidden_states_at_all_layers(teacher, ids)
         for layer, context, before, after in zip(
             teacher.get_submodule(FAMILIES[teacher.config.model_type].layers),
             contexts,
@@ -136,7 +136,7 @@ def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
     assert history.losses[-1] < history.losses[0]
     assert after.nmse < before.nmse
     skip = lft.evaluate(lft.splice(teacher, SPAN, lft.Skip()), teacher, blocks)
-    damage = lft.skipping.skip_damage(teacher, blocks, [SPAN], progress=False)[SPAN]
+    damage = lft.skipping.skip_kl(teacher, blocks, [SPAN], progress=False)[SPAN]
     assert damage.mean().item() == pytest.approx(skip.kl, rel=1e-3)
 
 

@@ -13,16 +13,16 @@ from huggingface_hub import HfApi, ModelCard, constants, hf_hub_download
 from safetensors.torch import load_file, save
 
 import lft_edu as lft
-from lft_edu import skipping
+from lft_edu import doctor, skipping
 from lft_edu.loading.hub import (
     cache_folder,
     dataset_commit,
     explain,
     fetch,
-    in_reach,
+    is_reachable,
     look_up,
+    require_complete,
     require_room,
-    require_whole,
 )
 from lft_edu.runs import cards
 
@@ -57,7 +57,7 @@ def partial_files() -> list[Path]:
 def test_pythia_410m_shaped_from_the_hub_by_its_name(hub, tmp_path, bundled):
     """The real width, heads, vocabulary and config; two of its layers, random weights."""
     commit = hub.add("EleutherAI/pythia-410m", tiny_pythia(tmp_path / "m", bundled[1], layers=2, shape="pythia-410m"))
-    assert in_reach()
+    assert is_reachable()
     teacher, tokenizer = lft.load_teacher("EleutherAI/pythia-410m", dtype=torch.bfloat16, device="cpu")
     assert (teacher.config.hidden_size, teacher.config.num_attention_heads) == (1024, 16)
     assert teacher.lft_origin == {"name": "EleutherAI/pythia-410m", "revision": commit}
@@ -121,7 +121,7 @@ def test_code_and_pickles_are_never_asked_for(hub, folder):
     with pytest.raises(FileNotFoundError, match="no safetensors weights"):
         lft.load_teacher("lab/pickled")
     hub.add("lab/nothing", {"README.md": b"hello"})
-    with pytest.raises(FileNotFoundError, match="no file of a model"):
+    with pytest.raises(FileNotFoundError, match="no model files"):
         lft.load_teacher("lab/nothing")
 
 
@@ -143,7 +143,7 @@ def test_code_that_comes_along_is_not_run_even_if_asked(hub, folder, tmp_path, m
         name.mkdir()
         for file, data in files.items():
             (name / file).write_bytes(data)
-    with pytest.raises(ValueError, match="code of its own, which is never run"):
+    with pytest.raises(ValueError, match="its own code, which is never run"):
         lft.load_teacher(name)
     assert not (tmp_path / "ran").exists()
     assert not [path for _, path, _ in hub.requests if path.endswith(".py")]
@@ -191,23 +191,37 @@ def test_half_a_download_is_not_taken_for_a_whole_one(hub, folder):
     found = fetch(NAME)
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         (found / name).rename(found / "kept")
-        with pytest.raises(ConnectionError, match=f"not whole in .*{name} missing"):
-            require_whole(found, NAME)
+        with pytest.raises(ConnectionError, match=f"incomplete in .*{name} missing"):
+            require_complete(found, NAME)
         (found / "kept").rename(found / name)
     hub.add("lab/mute", {name: data for name, data in files_of(folder).items() if not name.startswith("tokenizer")})
     with pytest.raises(FileNotFoundError, match="no tokenizer"):
         lft.load_teacher("lab/mute")
 
 
-def test_small_files_are_checked_too(hub, folder):
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_small_files_are_checked_too(hub, folder, name):
     hub.add(NAME, folder)
-    for name in ("config.json", "tokenizer_config.json"):
-        blob = (fetch(NAME) / name).resolve()
-        assert len(blob.name) == 40
-        blob.write_bytes(blob.read_bytes().replace(b"2", b"1"))
-        with pytest.raises(ValueError, match="It has been removed"):
-            lft.load_teacher(NAME)
-    lft.load_teacher(NAME)
+    hub.corrupt(name)  # and others that end so
+    with pytest.raises(ValueError, match=f"{name}.*It has been removed"):
+        lft.load_teacher(NAME)
+    hub.mend()
+    assert len((fetch(NAME) / name).resolve().name) == 40  # git's hash
+
+
+def test_files_are_hashed_after_a_download_only_and_whoever_downloaded_them(hub, folder, monkeypatch):
+    """A part may come from a download that was interrupted, or from another program."""
+    hub.add(NAME, folder)
+    hub.corrupt("config.json")
+    hf_hub_download(NAME, "config.json")
+    hub.mend()
+    with pytest.raises(ValueError, match=r"Checksum mismatch .*: config.json"):
+        fetch(NAME)
+    found = fetch(NAME)
+    monkeypatch.setattr("lft_edu.loading.hub.verify", lambda folder: pytest.fail("hashed again"))
+    assert fetch(NAME) == found
+    hub.down()
+    assert fetch(NAME) == found
 
 
 def test_a_download_that_breaks_off_goes_on(hub, folder, monkeypatch):
@@ -225,7 +239,7 @@ def test_a_download_that_breaks_off_goes_on(hub, folder, monkeypatch):
 def test_a_download_that_keeps_breaking_off_leaves_nothing_that_loads(hub, folder, monkeypatch):
     hub.add(NAME, folder)
     hub.cut("model.safetensors", after_bytes=1_000_000, times=1000)
-    with pytest.raises(ConnectionError, match="goes on where it stopped"):
+    with pytest.raises(ConnectionError, match="resumes where it stopped"):
         lft.load_teacher(NAME)
     hub.down()
     with pytest.raises(ConnectionError):
@@ -240,26 +254,31 @@ def test_altered_bytes_never_load(hub, folder):
     hub.add(NAME, folder)
     hub.corrupt("model.safetensors", from_byte=5_000_000)
     for _ in range(2):  # not the second time either
-        with pytest.raises(ValueError, match="damaged on its way or on the disk"):
+        with pytest.raises(ValueError, match="Checksum mismatch"):
             lft.load_teacher(NAME)
     hub.mend()
     assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
 
 
-def test_a_file_that_rots_in_the_cache_is_found_and_fetched_again(hub, folder):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_the_doctor_finds_a_file_that_rots_in_the_cache_and_it_is_downloaded_again(hub, folder, name):
     hub.add(NAME, folder)
-    blob = (fetch(NAME) / "model.safetensors").resolve()
-    blob.write_bytes(blob.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="It has been removed"):
-        lft.load_teacher(NAME)
-    lft.load_teacher(NAME)
+    blob = (fetch(NAME) / name).resolve()
+    assert [(f.status, f.what) for f in doctor._downloads()] == [(doctor.OK, NAME)]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    (found,) = doctor._downloads()
+    assert found.status == doctor.FAIL
+    assert name in found.remedy
+    assert not blob.exists()
+    assert torch.equal(logits(lft.load_teacher(NAME, "cpu")[0]), logits(lft.load_teacher(folder, "cpu")[0]))
+    assert [f.status for f in doctor._downloads()] == [doctor.OK]
 
 
 def test_what_was_fetched_needs_no_hub(hub, folder, monkeypatch):
     hub.add(NAME, folder)
     lft.load_teacher(NAME)
     hub.down()
-    assert not in_reach()
+    assert not is_reachable()
     lft.load_teacher(NAME)
     hub.up()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -277,7 +296,7 @@ def test_missing_and_gated_models_say_what_to_do(hub, folder):
         lft.load_teacher("lab/gated")
     with pytest.raises(FileNotFoundError, match="The hub has no 'lab/nothing'"):
         lft.load_teacher("lab/nothing")
-    with pytest.raises(ValueError, match="no name on the hub"):
+    with pytest.raises(ValueError, match="not a valid hub name"):
         lft.load_teacher("lab/a b")
 
 

@@ -112,14 +112,14 @@ def test_latencies_are_measured_in_turn(teacher):
 
 
 def test_an_empty_corpus_is_refused(teacher, blocks):
-    with pytest.raises(ValueError, match="at least one block"):
+    with pytest.raises(ValueError, match="at least one sequence"):
         lft.evaluate(lft.splice(teacher, (2, 5), lft.Skip()), teacher, blocks[:0])
 
 
 def test_skip_damage_is_the_spliced_models(teacher, blocks):
-    found = skipping.skip_damage(teacher, blocks, [(2, 5), (0, 1), (7, 8), (0, 8)], batch_size=16, progress=False)
+    found = skipping.skip_kl(teacher, blocks, [(2, 5), (0, 1), (7, 8), (0, 8)], batch_size=16, progress=False)
     for span, kl in found.items():
         by_splice = lft.evaluate(lft.splice(teacher, span, lft.Skip()), teacher, blocks)
         assert torch.allclose(kl, by_splice.sequence_kl, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit"):
-        skipping.skip_damage(teacher, blocks, [(5, 9)])
+        skipping.skip_kl(teacher, blocks, [(5, 9)])

@@ -55,9 +55,9 @@ def test_lines_are_colored_by_the_matching_of_the_full_space(states):
     x0, x1 = states[0], states[6]
     found = lft.recoupling_ratio(x0, x1)
     assert 0 < found.ratio < 1
-    figure = plots.span_coupling(x0, x1, found.recoupled, "two ends")
+    figure = plots.span_coupling(x0, x1, found.re_paired, "two ends")
     changed = next(trace for trace in figure.data if trace.name == "optimal transport would re-pair")
-    assert len(changed.x) == 3 * int(found.recoupled.sum())  # start, end, gap
+    assert len(changed.x) == 3 * int(found.re_paired.sum())  # start, end, gap
 
 
 def test_predictions_and_measurements_of_the_same_span_meet(scan):

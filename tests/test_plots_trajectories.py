@@ -126,7 +126,7 @@ def test_velocity_of_a_token_is_the_flow_s_and_moves_only_that_token(models, pat
     t, token = 1 / 3, 4
     there = path.at(6 + t * 12)[0]
     here = velocity_at(student, path, token, t, torch.zeros(2, 64))
-    context = lft.latents.all_depths(student.model, path.ids[None])[2][6]
+    context = lft.latents.hidden_states_at_all_layers(student.model, path.ids[None])[2][6]
     with torch.no_grad():
         expected = student.operator.velocity(there[None], t, **context)[0, token]
     torch.testing.assert_close(here, expected.expand(2, -1), atol=1e-4, rtol=1e-4)

@@ -59,7 +59,7 @@ def test_ratio_counts_those_paired_anew():
     found = lft.recoupling_ratio(x0, torch.tensor([[10.1], [0.1], [20], [30]]))
     assert found.ratio == 0.5
     assert found.assignment.tolist() == [1, 0, 2, 3]
-    assert found.recoupled.tolist() == [True, True, False, False]
+    assert found.re_paired.tolist() == [True, True, False, False]
 
 
 def test_duplicates_keep_their_partners():

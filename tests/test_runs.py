@@ -28,7 +28,7 @@ from lft_edu.fitting import LatentLoss
 from lft_edu.latents import span_latents
 from lft_edu.objectives import make_objective
 from lft_edu.runs import costs
-from lft_edu.skipping import skip_damage
+from lft_edu.skipping import skip_kl
 from lft_edu.training.callbacks import GracefulShutdown, History
 from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
 from lft_edu.training.logs import MetricsLog, read_metrics
@@ -100,7 +100,7 @@ def test_a_search_for_the_best_skip_is_counted_as_it_runs(teacher):
     eager = AutoModelForCausalLM.from_config(copy.deepcopy(teacher.config), attn_implementation="eager").eval()
     spans = [(m, m + j) for j in (1, 2) for m in range(8 - j + 1)]
     with FlopCounterMode(display=False) as counter:
-        skip_damage(eager, torch.randint(1, 300, (1, 24)), spans, progress=False)
+        skip_kl(eager, torch.randint(1, 300, (1, 24)), spans, progress=False)
     assert counter.get_total_flops() == pytest.approx(24 * costs.skip_flops(teacher, 2, 24), rel=1e-3)
 
 
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher, blocks, tmp_p
     newest = Checkpoints(tmp_path / "c").files()[0]
     newest.write_bytes(damage(newest.read_bytes()))
     again = lft.splice(teacher, (2, 5), lft.Flow())
-    with pytest.warns(UserWarning, match="Going on from step-000000004"):
+    with pytest.warns(UserWarning, match="Resuming from step-000000004"):
         lft.fit(again, teacher, blocks, **options, resume=True)
     for a, b in zip(whole.operator.parameters(), again.operator.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -319,7 +319,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(teacher, tmp_path, mo
     kept.save(student.operator, [], notes)
     full = SafetensorError("I/O error: No space left on device (os error 28)")
     monkeypatch.setattr("safetensors.torch.save_file", Mock(side_effect=full))
-    with pytest.raises(OSError, match=r"MB\) could not be written .*Make room and resume"):
+    with pytest.raises(OSError, match=r"MB\) could not be written .*Free disk space, then resume"):
         kept.save(student.operator, [], notes | {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.safetensors"]
 

@@ -10,7 +10,7 @@ import torch
 import lft_edu as lft
 from lft_edu import skipping
 from lft_edu.criteria import CRITERIA, RIDGE_PENALTY, Depth, Pair
-from lft_edu.latents import all_depths, depth_states
+from lft_edu.latents import depth_states, hidden_states_at_all_layers
 from lft_edu.spans import SpanScan, scan_spans
 from lft_edu.support.statistics import rank_correlation, summary
 
@@ -275,7 +275,7 @@ def test_a_teacher_is_scanned_and_its_skips_are_added(teacher, blocks):
     """Only deep spans cost much: the sums agree with skipping for real."""
     states = depth_states(teacher, blocks, len(blocks), torch.Generator().manual_seed(0))
     found = scan_spans(states, ("recoupling", "ridge"), progress=False)
-    found = found.add("skip", skipping.skip_damage(teacher, blocks, [(1, 2), (0, 2)], progress=False))
+    found = found.add("skip", skipping.skip_kl(teacher, blocks, [(1, 2), (0, 2)], progress=False))
     student = lft.splice(teacher, (0, 2), lft.Skip())
     assert found["skip"][0, 2] == pytest.approx(lft.evaluate(student, teacher, blocks).kl, rel=1e-4)
 
@@ -285,7 +285,7 @@ def test_states_of_one_token(teacher, blocks):
     n = int((blocks[:, 1:] == token).any(1).sum())
     states = depth_states(teacher, blocks, n, torch.Generator().manual_seed(0), token=token)
     assert states.shape[1] == n
-    known, _, _ = all_depths(teacher, torch.tensor([[token, token]]))
+    known, _, _ = hidden_states_at_all_layers(teacher, torch.tensor([[token, token]]))
     assert torch.allclose(states[0], known[0][0, 1].expand(n, -1), atol=1e-6), "one embedding, one token"
     with pytest.raises(ValueError, match=f"with token {token}"):
         depth_states(teacher, blocks, n + 1, token=token)

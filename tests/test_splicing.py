@@ -418,5 +418,5 @@ def test_only_the_operator_is_trainable_after_loading_too(teacher, tmp_path):
 
 
 def test_recording_states_is_refused_not_cut_short(teacher, ids):
-    with pytest.raises(ValueError, match="all_depths"):
+    with pytest.raises(ValueError, match="hidden_states_at_all_layers"):
         lft.splice(teacher, SPAN, lft.Flow())(ids, output_hidden_states=True)

@@ -1,4 +1,4 @@
-"""Streams of text: one order of blocks for any number of processes, and a place to come back to."""
+"""Text streams: one order of sequences for any number of processes, and a state to resume from."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ import lft_edu as lft
 from lft_edu.training.callbacks import Evaluation
 from lft_edu.training.checkpoints import Checkpoints
 from lft_edu.training.sampling import places
-from lft_edu.training.streams import AHEAD, Stream, StreamError, lanes_of
+from lft_edu.training.streams import AHEAD, StreamError, TokenStream, num_readers
 
 
 def files(count: int, rows: int = 20, block: int = 4):
@@ -25,7 +25,7 @@ def files(count: int, rows: int = 20, block: int = 4):
     return datasets.IterableDataset.from_generator(generate, gen_kwargs={"names": list(range(count))})
 
 
-def read(stream: Stream, steps, batch: int, turns: int = 1, world: int = 1) -> list[list[int]]:
+def read(stream: TokenStream, steps, batch: int, turns: int = 1, world: int = 1) -> list[list[int]]:
     """The first tokens of the blocks of each step, as ``world`` processes read them together; in order of number."""
     streams = stream if isinstance(stream, list) else [stream]
     found, whole = [], batch * turns * world
@@ -40,59 +40,59 @@ def read(stream: Stream, steps, batch: int, turns: int = 1, world: int = 1) -> l
     return found
 
 
-def test_lanes_are_a_power_of_two():
-    assert [lanes_of(files(n)) for n in (1, 2, 3, 4, 30, 40)] == [1, 2, 2, 4, 16, 32]
+def test_the_number_of_readers_is_a_power_of_two():
+    assert [num_readers(files(n)) for n in (1, 2, 3, 4, 30, 40)] == [1, 2, 2, 4, 16, 32]
 
 
-def test_every_file_is_in_one_lane():
-    """Thirty files, as the Pile has, in sixteen lanes: eight processes open up to four each, none another's."""
-    stream = Stream(files(30, rows=2))
-    found = [stream._lane(lane).block(position)[0] for lane in range(16) for position in range(4)]
+def test_every_file_has_one_reader():
+    """Thirty files, as the Pile has, sixteen readers: eight processes open up to four each, none another's."""
+    stream = TokenStream(files(30, rows=2))
+    found = [stream._reader(reader).sequence(position)[0] for reader in range(16) for position in range(4)]
     assert {token // 1000 for token in found} == set(range(30))
     opened = []
     for rank in range(8):
-        stream = Stream(files(30))
+        stream = TokenStream(files(30))
         stream[places(4, 0, rank, 8).tolist()]
-        opened.append(set(stream.lanes))
+        opened.append(set(stream.readers))
     assert sum(map(len, opened)) == len(set().union(*opened)) == 16
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_order_does_not_depend_on_the_number_of_processes(count):
-    alone = read(Stream(files(count)), range(6), batch=8)
+    alone = read(TokenStream(files(count)), range(6), batch=8)
     seen = len({token for step in alone for token in step})
-    assert seen == {1: 20, 2: 40, 3: 44, 4: 48}[count]  # of three files, one has a lane of its own and comes round
+    assert seen == {1: 20, 2: 40, 3: 44, 4: 48}[count]  # of three files, one has a reader of its own and starts over
     for batch, turns, world in ((4, 2, 1), (4, 1, 2), (2, 2, 2), (2, 1, 4)):
-        streams = [Stream(files(count)) for _ in range(world)]
+        streams = [TokenStream(files(count)) for _ in range(world)]
         assert read(streams, range(6), batch, turns, world) == alone
 
 
 def test_a_process_opens_its_own_files_only():
-    stream = Stream(files(4))
+    stream = TokenStream(files(4))
     read([stream], range(3), batch=4)  # rank 0 of 1 reads all four
-    assert set(stream.lanes) == {0, 1, 2, 3}
-    stream = Stream(files(4))
+    assert set(stream.readers) == {0, 1, 2, 3}
+    stream = TokenStream(files(4))
     for step in range(3):
         stream[(step * 8 + places(4, 0, 1, 2)).tolist()]
-    assert set(stream.lanes) == {1, 3}
+    assert set(stream.readers) == {1, 3}
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_state_continues_exactly_even_with_another_number_of_processes(world):
-    whole = read(Stream(files(4)), range(30), batch=8)  # 240 blocks: three times around 80
+    whole = read(TokenStream(files(4)), range(30), batch=8)  # 240 blocks: three times around 80
     for stop in (1, 7, 19):
-        streams = [Stream(files(4)) for _ in range(world)]
+        streams = [TokenStream(files(4)) for _ in range(world)]
         read(streams, range(stop), 8 // world, 1, world)
         state = {}
         for stream in streams:
             state |= json.loads(json.dumps(stream.state()))
-        again = Stream(files(4))
+        again = TokenStream(files(4))
         again.restore(state)
         assert read(again, range(stop, 30), batch=8) == whole[stop:]
 
 
 def test_a_state_is_of_what_was_handed_out_not_of_what_was_read_ahead():
-    stream = Stream(files(1, rows=500))
+    stream = TokenStream(files(1, rows=500))
     read(stream, range(3), batch=2)
     assert len(stream.ahead) == AHEAD
     assert stream.state()["0"]["position"] == 6
@@ -105,18 +105,18 @@ def test_a_packed_text_stream_goes_on_in_the_middle_of_a_batch_of_texts(bundled,
         lambda batch: {"input_ids": lft.corpora.pack(batch["text"], tokenizer, 16)},
         batched=True, batch_size=64, remove_columns=["text"],
     )  # fmt: skip
-    whole = [Stream(blocks)[[i]]["input_ids"][0].tolist() for i in (0, 1)]
-    first, all_of_it = Stream(blocks), Stream(blocks)
+    whole = [TokenStream(blocks)[[i]]["input_ids"][0].tolist() for i in (0, 1)]
+    first, all_of_it = TokenStream(blocks), TokenStream(blocks)
     wanted = [all_of_it[list(range(i, i + 5))]["input_ids"].tolist() for i in range(0, 200, 5)]
     assert whole == wanted[0][:2]
     for i in range(0, 100, 5):
         first[list(range(i, i + 5))]
-    second = Stream(blocks)
+    second = TokenStream(blocks)
     second.restore(first.state())
     assert [second[list(range(i, i + 5))]["input_ids"].tolist() for i in range(100, 200, 5)] == wanted[20:]
 
 
-def test_places_in_files_of_parquet_are_kept_lane_by_lane(tmp_path):
+def test_places_in_files_of_parquet_are_kept_reader_by_reader(tmp_path):
     """Another path through `datasets` than generated rows. What is asked for first, as `fit` does, is block 0."""
     for name in (0, 1):
         rows = [{"input_ids": [1000 * name + i] * 4} for i in range(60)]
@@ -124,17 +124,17 @@ def test_places_in_files_of_parquet_are_kept_lane_by_lane(tmp_path):
     names = [str(tmp_path / f"{name}.parquet") for name in (0, 1)]
     corpus = datasets.load_dataset("parquet", data_files=names, split="train", streaming=True)
     corpus = corpus.map(lambda batch: {"input_ids": batch["input_ids"]}, batched=True, batch_size=20)
-    alone = read(Stream(corpus), range(6), batch=8)
-    streams = [Stream(corpus) for _ in range(2)]
+    alone = read(TokenStream(corpus), range(6), batch=8)
+    streams = [TokenStream(corpus) for _ in range(2)]
     for stream in streams:
         stream[[0]]
     assert read(streams, range(3), batch=4, world=2) == alone[:3]
     state = streams[0].state() | streams[1].state()
-    untouched = Stream(corpus)
+    untouched = TokenStream(corpus)
     untouched.restore(json.loads(json.dumps(state)))
     assert untouched.state() == state  # nothing read yet
     for _ in range(2):  # reading on from a state leaves the state as it was
-        again = Stream(corpus)
+        again = TokenStream(corpus)
         again.restore(state)
         assert read(again, range(3, 6), batch=8) == alone[3:]
 
@@ -184,7 +184,7 @@ def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
     threading.Timer(3, lambda: signal.raise_signal(signal.SIGTERM)).start()
     student = lft.splice(teacher, (2, 5), lft.Flow())
     options = {"max_steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
-    with pytest.raises(KeyboardInterrupt, match="waited for"):
+    with pytest.raises(KeyboardInterrupt, match="waiting for text"):
         lft.fit(student, teacher, broken(26, silence.wait), **options)
     silence.set()
     assert Checkpoints(tmp_path).newest_step() == 6
@@ -193,19 +193,19 @@ def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
 
 def test_streams_of_one_data_set_do_not_disturb_each_other():
     corpus = files(1, rows=400)
-    alone = read(Stream(corpus), range(40), batch=4)
-    one, other = Stream(corpus), Stream(corpus)
+    alone = read(TokenStream(corpus), range(40), batch=4)
+    one, other = TokenStream(corpus), TokenStream(corpus)
     for step in range(20):
         assert read(one, [step], batch=4) == alone[step : step + 1]
         read(other, [2 * step], batch=4)
-    again = Stream(corpus)
+    again = TokenStream(corpus)
     again.restore(one.state())
     assert read(again, range(20, 30), batch=4) == alone[20:30]
 
 
 def test_an_empty_stream_says_so():
-    with pytest.raises(ValueError, match="not one block"):
-        Stream(files(1, rows=0))[[0]]
+    with pytest.raises(ValueError, match="less than one sequence"):
+        TokenStream(files(1, rows=0))[[0]]
 
 
 def test_a_resumed_run_on_a_stream_reads_nothing_twice(teacher, tmp_path):

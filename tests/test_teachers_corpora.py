@@ -35,7 +35,7 @@ def test_bundled_teacher_is_what_it_says(bundled):
 def test_bundled_teacher_predicts_held_out_python(bundled):
     """Far better than chance, on files it never saw: chance is ln(vocabulary), 7.6 nats."""
     model, tokenizer = bundled
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=4096)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=4096)
     with torch.no_grad():
         assert model(blocks, labels=blocks).loss < 3.5
 
@@ -205,7 +205,7 @@ def test_load_corpus_gives_blocks(tokenizer):
 def test_a_small_budget_is_spread_over_many_files(tokenizer):
     """128 blocks from the test split must not be one long file cut in pieces."""
     files = corpora.python_files("python-stdlib", "test")
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=128 * 128)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=128 * 128)
     assert blocks.shape == (128, 128)
     starts = [tokenizer.decode(block[20:60]) for block in blocks]
     owners = {next((i for i, f in enumerate(files) if s in f.read_text(errors="replace")), None) for s in starts}
@@ -255,7 +255,7 @@ def test_bad_corpora(tokenizer, name, options, error, words):
 
 def test_too_little_text(tokenizer, tmp_path):
     (tmp_path / "short.txt").write_text("x = 1")
-    with pytest.raises(ValueError, match="not even one block"):
+    with pytest.raises(ValueError, match="too short for one sequence"):
         lft.load_corpus(tmp_path / "short.txt", tokenizer)
     (tmp_path / "short.txt").write_text("  \n")
     with pytest.raises(ValueError, match="no readable UTF-8 text"):

@@ -198,7 +198,7 @@ def test_refusals_say_what_to_do(models, tokenizer, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             lft.capture(teacher, tokenizer, wrong)
-    with pytest.raises(ValueError, match=r"600 tokens; this model's context is 512"):
+    with pytest.raises(ValueError, match=r"600 tokens; this model reads up to 512"):
         lft.capture(teacher, tokenizer, "a" * 600)
     for batch_size in (0, -1, True):
         with pytest.raises(ValueError, match="texts per forward pass"):

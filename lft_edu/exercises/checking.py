@@ -96,9 +96,9 @@ def check(number: str, answer: Callable) -> Report:
         AssertionError: the answer is wrong and nbgrader is running (it sets ``NBGRADER_EXECUTION``).
     """
     if str(number) not in EXERCISES:
-        from ..support.errors import unknown
+        from ..support.errors import unknown_name_error
 
-        raise unknown("exercise", number, EXERCISES)
+        raise unknown_name_error("exercise", number, EXERCISES)
     chosen = EXERCISES[str(number)]
     report = Report(chosen)
     stage = "is a function"

@@ -5,7 +5,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from ..latents import all_depths
+from ..latents import hidden_states_at_all_layers
 from .checking import Wrong, close, describe, exercise, tensor
 
 
@@ -27,7 +27,7 @@ def hooks_on(model) -> int:
 @exercise("4.1", "Catch the states", difficulty=2, minutes=12)
 def catch(answer):
     model, ids = small_model(3), torch.tensor([[3, 41, 7, 7, 20]])
-    right = torch.stack(all_depths(model, ids)[0])[:, 0]
+    right = torch.stack(hidden_states_at_all_layers(model, ids)[0])[:, 0]
     listed = torch.cat(model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states)
     before = hooks_on(model)
     yield "one tensor, (L + 1, T, D)"
@@ -55,7 +55,7 @@ def catch(answer):
         )
     yield "any depth, any length"
     for model, ids in ((small_model(2), torch.arange(9)[None]), (small_model(6), torch.tensor([[8]]))):
-        want = torch.stack(all_depths(model, ids)[0])[:, 0]
+        want = torch.stack(hidden_states_at_all_layers(model, ids)[0])[:, 0]
         close(_states(answer(model, ids), want, want), want, f"the states of {len(want) - 1} layers")
 
 
@@ -284,7 +284,7 @@ def lens(answer):
     })  # fmt: skip
     yield "at the last depth it gives the model's own prediction"
     model, ids = small_model(3), torch.tensor([[3, 41, 7, 7, 20]])
-    states, said, _ = all_depths(model, ids)
+    states, said, _ = hidden_states_at_all_layers(model, ids)
     found = answer(states[-1][0], model.gpt_neox.final_layer_norm, model.get_output_embeddings())
     close(found, said[0].softmax(-1), "the probabilities at the last depth")
 

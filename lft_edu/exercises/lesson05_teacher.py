@@ -175,7 +175,7 @@ def bundled():
     from ..loading import corpora, teachers
 
     teacher, tokenizer = teachers.load_teacher("bundled", device="cpu")
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "validation", 128)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "validation", 128)
     return teacher, tokenizer, blocks
 
 

@@ -72,7 +72,7 @@ class SpanApp(App):
         found = recoupling_ratio(x0, x1)
         some = torch.arange(len(x0)) < self.shown
         title = f"Layers {m} … {n - 1}: R = {found.ratio:.3f}"
-        self._draw(self.plane, plots.span_coupling(x0[some], x1[some], found.recoupled[some], title))
+        self._draw(self.plane, plots.span_coupling(x0[some], x1[some], found.re_paired[some], title))
         self.plane.update_layout(**COMPACT)
         self.say(self.words(m, n))
 

@@ -22,8 +22,8 @@ from ..operators import Flow
 from ..plots.base import visible
 from ..projections import PCA, PREPARATIONS, UMAP, Projection, trustworthiness
 from ..splicing import SplicedForCausalLM, check_pair
-from ..support.errors import unknown
-from ..support.files import whole
+from ..support.errors import unknown_name_error
+from ..support.files import atomic_write
 from ..trajectories import Lens, Trajectory, capture
 from .scene import TOP, describe, scene
 
@@ -128,13 +128,13 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         solver = {name: changes.pop(key) for key, name in asked.items() if key in changes}
         for key, value in changes.items():
             if key not in settings:
-                raise unknown("setting", key, (*settings, "solver", "steps"))
+                raise unknown_name_error("setting", key, (*settings, "solver", "steps"))
             if not isinstance(value, str):
                 raise ValueError(f"{key}={value!r}: give a string.")
             settings[key] = value
         for key, allowed in (("student", self.students), ("preparation", PREPARATIONS), ("view", VIEWS)):
             if settings[key] not in allowed:
-                raise unknown(key, settings[key], allowed)
+                raise unknown_name_error(key, settings[key], allowed)
         if solver:
             before = solvers[settings["student"]]
             if before is None:
@@ -234,7 +234,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         views = [view for view in VIEWS if view in self.scene["views"]]
         scenes = {name: self._scene({**self.settings, "student": name}, self.solvers, views) for name in order}
         known = [t for t in self.selected if 0 <= t < len(self.scene["tokens"])]
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(standalone(scenes, self.depth, known), "utf-8", "replace")
         return path
 
@@ -265,7 +265,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
             picture = page.screenshot()
             chrome.close()
         path = Path(path).expanduser()
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(picture)
         return path
 

@@ -28,16 +28,16 @@ else:
 
 
 class DamagedAssetError(ValueError):
-    """A file that ships with the course is missing, truncated or altered."""
+    """A bundled file is missing, truncated or altered."""
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def operator_notes(path: Path) -> dict:
-    """What a trained operator's file says of itself: span, operator, teacher, training."""
+    """Return the metadata of a trained operator's safetensors file: span, operator, teacher, training."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -45,10 +45,10 @@ def operator_notes(path: Path) -> dict:
 
 
 def verify(folder: Path) -> dict:
-    """Check a folder of assets against the checksums in its ``PROVENANCE.json``; returns what is written there.
+    """Check a folder of assets against the checksums in its ``PROVENANCE.json``, and return that file's content.
 
     Raises:
-        DamagedAssetError: which file is wrong and how to get it back.
+        DamagedAssetError: a file is missing or differs.
     """
     try:
         provenance = json.loads((folder / "PROVENANCE.json").read_text())

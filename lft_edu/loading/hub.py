@@ -1,17 +1,17 @@
-"""The hub: what is fetched from it, whole and checked, and what is said when that fails.
+"""Download models from the Hugging Face hub, complete and checked, with errors that say what to do.
 
-Files come through ``huggingface_hub`` into its cache (``HF_HOME``), so what other programs have fetched is found, and
-``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` mean what they mean there. Only safetensors weights are asked for, and no code.
+Files are stored in the cache of ``huggingface_hub`` (``HF_HOME``), shared with other programs; ``HF_HUB_OFFLINE`` and
+``HF_ENDPOINT`` work as usual. Only safetensors weights are downloaded, and never code.
 """
 
+import contextlib
 import errno
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..support import machine
 from ..support.errors import reason
-from ..support.machine import free_space
 
 # Matched against the whole path in the repository: folders with other formats of the same weights are left out.
 FILES = [
@@ -31,12 +31,13 @@ FILES = [
 ]
 VOCABULARIES = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}
 CLOSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM)
+VERIFIED = ".lft_edu-verified"  # a file in a snapshot whose files match their hashes
 INSTEAD = 'use load_teacher("bundled"), which needs no network'
 
 
 @dataclass(frozen=True)
 class Download:
-    """What :func:`fetch` would do: the commit, the bytes of all files, and of those that are not in the cache."""
+    """What :func:`fetch` would download: ``size`` bytes in all, of which ``missing`` are not in the cache yet."""
 
     commit: str
     size: int
@@ -44,58 +45,59 @@ class Download:
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
-    """A model of the hub as a folder on this disk, downloaded if need be; an interrupted download goes on.
+    """Download a model, unless it is in the cache; an interrupted download is resumed.
 
     Args:
         name: ``"owner/name"``.
-        revision: branch, tag or commit; the main branch, if None.
+        revision: branch, tag or commit; the main branch if None.
 
     Returns:
-        A folder whose name is the commit.
+        The model's folder in the cache, named after the commit.
 
     Raises:
-        FileNotFoundError: no such model, revision, or weights that can be loaded safely.
-        PermissionError: a model whose terms must be accepted first.
-        ConnectionError: the hub is out of reach, or the download broke off.
-        OSError: no room on the disk.
-        ValueError: a file is not what the hub says it is. It has been removed from the cache.
+        FileNotFoundError: the model, the revision or safetensors weights do not exist.
+        PermissionError: the model's terms must be accepted first.
+        ConnectionError: the hub cannot be reached, or the download was interrupted.
+        OSError: not enough disk space.
+        ValueError: a downloaded file does not match its checksum. It has been removed from the cache.
     """
     plan = None
     try:
         plan = look_up(name, revision)
         require_room(plan.missing, name)
     except ConnectionError:
-        pass  # the cache may hold it all
+        pass  # the cache may be complete
     with explained(name, revision):
         folder = Path(_snapshot(name, plan.commit if plan else revision))
     if plan is None:
-        require_whole(folder, name)
+        require_complete(folder, name)
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{name!r} holds no config.json: it is no transformers model. Check the name.")
+        raise FileNotFoundError(f"{name!r} has no config.json, so it is not a transformers model. Check the name.")
     if not list(folder.glob("*.safetensors")):
         raise FileNotFoundError(
-            f"{name!r} offers no safetensors weights at {revision or 'main'}. Pickled weights can run code and are "
+            f"{name!r} has no safetensors weights at {revision or 'main'}. Pickled weights can run code and are "
             "never loaded: choose a revision with a model.safetensors, or convert them yourself and give the folder."
         )
-    verify(folder)
+    if (plan and plan.missing) or not (folder / VERIFIED).exists():
+        verify(folder)
     if not any((folder / file).exists() for file in VOCABULARIES):
-        raise FileNotFoundError(f"{name!r} holds no tokenizer: without one no text can be read. Choose another model.")
+        raise FileNotFoundError(f"{name!r} has no tokenizer, which is needed to read text. Choose another model.")
     return folder
 
 
 def dataset_commit(name: str) -> str | None:
-    """The newest commit of a data set on the hub; None where nobody can be asked."""
+    """Return the newest commit of a dataset on the hub; None if the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(name).sha
-    except Exception:  # of the hub's clients, which share no class; who loads it will say what is wrong
+    except Exception:  # the hub's clients share no error class; loading the dataset will say what is wrong
         return None
 
 
-def require_whole(folder: Path, name: str) -> None:
-    """ConnectionError unless the cache holds config, vocabulary and every part of the weights. Without the hub nobody
-    else would say that a download had broken off."""
+def require_complete(folder: Path, name: str) -> None:
+    """Raise ConnectionError unless the cache has config, vocabulary and all weights. Without the hub, this is the only
+    way to notice an interrupted download."""
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.exists():
@@ -104,17 +106,17 @@ def require_whole(folder: Path, name: str) -> None:
     missing = sorted(({"config.json"} | weights) - found) + ([] if found & VOCABULARIES else ["tokenizer.json"])
     if missing:
         raise ConnectionError(
-            f"{name!r} is not whole in {cache_folder()} ({', '.join(missing)} missing), and the hub is out of reach. "
-            f"Fetch it once with the hub, or {INSTEAD}."
+            f"{name!r} is incomplete in {cache_folder()} ({', '.join(missing)} missing) and the hub cannot be reached. "
+            f"Connect and run this again, or {INSTEAD}."
         )
 
 
 def look_up(name: str, revision: str | None = None) -> Download:
-    """What :func:`fetch` would download, without downloading it. Raises as it does."""
+    """Return what :func:`fetch` would download, without downloading it. Raises the same errors."""
     with explained(name, revision):
         files = _snapshot(name, revision, dry_run=True)
     if not files:
-        raise FileNotFoundError(f"{name!r} holds no file of a model. Check the name.")
+        raise FileNotFoundError(f"{name!r} has no model files. Check the name.")
     sizes = [(file.file_size or 0, file.will_download) for file in files]
     return Download(files[0].commit_hash, sum(s for s, _ in sizes), sum(s for s, missing in sizes if missing))
 
@@ -126,48 +128,58 @@ def _snapshot(name: str, revision: str | None, **options):
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with its hash, which is its name in the hub's cache: SHA-256 of a large one, git's of others.
+    """Compare every file of a snapshot with its hash, and mark the snapshot as verified.
 
-    The clients compare lengths only, so a file that was altered on its way, or rotted on the disk, would load as good.
+    In the hub's cache, a file's name is its hash: SHA-256 of a large file, git's SHA-1 of a small one. The clients
+    compare lengths only. Hashing takes seconds per gigabyte, so :func:`fetch` does it once, after the download;
+    ``lft-edu doctor`` does it again for everything in the cache.
 
     Raises:
-        ValueError: which file differs; it is gone, and the next call downloads it again.
+        ValueError: files differ. They have been removed, so the next :func:`fetch` downloads it again.
     """
+    damaged = []
     for link in sorted(folder.rglob("*")):
         blob = link.resolve()
-        if not link.is_symlink() or len(blob.name) not in (40, 64):
-            continue
-        found = _hash_like(blob)
-        if found != blob.name:
+        if link.is_symlink() and len(blob.name) in (40, 64) and (found := _hash_like(blob)) != blob.name:
             size = blob.stat().st_size
-            link.unlink()
-            blob.unlink()
-            raise ValueError(
-                f"{link.name} of {folder.name[:12]} was damaged on its way or on the disk ({size:,} bytes, hash "
-                f"{found[:12]}…, should be {blob.name[:12]}…). It has been removed: run this again to download it anew."
-            )
+            damaged.append(f"{link.name} ({size:,} bytes, hash {found[:12]}…, should be {blob.name[:12]}…)")
+            for path in (folder / VERIFIED, link, blob):
+                path.unlink(missing_ok=True)
+    if damaged:
+        raise ValueError(
+            f"Checksum mismatch in {folder.name[:12]}: {', '.join(damaged)}. It has been removed: load the model "
+            "again to download a new copy."
+        )
+    with contextlib.suppress(OSError):  # a cache that others share, and that cannot be written
+        (folder / VERIFIED).touch()
 
 
 def _hash_like(blob: Path) -> str:
-    """The hash of a file, of the kind that is its name."""
-    if len(blob.name) == 40:  # git's, of the content behind a header
-        data = blob.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    """Return a file's hash, of the same kind as its name: git's if that has 40 digits, else SHA-256."""
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    if len(blob.name) == 40:
+        return git_hash(blob.read_bytes())
     with blob.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha_fileobj(file).hex()
+
+
+def downloaded() -> list[Path]:
+    """Return the folders of all models in the cache that :func:`fetch` has downloaded and verified."""
+    return sorted(path.parent for path in cache_folder().glob(f"models--*/snapshots/*/{VERIFIED}"))
 
 
 def cache_folder() -> Path:
-    """Where the hub's clients keep what they download."""
+    """Return the folder of the hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
 def require_room(needed: int, what: str, folder: Path | None = None) -> None:
-    """OSError (``ENOSPC``) unless ``needed`` bytes, and a tenth more, are free where ``folder`` (the cache) is."""
+    """Raise OSError (``ENOSPC``) unless 1.1 × ``needed`` bytes are free on the disk of ``folder`` (or the cache)."""
     folder = folder or cache_folder()
-    free = free_space(folder)
+    free = machine.free_space(folder)
     if 1.1 * needed > free:
         raise OSError(
             errno.ENOSPC,
@@ -176,8 +188,8 @@ def require_room(needed: int, what: str, folder: Path | None = None) -> None:
         )
 
 
-def in_reach() -> bool:
-    """Does the hub answer, and may it be asked?"""
+def is_reachable() -> bool:
+    """Return whether the hub, or the proxy in front of it, accepts a connection, and offline mode is off."""
     import socket
     import urllib.request
     from urllib.parse import urlsplit
@@ -187,7 +199,7 @@ def in_reach() -> bool:
     address = urlsplit(constants.ENDPOINT)
     proxy = urllib.request.getproxies().get(address.scheme)
     if proxy and not urllib.request.proxy_bypass(address.hostname):
-        address = urlsplit(proxy)  # it alone can be reached from here
+        address = urlsplit(proxy)  # only it can be reached directly
     try:
         if constants.HF_HUB_OFFLINE:
             return False
@@ -198,7 +210,7 @@ def in_reach() -> bool:
 
 
 class explained:
-    """Turns the many errors of the hub's clients into the few that :func:`fetch` promises."""
+    """Context manager: replace any error of the hub's clients by one of those that :func:`fetch` documents."""
 
     def __init__(self, name: str, revision: str | None = None, instead: str = INSTEAD):
         self.name, self.revision, self.instead = name, revision, instead
@@ -212,17 +224,24 @@ class explained:
 
 
 def explain(error: Exception, name: str, revision: str | None = None, instead: str = INSTEAD) -> Exception:
-    """The error to raise in place of one that a client of the hub raised: what happened, and what to do."""
+    """Return the error to raise instead of one that the hub's clients raised: what happened, and what to do.
+
+    Args:
+        error: what a client raised.
+        name: the model or dataset that was asked for.
+        revision: the revision that was asked for, if any.
+        instead: an alternative that works without the hub.
+    """
     from huggingface_hub import constants, errors
 
-    chain = [error]  # it, what caused it, and what was being handled when each of them was raised
+    chain = [error]  # with its causes and contexts, transitively
     for e in chain:
         chain += [e for e in (e.__cause__, e.__context__) if e is not None and e not in chain]
     found = lambda *kinds: next((e for e in chain if isinstance(e, kinds)), None)  # noqa: E731
     full = next((e for e in chain if isinstance(e, OSError) and e.errno == errno.ENOSPC), None)
     barred = next((e for e in chain if isinstance(e, OSError) and e.errno in CLOSED), None)
     if barred:
-        what = f"{cache_folder()} can't be written ({barred.strerror}): set HF_HOME to another folder"
+        what = f"{cache_folder()} is not writable ({barred.strerror}): set HF_HOME to another folder"
         return OSError(barred.errno, what)
     if full:
         place = cache_folder()
@@ -238,12 +257,12 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
             f"The hub has no {name!r}, or it is private. Check the name; for a private one, `hf auth login`."
         )
     if found(errors.HFValidationError):
-        return ValueError(f"{name!r} is no name on the hub: write owner/name.")
+        return ValueError(f"{name!r} is not a valid hub name: write owner/name.")
     if found(errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return ConnectionError(
-            f"{name!r} is not whole in {cache_folder()}, and HF_HUB_OFFLINE is set. Unset it, or {instead}."
+            f"{name!r} is incomplete in {cache_folder()}, and HF_HUB_OFFLINE is set. Unset it, or {instead}."
         )
     return ConnectionError(
-        f"{name!r} could not be reached on the hub ({reason(error)}). Check the network and "
-        f"run it again, a download goes on where it stopped; or {instead}."
+        f"{name!r} could not be downloaded ({reason(error)}). Check the network and run this "
+        f"again: the download resumes where it stopped. Or {instead}."
     )

@@ -1,15 +1,23 @@
-"""Teachers, and the students that ship with the course."""
+"""Load teachers and students: bundled, from a folder, or from the hub."""
+
+from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..support.errors import reason, unknown
+from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
 from . import hub
 from .assets import ASSETS, DamagedAssetError, operator_notes, verify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..splicing import SplicedForCausalLM
 
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
@@ -23,26 +31,29 @@ SHAPES = {
 
 
 def load_teacher(
-    name: str | Path = "bundled", device=None, dtype: torch.dtype = torch.float32, revision: str | None = None
-):
-    """A causal language model to compress, in evaluation mode and frozen, and its tokenizer.
+    name: str | Path = "bundled",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model to compress, frozen and in evaluation mode, and its tokenizer.
 
     Args:
         name: ``"bundled"`` (ships with the course, no network), a hub name such as ``"EleutherAI/pythia-410m"``, or a
             folder.
-        device: where to put it; a GPU if there is one, if None.
-        dtype: of the weights.
-        revision: commit, tag or branch on the hub. Pin a commit for work that is to be repeated.
+        device: where to put the model; the accelerator (GPU) if there is one, if None.
+        dtype: data type of the weights.
+        revision: commit, tag or branch on the hub. Pin a commit for reproducible work.
 
     Returns:
-        ``(model, tokenizer)``, both transformers objects; the tokenizer pads on the left. ``model.lft_origin`` says
-        where it came from: ``{"name": ..., "revision": commit or None}``.
+        ``(model, tokenizer)``; the tokenizer pads on the left. ``model.lft_origin`` records the source:
+        ``{"name": ..., "revision": commit or None}``.
 
     Raises:
         DamagedAssetError: the bundled teacher does not match its checksums.
-        FileNotFoundError: a folder or hub model that is not there, or has no safetensors weights.
-        PermissionError, ConnectionError, OSError: what can go wrong with the hub (:func:`lft_edu.loading.hub.fetch`).
-        ValueError: a name that is neither, a damaged download, or a model of an unsupported family.
+        FileNotFoundError: the folder or hub model does not exist, or has no safetensors weights.
+        PermissionError, ConnectionError, OSError: see :func:`lft_edu.loading.hub.fetch`.
+        ValueError: unknown name, damaged download, or unsupported model family.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,7 +81,7 @@ def known_teachers() -> list[str]:
 
 
 def _folder_or_hub_name(name: str) -> str | Path:
-    """An existing folder, or what looks like a name on the hub; anything else is an error that helps."""
+    """Return the folder if it exists, else the name if it looks like a hub name; raise an error otherwise."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -89,65 +100,71 @@ def _folder_or_hub_name(name: str) -> str | Path:
     return name
 
 
-def _from_pretrained(kind, folder: Path, **options):
-    """``kind.from_pretrained`` without any code of the folder's, with the disk's many errors made one."""
+def _from_pretrained(cls: type, folder: Path, **options) -> Any:
+    """Call ``cls.from_pretrained`` without running any code in the folder; turn all loading errors into one."""
     if not Path(folder).joinpath("config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: it is no folder of a model. Give one that is.")
+        raise FileNotFoundError(f"{folder} has no config.json, so it is not a model's folder. Give one that is.")
     try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except MemoryError:
         raise
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            f"{folder} brings code of its own, which is never run here. Choose a model of a family that transformers "
-            "knows, or convert it."
+            f"{folder} contains its own code, which is never run here. Choose a model of a family that transformers "
+            "supports, or convert it."
         ) from error
-    except Exception as error:  # of transformers, safetensors and tokenizers, which share no class
+    except Exception as error:  # transformers, safetensors and tokenizers share no error class
         why = reason(error, 200)
         raise FileNotFoundError(
-            f"{folder} holds no loadable model; it is incomplete or damaged ({why}). Save or copy it again."
+            f"{folder} has no loadable model; it is incomplete or damaged ({why}). Save or copy it again."
         ) from error
 
 
-def _load_model(kind, folder: Path, dtype: torch.dtype):
-    """A model whose every weight comes from the folder's safetensors: what is missing would be random numbers."""
-    model, loading = _from_pretrained(kind, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+def _load_model(cls: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model from safetensors; raise an error if a weight is missing (transformers would draw it at random)."""
+    model, loading = _from_pretrained(cls, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
     if missing:
         raise FileNotFoundError(
-            f"{folder} lacks weights that its config asks for, or has them in another shape ({len(missing)}, such as "
+            f"{folder} lacks weights that its config requires, or has them in another shape ({len(missing)}, such as "
             f"{missing[0]}). It is incomplete or damaged: save or copy it again."
         )
     return model
 
 
 def _source(name: str, revision: str | None) -> tuple[Path, dict]:
-    """The folder to load from, and what to remember of where it came from."""
+    """Return the folder to load from, and the record of its source."""
     place = _folder_or_hub_name(name)
     if isinstance(place, Path):
         if revision is not None:
-            raise ValueError(f"revision={revision!r}: {name} is a folder; only a model of the hub has revisions.")
+            raise ValueError(f"revision={revision!r}: {name} is a folder, which has no revisions. Leave it out.")
         return place, {"name": str(place), "revision": None}
     folder = hub.fetch(place, revision)
     return folder, {"name": place, "revision": folder.name}
 
 
 def random_teacher(
-    shape: str, layers: int | None = None, device=None, dtype: torch.dtype = torch.float32, seed: int = 0
-):
-    """A model of a published shape with random weights, for memory and speed; it knows nothing.
+    shape: str,
+    layers: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Build a model of a published shape with random weights, to measure memory and speed.
 
     Args:
         shape: one of ``SHAPES``, such as ``"pythia-410m"``.
-        layers: fewer layers than published, for a quick look.
-        device: ``"meta"`` gives the shape alone, without any weights: for counting.
+        layers: number of layers; as published, if None.
+        device: where to put it; the accelerator if there is one, if None. ``"meta"`` allocates no weights.
+        dtype: data type of the weights.
+        seed: of the random weights.
     """
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     if shape not in SHAPES:
-        raise unknown("shape", shape, SHAPES)
+        raise unknown_name_error("shape", shape, SHAPES)
     width, depth, heads, vocabulary = SHAPES[shape]
     config = GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers or depth,
@@ -162,26 +179,30 @@ def random_teacher(
 
 
 def bundled_students() -> list[str]:
-    """Names that :func:`load_student` knows, ``bundled/…``."""
+    """Return the names of the bundled students, ``bundled/…``, for :func:`load_student`."""
     folder = ASSETS / "operators"
     return sorted(f"bundled/{p.stem}" for p in folder.glob("*.safetensors"))
 
 
 def load_student(
-    name: str | Path, teacher=None, device=None, dtype: torch.dtype = torch.float32, revision: str | None = None
-):
-    """A student: the bundled teacher with a trained operator that ships with the course, or a saved spliced model.
+    name: str | Path,
+    teacher: PreTrainedModel | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> SplicedForCausalLM:
+    """Load a student: the bundled teacher with a bundled operator, or a saved spliced model.
 
     Args:
-        name: ``"bundled/flow-walking-6-18"`` and so on (:func:`bundled_students`), or a folder that
-            ``student.save_pretrained`` wrote, or a hub name.
-        teacher: the bundled teacher, if it is loaded already; ``device`` and ``dtype`` are then its own.
-
-    Returns:
-        A :class:`~lft_edu.splicing.SplicedForCausalLM`.
+        name: a bundled student such as ``"bundled/flow-walking-6-18"`` (:func:`bundled_students`), a folder written by
+            ``student.save_pretrained``, or a hub name.
+        teacher: the bundled teacher, to avoid loading it again; ``device`` and ``dtype`` are then the teacher's.
+        device, dtype, revision: see :func:`load_teacher`.
 
     Raises:
-        ValueError: unknown name (with the nearest known one); DamagedAssetError: checksums differ.
+        ValueError: unknown name, or another teacher than the bundled one.
+        DamagedAssetError: a bundled file does not match its checksum.
+        OSError: see :func:`load_teacher`.
     """
     from ..splicing import SplicedForCausalLM
 
@@ -190,12 +211,12 @@ def load_student(
         model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
         return model.to(device or default_device()).eval().freeze()
     if name not in bundled_students():
-        raise unknown("student", name, bundled_students(), ", or a folder")
+        raise unknown_name_error("student", name, bundled_students(), ", or a folder")
     return _bundled_student(name.removeprefix("bundled/"), teacher or load_teacher("bundled", device, dtype)[0])
 
 
-def _bundled_student(name: str, teacher):
-    """The teacher with one of ``assets/operators`` spliced in."""
+def _bundled_student(name: str, teacher: PreTrainedModel) -> SplicedForCausalLM:
+    """Splice an operator of ``assets/operators`` into the teacher."""
     from safetensors.torch import load_file
 
     from ..operators import operator_from_dict
@@ -208,21 +229,20 @@ def _bundled_student(name: str, teacher):
     student = splice(teacher, notes["span"], operator_from_dict(notes["operator"]))
     weights, expected = load_file(path), student.operator.state_dict()
     if any(weights[k].shape != expected[k].shape for k in weights):
-        raise ValueError(f"Student 'bundled/{name}' fits the bundled teacher only; this one has other widths.")
+        raise ValueError(f"Student 'bundled/{name}' fits the bundled teacher only. Leave teacher out.")
     student.operator.load_state_dict(weights)
     return student
 
 
-def blank_teacher(name: str, revision: str | None = None):
-    """A teacher without weights (on torch's meta device), and the bytes that loading it would download.
+def blank_teacher(name: str, revision: str | None = None) -> tuple[PreTrainedModel, int]:
+    """Return a teacher without weights (on torch's meta device), and the bytes that loading it would download.
 
     Raises:
-        ValueError, OSError: a teacher that is not there; ConnectionError, the hub is out of reach.
+        ValueError, OSError: the teacher does not exist.
+        ConnectionError: the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from .assets import ASSETS
 
     place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
     download = 0
@@ -231,7 +251,7 @@ def blank_teacher(name: str, revision: str | None = None):
             found = hub.look_up(place, revision)
             download, commit, cached = found.missing, found.commit, False
         except ConnectionError:
-            commit, cached = revision, True  # it may be on this disk
+            commit, cached = revision, True  # it may be in the cache
         with hub.explained(name, revision):
             place = Path(hf_hub_download(name, "config.json", revision=commit, local_files_only=cached)).parent
     config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
@@ -239,8 +259,15 @@ def blank_teacher(name: str, revision: str | None = None):
         return AutoModelForCausalLM.from_config(config), download
 
 
-def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
-    """A GPT-NeoX with rotary positions on half of each 32-wide head, as Pythia's layers but small."""
+def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0) -> PreTrainedModel:
+    """Build a small GPT-NeoX with random weights: Pythia's layers, heads of width 32, half of each rotary.
+
+    Args:
+        width: hidden size, a multiple of 32.
+        vocabulary: tokens in the vocabulary.
+        layers: number of layers.
+        seed: of the random weights.
+    """
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     config = GPTNeoXConfig(
@@ -258,7 +285,7 @@ def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0):
     with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
         torch.default_generator.manual_seed(seed)
         model = GPTNeoXForCausalLM(config)
-        for layer in model.gpt_neox.layers:  # what a layer adds starts small: 24 of them add up
+        for layer in model.gpt_neox.layers:  # a layer's output starts small, since 24 of them add up
             for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
                 nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
     return model

@@ -95,7 +95,7 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
     Args:
         changed: ``(N,)`` bool, the pairs that optimal transport would re-pair; computed from ``pairs`` if None.
     """
-    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).recoupled if changed is None else changed
+    changed = recoupling_ratio(pairs.x0, pairs.x1, metric).re_paired if changed is None else changed
     traces = []
     for name, chosen, color in (
         ("optimal transport agrees", ~changed, GRAY),

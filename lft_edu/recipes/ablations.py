@@ -36,8 +36,8 @@ LEVERS = {
 def measure(steps: int, tokens: int) -> list[dict]:
     """One row a lever: settings, KL with interval, NMSE with and without position 0."""
     teacher, tokenizer = lft.load_teacher("bundled")
-    blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=tokens)
-    held = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=64 * 128)
+    blocks = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=tokens)
+    held = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=64 * 128)
     sources = {share: LatentSource(teacher, SPAN, blocks[:: int(1 / share)], 16, cache=True) for share in (1, 0.25)}
     rows = []
     for name, lever in LEVERS.items():

@@ -21,7 +21,7 @@ from .. import projections
 from ..latents import depth_states
 from ..loading import corpora
 from ..loading.assets import ASSETS, sha256
-from ..support.files import whole, write_json
+from ..support.files import atomic_write, write_json
 from .common import weights_of
 
 
@@ -48,7 +48,7 @@ def picture(teacher, tokenizer, out: Path) -> None:
     explorer.export_png(out, width=1150, height=870)
     shown = PIL.Image.open(out).convert("RGB")
     shown = shown.resize((shown.width * 3 // 4, shown.height * 3 // 4)).quantize(96)
-    with whole(out) as partial:
+    with atomic_write(out) as partial:
         shown.save(partial, format="png", optimize=True)
 
 
@@ -62,12 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
     if a.picture:
         picture(teacher, tokenizer, ASSETS / "figures" / "explorer.png")
         return
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
     states = depth_states(teacher, blocks, a.tokens, torch.Generator().manual_seed(0)).flatten(0, 1).half().cpu()
     arrays, trust = draw(states)
     a.out.mkdir(parents=True, exist_ok=True)
     path = a.out / "atlas.safetensors"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(arrays, partial)
     provenance = {
         "recipe": "python -m lft_edu.recipes.atlas",

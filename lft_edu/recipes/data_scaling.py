@@ -92,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     teacher, tokenizer = lft.load_teacher(a.teacher)
-    blocks = corpora.token_blocks("python-packages", tokenizer, "train", BLOCK, max_tokens=max(a.budget))
-    held = corpora.token_blocks("python-stdlib", tokenizer, "test", BLOCK, max_tokens=a.held)
+    blocks = corpora.token_sequences("python-packages", tokenizer, "train", BLOCK, max_tokens=max(a.budget))
+    held = corpora.token_sequences("python-stdlib", tokenizer, "test", BLOCK, max_tokens=a.held)
     options = {"batch_size": 16, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0}
     about = {
         "teacher_sha256": weights_of(a.teacher),

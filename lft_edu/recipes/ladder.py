@@ -69,11 +69,11 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
 def measure(tokens: int, block: int = 128) -> dict:
     """Everything in ``ladder.json``."""
     teacher, tokenizer = lft.load_teacher("bundled")
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", block, max_tokens=tokens)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", block, max_tokens=tokens)
     depth = teacher.config.num_hidden_layers
     lengths = range(1, 13)
     spans = [(m, m + j) for j in lengths for m in range(depth - j + 1)]
-    damage = skipping.skip_damage(teacher, blocks, spans)
+    damage = skipping.skip_kl(teacher, blocks, spans)
     skips = best_and_centred(damage, depth, lengths)
     curve = {j: damage[tuple(skips[j]["best"])] for j in lengths}
     rows = []
@@ -173,7 +173,7 @@ def growth(work: Path, tokens: int) -> dict:
     from transformers import AutoModelForCausalLM
 
     _, tokenizer = lft.load_teacher("bundled")
-    blocks = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=tokens)
+    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=tokens)
     log = json.loads((ASSETS / "teacher" / "PROVENANCE.json").read_text())
     lengths = (1, 2, 3, 6, 12)
     spans = [(m, m + j) for j in lengths for m in range(24 - j + 1)]
@@ -182,7 +182,7 @@ def growth(work: Path, tokens: int) -> dict:
         folder = work / f"step-{e['step']:06d}"
         if folder.exists():
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
-            damage = skipping.skip_damage(model, blocks, spans)
+            damage = skipping.skip_kl(model, blocks, spans)
             same = {f"{m}-{n}": damage[m, n].mean().item() for m, n in SPANS}
             rows.append({**e, "skip": best_and_centred(damage, 24, lengths), "span": same})
     return {"blocks": list(blocks.shape), "rows": rows}

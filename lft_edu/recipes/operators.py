@@ -22,7 +22,7 @@ from ..fitting import LatentSource
 from ..loading import corpora
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..support.arguments import count, span
-from ..support.files import whole, write_json
+from ..support.files import atomic_write, write_json
 from .common import SPANS, fit, hardware, ladder, weights_of
 
 
@@ -33,7 +33,7 @@ def save_operator(student, path: Path, notes: dict) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in student.operator.state_dict().items()}
     notes = {"span": student.config.span, "operator": student.operator.to_dict(), **notes}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, metadata={"lft_edu": json.dumps(notes)})
 
 
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if not a.collect:
         teacher, tokenizer = lft.load_teacher(a.teacher)
-        blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+        blocks = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
         about = {
             "teacher_sha256": weights_of(a.teacher),
             "corpus_tokens": blocks.numel(),

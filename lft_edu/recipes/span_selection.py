@@ -21,7 +21,7 @@ import lft_edu as lft
 from .. import skipping
 from ..criteria import CRITERIA, TITLES, Depth, Pair, recoupling
 from ..fitting import LatentSource
-from ..latents import all_depths, depth_states
+from ..latents import depth_states, hidden_states_at_all_layers
 from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..spans import SpanScan, scan_spans
@@ -51,7 +51,7 @@ class Depths:
         require_memory(4 * torch.Size(shape).numel(), "The states at every depth", "Give fewer --tokens.")
         self.states = torch.empty(shape)
         for rows in tqdm(torch.arange(len(blocks)).split(batch_size), desc="states", unit="batch", mininterval=5.0):
-            states, _, contexts = all_depths(teacher, blocks[rows].long().to(teacher.device))
+            states, _, contexts = hidden_states_at_all_layers(teacher, blocks[rows].long().to(teacher.device))
             for depth, state in enumerate(states):
                 self.states[depth, rows] = state.float().cpu()
         self.contexts = [{k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()} for context in contexts]
@@ -100,7 +100,7 @@ def scan(teacher, blocks: Tensor, tokens: int, frequent: int, work: Path) -> Spa
     spans = tqdm(found.spans(), desc="one token", unit="span")
     same = {(m, n): torch.cat([recoupling(Pair(Depth(x[m]), Depth(x[n]))) for x in alone]) for m, n in spans}
     found = found.add("recoupling-same-token", same)
-    return found.add("skip", skipping.skip_damage(teacher, blocks[:64], found.spans()))
+    return found.add("skip", skipping.skip_kl(teacher, blocks[:64], found.spans()))
 
 
 def trained(results: dict, name: str, seed: int = 0) -> dict[tuple[int, int], float]:
@@ -157,11 +157,11 @@ def main(arguments: list[str] | None = None) -> None:
     teacher, tokenizer = lft.load_teacher(a.teacher)
     a.work.mkdir(parents=True, exist_ok=True)
     if a.scan:
-        text = corpora.token_blocks("python-packages", tokenizer, "validation", 128, max_tokens=128 * (a.n + 64))
+        text = corpora.token_sequences("python-packages", tokenizer, "validation", 128, max_tokens=128 * (a.n + 64))
         scan(teacher, text, a.n, a.frequent, a.work / "scan.json").save(a.out / "scan.json")
         return
-    blocks = corpora.token_blocks("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
-    held = corpora.token_blocks("python-stdlib", tokenizer, "test", 128, max_tokens=a.held)
+    blocks = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+    held = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=a.held)
     options = {
         "batch_size": 16, "max_steps": a.steps, "lr": 0.03, "optimizer": "muon", "first_weight": 0.0, "seed": a.seed,
     }  # fmt: skip

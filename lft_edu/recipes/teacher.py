@@ -21,7 +21,7 @@ from torch import nn
 from ..loading import corpora
 from ..loading.assets import ASSETS, sha256
 from ..loading.teachers import build_model
-from ..support.files import whole
+from ..support.files import atomic_write
 from ..support.machine import default_device
 from ..training import processes, sampling
 from ..training.callbacks import Evaluation
@@ -75,11 +75,11 @@ def prepare(work: Path, vocabulary: int, block: int):
     if not tokens.exists():
         tokenizer = build_tokenizer(vocabulary)
         tokenizer.save_pretrained(work / f"tokenizer-{vocabulary}")
-        train = corpora.token_blocks("python-packages", tokenizer, "train", block)
-        with whole(tokens) as partial:
+        train = corpora.token_sequences("python-packages", tokenizer, "train", block)
+        with atomic_write(tokens) as partial:
             save_file({"train": train.to(torch.int16)}, partial)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / f"tokenizer-{vocabulary}")
-    held = corpora.token_blocks("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
+    held = corpora.token_sequences("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
     return tokenizer, load_file(tokens)["train"], held
 
 

@@ -14,7 +14,7 @@ from ..loading.corpora import HUB
 from ..loading.hub import explained
 from ..metrics import Evaluation
 from ..operators import operator_title
-from ..support.files import whole
+from ..support.files import atomic_write
 from .costs import latencies
 
 PACKAGES = ("lft_edu", "torch", "transformers", "datasets", "accelerate")
@@ -69,7 +69,7 @@ class Card(dict):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("card.json", json.dumps(self, indent=1)), ("card.md", self.markdown())):
-            with whole(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 partial.write_text(text)
 
     def rows(self) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import cache_name, layers_of
 from ..objectives import evaluations, named
-from ..support.machine import wait_for
+from ..support.machine import synchronize
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 # Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.
@@ -219,11 +219,11 @@ def matmul_speed(width: int, device: torch.device, dtype: torch.dtype, seconds: 
     product = states @ weight
 
     def timed(times: int) -> float:
-        wait_for(device)
+        synchronize(device)
         started = time.perf_counter()
         for _ in range(times):
             torch.mm(states, weight, out=product)
-        wait_for(device)
+        synchronize(device)
         return (time.perf_counter() - started) / times
 
     deadline = time.perf_counter() + seconds

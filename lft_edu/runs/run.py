@@ -21,12 +21,18 @@ from ..loading.teachers import load_teacher
 from ..metrics import Evaluation, evaluate
 from ..splicing import splice
 from ..support.machine import PeakMemory
-from ..text import blocks_of
+from ..text import as_sequences
 from ..training.callbacks import Evaluation as EvaluationCallback
 from ..training.callbacks import History
 from ..training.checkpoints import Checkpoints
 from ..training.logs import MetricsLog
-from ..training.processes import from_main, in_turn, is_main, join, launched
+from ..training.processes import (
+    broadcast_from_main,
+    init_process_group,
+    is_distributed,
+    is_main_process,
+    main_process_first,
+)
 from .cards import Card
 from .settings import DTYPES, RunSettings, resolve_settings, save_settings
 
@@ -68,20 +74,20 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     from ..support.machine import default_device
 
     out, device = Path(settings.out), default_device()
-    if launched():
-        join(device)
-    settings, begun = from_main(lambda: resolve_settings(settings, resume))
+    if is_distributed():
+        init_process_group(device)
+    settings, begun = broadcast_from_main(lambda: resolve_settings(settings, resume))
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
-    with in_turn(device):
+    with main_process_first(device):
         if teacher is None:
             teacher, tokenizer = load_teacher(
                 settings.teacher, dtype=DTYPES[settings.dtype], revision=settings.revision
             )
         corpus, held = corpora_of(settings, tokenizer)
     student = splice(teacher, settings.span, settings.make_operator())
-    if is_main():
-        held = blocks_of(held)  # read once, not at every evaluation
+    if is_main_process():
+        held = as_sequences(held)  # read once, not at every evaluation
         out.mkdir(parents=True, exist_ok=True)
         if not begun:
             save_settings(settings, out / "settings.json")
@@ -89,9 +95,9 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
         run = Run(settings, teacher, tokenizer, student, history)
-        if is_main():
+        if is_main_process():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
-    if is_main():
+    if is_main_process():
         run.card = Card.of(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -123,7 +129,7 @@ def fit_operator(settings: RunSettings, student, teacher, corpus, held_out, resu
     if objective is None:
         return fit(student, teacher, corpus, training=training, progress=progress)
     log = None
-    if is_main():
+    if is_main_process():
         done = Checkpoints(out / "checkpoints").newest_step() if resume else 0
         log = MetricsLog(out / "metrics.jsonl", done, settings.trackers, settings.deciding())
 

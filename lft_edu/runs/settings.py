@@ -141,9 +141,9 @@ def resolve_settings(settings: RunSettings, resume: bool) -> tuple[RunSettings, 
 
 def save_settings(settings: RunSettings, file: Path) -> None:
     """Write settings as JSON, for :func:`resolve_settings` to find."""
-    from ..support.files import whole
+    from ..support.files import atomic_write
 
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
 
 

@@ -1,17 +1,24 @@
-"""What went wrong, in words: mistyped names, and errors of somebody else's."""
+"""Error messages for mistyped names, and for errors raised by other libraries."""
 
 import difflib
 from collections.abc import Iterable
 
 
-def unknown(what: str, name, known: Iterable[str], advice: str = "") -> ValueError:
-    """A ValueError for a name that is not known: the nearest one, all of them, and what else could be given."""
+def unknown_name_error(what: str, name: object, known: Iterable[str], advice: str = "") -> ValueError:
+    """Return a ValueError for an unknown name, with the most similar known name and all known names.
+
+    Args:
+        what: the kind of thing, such as ``"objective"``.
+        name: what was given.
+        known: the allowed names.
+        advice: what else is allowed, appended to the list, such as ``", or a folder"``.
+    """
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"Unknown {what} {str(name)!r}.{hint} Choose one of {', '.join(known)}{advice}.")
 
 
-def reason(error: Exception, most: int = 160) -> str:
-    """An error of somebody else's in one line: its class, and the beginning of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:most]}"
+def reason(error: Exception, max_length: int = 160) -> str:
+    """Return another library's error on one line: its class and the first ``max_length`` characters of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:max_length]}"

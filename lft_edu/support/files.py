@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Atomic writes: a file is complete or unchanged."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` once the block has ended well.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces ``path`` if the block succeeds.
 
-    A reader never sees half a file; after an error, or an interruption, the old one is still there. ::
+    A reader never sees an incomplete file. After an error or an interruption the old file is unchanged. ::
 
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text)
     """
     partial = path.with_name(path.name + ".partial")
@@ -24,8 +24,8 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content) -> None:
-    """Write JSON, all or nothing."""
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as indented JSON, atomically; create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")

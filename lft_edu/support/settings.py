@@ -14,7 +14,7 @@ import typing
 import warnings
 from collections.abc import Callable
 
-from .errors import unknown
+from .errors import unknown_name_error
 
 
 def setting(
@@ -117,7 +117,7 @@ def check(f: dataclasses.Field, value) -> None:
     if value is None and f.default is None:
         return
     if limits.get("choices") and value not in limits["choices"]:
-        raise unknown(f.name, value, limits["choices"])
+        raise unknown_name_error(f.name, value, limits["choices"])
     for name, words, holds in (
         ("at_least", "give at least", lambda limit: value >= limit),
         ("above", "give a number above", lambda limit: value > limit),

@@ -1,66 +1,80 @@
-"""Intervals by the bootstrap, and rank correlations."""
-
-import math
+"""Bootstrap intervals and rank correlations."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+RESAMPLES = 2000
+
 
 def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """The central share ``level`` of samples ``(R,)``: ``(low, high)``."""
+    """Return the ends ``(low, high)`` of the central ``level`` of ``samples`` ``(R,)``."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: an interval's level lies between 0 and 1, such as 0.95.")
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     return tuple(samples.double().cpu().quantile(tails).tolist())
 
 
-RESAMPLES = 2000
+def bootstrap_rows(
+    n: int, resamples: int = RESAMPLES, generator: torch.Generator | None = None, strata: Tensor | None = None
+) -> Tensor:
+    """Draw row numbers with replacement: ``(resamples, n)`` long.
+
+    ``scipy.stats.bootstrap`` resamples one statistic at a time; tables over the same sequences must be resampled
+    together, also when they are computed in different places. So the default generator always draws the same rows.
+
+    Args:
+        n: number of rows.
+        resamples: number of bootstrap samples.
+        generator: source of randomness; a new one with seed 0, if None.
+        strata: ``(n,)`` long. Rows are then drawn within each stratum, and each sample is sorted by stratum.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if strata is None:
+        return torch.randint(n, (resamples, n), generator=generator)
+    groups = [(strata == value).nonzero()[:, 0] for value in strata.unique()]
+    drawn = [g[torch.randint(len(g), (len(g),), generator=generator)] for _ in range(resamples) for g in groups]
+    return torch.cat(drawn).reshape(resamples, n)
 
 
-def bootstrap_means(values: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
-    """Means of rows drawn with replacement: ``(N, ...)`` → ``(resamples, ...)``. One seed draws one set of rows, so
-    tables over the same sequences are resampled together."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    return torch.stack([values[rows].mean(0) for rows in drawn])
+def bootstrap_means(values: Tensor, resamples: int = RESAMPLES, generator: torch.Generator | None = None) -> Tensor:
+    """Return the mean of each bootstrap sample of rows (:func:`bootstrap_rows`): ``(N, …)`` → ``(resamples, …)``."""
+    rows = bootstrap_rows(len(values), resamples, generator)
+    counts = torch.zeros(rows.shape, dtype=torch.float64).scatter_add_(1, rows, torch.ones_like(rows).double())
+    return torch.tensordot(counts, values.double().cpu(), 1) / len(values)
 
 
 def ratio_interval(kl: Tensor, other: Tensor) -> tuple[float, float]:
-    """95 % interval of the ratio of two mean divergences of the same sequences, ``(N,)`` each, resampled together."""
+    """Return the 95 % interval of mean ``kl`` / mean ``other``, ``(N,)`` each over the same sequences."""
     means = bootstrap_means(torch.stack([kl, other], -1))
     return interval(means[:, 0] / means[:, 1])
 
 
 def summary(samples: Tensor, level: float = 0.95) -> Tensor:
-    """Return the mean of samples ``(N, S)`` over N and its bootstrap interval (N resampled jointly), ``(3, S)``."""
-    generator = torch.Generator().manual_seed(0)
-    if len(samples) == 1:  # a single value cannot be resampled
-        return torch.cat([samples.double(), torch.full((2, samples.shape[1]), float("nan"), dtype=torch.float64)])
-    drawn = torch.randint(len(samples), (RESAMPLES, len(samples)), generator=generator)
-    counts = torch.zeros(RESAMPLES, len(samples), dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    means = counts @ samples.double() / len(samples)
-    ends = [interval(column, level) for column in means.T]
-    return torch.cat([samples.double().mean(0)[None], torch.tensor(ends, dtype=torch.float64).T])
+    """Return mean and bootstrap interval over the N rows: ``(N, S)`` → ``(3, S)``; the interval of one row is NaN."""
+    mean = samples.double().mean(0)
+    if len(samples) == 1:
+        return torch.stack([mean, *[torch.full_like(mean, float("nan"))] * 2])
+    ends = [interval(column, level) for column in bootstrap_means(samples).T]
+    return torch.cat([mean[None], torch.tensor(ends, dtype=torch.float64).T])
 
 
 def rank_correlation(
-    predicted: Tensor, measured: Tensor, strata: Tensor | None = None, level: float = 0.95, resamples: int = 2000
+    predicted: Tensor, measured: Tensor, strata: Tensor | None = None, level: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
-    """Return Spearman's rank correlation of a criterion with measurements, and its bootstrap interval over spans.
+    """Return Spearman's rank correlation of a criterion with a measurement, and its bootstrap interval over spans.
 
     Spans overlap, so they are not independent, and the true interval is wider than this one.
 
     Args:
         predicted, measured: ``(S,)``, one number per span.
-        strata: ``(S,)`` long, such as the spans' lengths: ranks are taken within each, since longer spans are worse
-            by any criterion. One stratum if None.
-        level: of the interval.
-        resamples: bootstrap samples.
+        strata: ``(S,)`` long, such as the spans' lengths. Ranks are then taken within each stratum, because a longer
+            span is worse by any criterion.
+        level: of the interval, between 0 and 1.
+        resamples: number of bootstrap samples.
 
     Returns:
-        ``(rho, low, high)``; NaN if a criterion has the same value for all spans.
+        ``(rho, low, high)``; NaN if a criterion is the same for all spans.
 
     Raises:
         ValueError: different shapes, or fewer than 3 spans.
@@ -69,35 +83,31 @@ def rank_correlation(
     if not predicted.shape == measured.shape == strata.shape or predicted.ndim != 1 or len(predicted) < 3:
         shapes = ", ".join(str(tuple(x.shape)) for x in (predicted, measured, strata))
         raise ValueError(f"Shapes {shapes}: give predicted, measured and strata of one length, at least 3 spans.")
-    generator = torch.Generator().manual_seed(0)
-    groups = [(strata == value).nonzero()[:, 0] for value in strata.unique()]
-    samples = []
-    for _ in range(resamples):
-        drawn = [group[torch.randint(len(group), (len(group),), generator=generator)] for group in groups]
-        samples.append(_rho(predicted, measured, drawn))
-    samples = torch.tensor(samples, dtype=torch.float64)
-    kept = samples[~samples.isnan()]
-    low, high = interval(kept, level) if len(kept) else (float("nan"),) * 2
-    return _rho(predicted, measured, groups), low, high
+    order, sizes = strata.argsort(stable=True), strata.unique(return_counts=True)[1].tolist()
+    rows = torch.cat([order[None], bootstrap_rows(len(strata), resamples, strata=strata)])
+    rho = torch.from_numpy(spearman(predicted.cpu()[rows], measured.cpu()[rows], sizes))
+    samples = rho[1:] if rho[1:].isnan().all() else rho[1:][~rho[1:].isnan()]
+    return rho[0].item(), *interval(samples, level)
 
 
-def _rho(a: Tensor, b: Tensor, groups: list[Tensor]) -> float:
-    """Correlate ranks that are taken and centered within each group."""
+def spearman(a: np.ndarray | Tensor, b: np.ndarray | Tensor, sizes: list[int] | None = None) -> np.ndarray:
+    """Return Spearman's rank correlation along the last axis: two ``(…, N)`` → ``(…)`` float64; NaN for a constant.
+
+    Args:
+        a, b: paired values; ties get their average rank.
+        sizes: lengths of consecutive strata, whose sum is N: ranks are taken and centered within each.
+    """
     from scipy.stats import rankdata
 
-    ranks = [[torch.from_numpy(rankdata(x[group].numpy())) for group in groups] for x in (a, b)]
-    u, v = (torch.cat([r - r.mean() for r in side]) for side in ranks)
-    scale = (u.square().sum() * v.square().sum()).sqrt()
-    return (u @ v / scale).item() if scale > 0 else float("nan")
+    def centered(x) -> np.ndarray:
+        parts = np.split(np.asarray(x), np.cumsum(sizes or [])[:-1].astype(int), axis=-1)
+        return np.concatenate([rankdata(part, axis=-1) - (part.shape[-1] + 1) / 2 for part in parts], axis=-1)
+
+    u, v = centered(a), centered(b)
+    scale = np.sqrt((u * u).sum(-1) * (v * v).sum(-1))
+    return np.divide((u * v).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    ranked = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
-    return float(spearmanr(a, b).statistic) if ranked else math.nan
-
-
-def spread(rows: int, wanted: int) -> list[int]:
-    """``wanted`` row numbers, evenly spaced over ``rows``; all of them if there are no more."""
+def evenly_spaced(rows: int, wanted: int) -> list[int]:
+    """Return ``wanted`` row numbers, evenly spaced over ``rows``; all of them if there are no more."""
     return list(range(rows)) if wanted >= rows else [i * rows // wanted for i in range(wanted)]

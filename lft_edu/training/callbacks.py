@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .checkpoints import Checkpoints, restore
-from .processes import from_main
+from .processes import broadcast_from_main
 from .settings import Training
 
 
@@ -190,7 +190,7 @@ class Checkpointing(Callback):
                 )
             return self.files.read(self.settings)
 
-        if found := from_main(newest):
+        if found := broadcast_from_main(newest):
             notes, tensors = found
             restore(tensors, run.module, run.optimizers)
             run.step, run.history = notes["step"], History(**notes["history"])

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..support.files import whole
+from ..support.files import atomic_write
 
 
 class MetricsLog:
@@ -24,7 +24,7 @@ class MetricsLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= done), encoding="utf-8")
         self.trackers = [_tracker(name, path.parent, done, settings or {}) for name in trackers]
 

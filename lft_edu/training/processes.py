@@ -1,43 +1,50 @@
-"""Several processes: who is main, who waits for whom."""
+"""Coordinate the processes of a distributed run."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-PATIENCE = timedelta(hours=3)  # with a process that downloads, reads or evaluates for all
+if TYPE_CHECKING:
+    import accelerate
+
+T = TypeVar("T")
+TIMEOUT = timedelta(hours=3)  # the main process may download, read or evaluate while the others wait
 
 
-def launched() -> bool:
-    """Is this one of the processes of a launcher, such as ``accelerate launch``?"""
+def is_distributed() -> bool:
+    """Return whether a launcher, such as ``accelerate launch``, started this process."""
     return "WORLD_SIZE" in os.environ
 
 
-def is_main() -> bool:
-    """Is this the process that writes, prints and evaluates?"""
+def is_main_process() -> bool:
+    """Return whether this is rank 0, the process that writes, prints and evaluates."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def join(device: torch.device):
-    """Meet the launcher's other processes; returns Accelerate's state of them. Their usual patience is ten minutes."""
+def init_process_group(device: torch.device) -> accelerate.PartialState:
+    """Initialize the process group with a timeout of 3 hours (torch's default is 10 minutes); return its state."""
     import accelerate
 
-    return accelerate.PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    return accelerate.PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)
 
 
-def from_main(work: Callable):
-    """What ``work()`` returns on the main process, on every process; what it raises there, too.
+def broadcast_from_main(work: Callable[[], T]) -> T:
+    """Run ``work()`` on the main process only; return its result, or raise its error, on every process.
 
-    So one disk decides for all: machines that share no folder would else see different checkpoints.
+    Machines without a shared folder would otherwise see different checkpoints.
     """
-    if not launched():
+    if not is_distributed():
         return work()
     from accelerate.utils import broadcast_object_list
 
     outcome = [None, None]  # result, error
-    if is_main():
+    if is_main_process():
         try:
             outcome[0] = work()
         except Exception as error:
@@ -48,36 +55,42 @@ def from_main(work: Callable):
     return result
 
 
-def make_accelerator(device: torch.device, precision: str = "no"):
-    """Accelerate for this device and precision.
+def make_accelerator(device: torch.device, precision: str = "no") -> accelerate.Accelerator:
+    """Return an Accelerator for a device and a precision.
 
-    It keeps both for the life of the process, so a run with other ones needs the last run's forgotten; not under a
-    launcher, where the process group lives there.
+    Accelerate keeps both for the life of the process. Without a launcher, that state is reset first, so that two runs
+    in one process may differ. Under a launcher it holds the process group, and stays.
+
+    Args:
+        device: the device of the model.
+        precision: ``"no"`` or ``"bf16"``.
 
     Raises:
-        ValueError: a launcher has given this process another device.
+        ValueError: the launcher has given this process another device.
     """
     import accelerate
 
-    if launched():
-        join(device)
+    if is_distributed():
+        init_process_group(device)
     else:
         accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-        if device.index is not None:
-            torch.cuda.set_device(device)  # Accelerate takes the current one
+        if device.type != "cpu" and device.index is not None:
+            torch.accelerator.set_device_index(device.index)  # Accelerate uses the current device
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.device.type != device.type:
-        raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}: move it there.")
+        raise ValueError(f"The model is on {device}, this process trains on {accelerator.device}. Move it there.")
     return accelerator
 
 
 @contextmanager
-def in_turn(device: torch.device):
-    """Under a launcher: a block that the main process runs first, then one process of every other machine, then the
-    rest, from their machine's cache."""
-    if not launched():
+def main_process_first(device: torch.device) -> Iterator[None]:
+    """Under a launcher, run the block on the main process first, then on one process per machine, then on the others.
+
+    What the first process of a machine downloads, the others find in its cache.
+    """
+    if not is_distributed():
         yield
         return
-    processes = join(device)
+    processes = init_process_group(device)
     with processes.main_process_first(), processes.local_main_process_first():
         yield

@@ -1,10 +1,12 @@
-"""Blocks of tokens by number, out of a stream that can only be read from its beginning on.
+"""Random access by number to the token sequences of a dataset that can only be read from its start.
 
-A stream is read in *lanes*: lane ``l`` of ``S`` has its share of the files (shards of ``datasets``), and block ``b`` of
-a run is the next one of lane ``b mod S``. So the order of blocks does not depend on how many processes share the work,
-and where ``S`` is a multiple of their number, each process opens its own files only. (Where the files are no multiple
-of ``S``, some lanes have one less, and come round again sooner.)
+The dataset's files (shards) are divided among ``S`` shard readers, and sequence ``b`` of a run is the next one of
+reader ``b mod S``. So the order of sequences does not depend on the number of processes; if ``S`` is a multiple of it,
+each process opens only its own files. (If the number of files is not a multiple of ``S``, some readers have fewer files
+and start over sooner.)
 """
+
+from __future__ import annotations
 
 import copy
 import queue
@@ -13,41 +15,46 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..support.errors import reason
 
-MOST_LANES = 32
-AHEAD = 8  # requests that a thread reads ahead while the device works
+if TYPE_CHECKING:
+    import datasets
+
+MAX_READERS = 32
+AHEAD = 8  # requests that a thread reads ahead while the device computes
 
 
-def lanes_of(corpus) -> int:
-    """In how many lanes a stream is read: the largest power of two, as numbers of processes are, that its files allow.
+def num_readers(corpus: datasets.IterableDataset) -> int:
+    """Return the number of shard readers: the largest power of two up to the number of files, at most 32.
 
-    Where the processes are as many, or half, or a quarter, none reads a file of another's.
+    A power of two, because it is then a multiple of most numbers of processes.
     """
-    return 1 << min(max(1, corpus.num_shards), MOST_LANES).bit_length() - 1
+    return 1 << min(max(1, corpus.num_shards), MAX_READERS).bit_length() - 1
 
 
 class StreamError(ConnectionError):
-    """The text could not be read on."""
+    """Reading the text stream failed."""
 
 
 class StreamInterrupted(KeyboardInterrupt):
-    """Somebody asked to stop while the text was waited for."""
+    """A stop was requested while waiting for text."""
 
 
-class Reader:
-    """One thread that does what it is given, in order. It ends with the process, even while the network is silent."""
+class ReaderThread:
+    """Run tasks in order on one daemon thread, which never keeps the process alive, even if the network hangs."""
 
     def __init__(self):
         self.tasks: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=Reader._work, args=(self.tasks,), name="stream", daemon=True).start()
+        threading.Thread(target=ReaderThread._work, args=(self.tasks,), name="stream", daemon=True).start()
         weakref.finalize(self, self.tasks.put, None)
 
     def submit(self, work: Callable, *args) -> Future:
+        """Queue ``work(*args)``; return the future of its result."""
         future = Future()
         self.tasks.put((future, work, args))
         return future
@@ -61,21 +68,21 @@ class Reader:
                     future.set_result(work(*args))
                 except BaseException as error:
                     future.set_exception(error)
-            del task, future, work, args  # they hold the stream, whose end is this thread's
+            del task, future, work, args  # they keep the stream alive, and this thread ends with the stream
 
 
-class Lane:
-    """One share of a stream's files, read forwards; after its last block comes its first again."""
+class ShardReader:
+    """Read one share of a dataset's files in order, and start over after the last sequence."""
 
-    def __init__(self, corpus, index: int, lanes: int):
-        self.corpus = corpus.shard(lanes, index)  # of its own: data sets that share their files share their places
+    def __init__(self, corpus: datasets.IterableDataset, index: int, readers: int):
+        self.corpus = corpus.shard(readers, index)  # a copy of its own: datasets that share files share a position
         self.epoch, self.position, self.rows = 0, 0, None
-        self.restored: dict | None = None  # until the first block after it is read, the data set does not know
+        self.restored: dict | None = None  # until the next sequence is read, the dataset does not know its state
 
-    def block(self, position: int) -> list[int]:
-        """The block at this position of the lane; a smaller one than the last starts the lane anew."""
+    def sequence(self, position: int) -> list[int]:
+        """Return the tokens at a position in this share; a position before the last one starts over."""
         if position < self.position:
-            self._begin_again()
+            self._start_over()
             self.position = 0
         while self.position <= position:
             row = self._next()
@@ -85,52 +92,57 @@ class Lane:
         self.rows, self.restored = self.rows or iter(self.corpus), None
         row = next(self.rows, None)
         if row is None:
-            self._begin_again()
+            self._start_over()
             row = next(self.rows, None)
         if row is None:
-            raise ValueError("The stream is empty: it gave not one block of tokens.")
+            raise ValueError("The stream has less than one sequence of tokens: give more text or a smaller block_size.")
         self.position += 1
         return row["input_ids"]
 
-    def _begin_again(self) -> None:
+    def _start_over(self) -> None:
         self.epoch, self.restored = self.epoch + 1, None
-        self.corpus.set_epoch(self.epoch)  # a state that was loaded counts for its own epoch only
+        self.corpus.set_epoch(self.epoch)  # a loaded state is valid for its own epoch only
         self.rows = iter(self.corpus)
 
     def state(self) -> dict:
-        """JSON from which :meth:`restore` goes on."""
+        """Return the position as JSON, for :meth:`restore`."""
         if self.restored:
             return self.restored
         return {"position": self.position, "epoch": self.epoch, "corpus": copy.deepcopy(self.corpus.state_dict())}
 
     def restore(self, state: dict) -> None:
+        """Continue from a :meth:`state`."""
         self.position, self.epoch, self.rows, self.restored = state["position"], state["epoch"], None, state
         self.corpus.set_epoch(self.epoch)
-        self.corpus.load_state_dict(copy.deepcopy(state["corpus"]))  # it goes on writing in what it is given
+        self.corpus.load_state_dict(copy.deepcopy(state["corpus"]))  # it modifies what it is given
 
 
-class Stream:
-    """The blocks of an ``IterableDataset`` with a column ``input_ids``, by number; it never ends.
+class TokenStream:
+    """Endless sequences of an ``IterableDataset`` with a column ``input_ids``, by number: ``stream[[4, 5]]``.
 
-    Meant to be asked for numbers in rising order at equal strides: while one request is being used, a thread prepares
-    the next ones.
+    Intended for increasing numbers at a constant stride: while one request is used, a thread reads the next ones.
+
+    Raises (from indexing):
+        StreamError: reading failed. The stream can be resumed.
+        StreamInterrupted: ``stopping()`` became true while waiting.
+        ValueError: the dataset is empty.
     """
 
-    def __init__(self, corpus):
-        self.corpus, self.lanes = corpus, {}
-        self.count = lanes_of(corpus)
-        self.thread: Reader | None = None
-        self.stopping: Callable[[], bool] = lambda: False  # asked while the text is waited for
+    def __init__(self, corpus: datasets.IterableDataset):
+        self.corpus, self.readers = corpus, {}
+        self.count = num_readers(corpus)
+        self.thread: ReaderThread | None = None
+        self.stopping: Callable[[], bool] = lambda: False  # called while waiting for text
         self.ahead: deque[tuple[tuple, Future]] = deque()
         self.last: tuple | None = None
-        self.served: dict = {}  # the state after the last request that was handed out
+        self.served: dict = {}  # the state after the last request that was returned
         self.first: Tensor | None = None
 
     def __len__(self) -> int:
-        return 2**62  # unknown; nobody reads that far
+        return 2**62  # endless
 
     def __getitem__(self, numbers: list[int]) -> dict[str, Tensor]:
-        if numbers == [0] and self.first is not None:  # what tells one corpus from another, asked for again and again
+        if numbers == [0] and self.first is not None:  # identifies the corpus, and is requested repeatedly
             return {"input_ids": self.first[None]}
         asked, waiting = tuple(numbers), dict(self.ahead)
         if asked not in waiting:
@@ -152,37 +164,37 @@ class Stream:
             self.ahead.append((following, self._submit(following)))
 
     def _wait(self, future: Future):
-        """What the thread has read; StreamError if it could not, StreamInterrupted if it takes too long to stop."""
+        """Return the result of the thread, or raise what indexing raises."""
         while not wait([future], timeout=0.5).done:
             if self.stopping():
-                raise StreamInterrupted("Stopped while the text was waited for.")
+                raise StreamInterrupted("Stopped while waiting for text.")
         try:
             return future.result()
-        except Exception as error:  # of the hub's clients and of the readers of its files, which share no class
+        except Exception as error:  # the hub's clients and file readers share no error class
             if type(error) is ValueError:  # our own
                 raise
             raise StreamError(
-                f"The text could not be read on ({reason(error)}). When it can be, go on with resume=True (--resume)."
+                f"Reading the text stream failed ({reason(error)}). To continue, use resume=True (--resume)."
             ) from error
 
     def _submit(self, numbers: tuple) -> Future:
-        self.thread = self.thread or Reader()
+        self.thread = self.thread or ReaderThread()
         return self.thread.submit(self._read, numbers)
 
     def _read(self, numbers: tuple) -> tuple[Tensor, dict]:
-        rows = [self._lane(number % self.count).block(number // self.count) for number in numbers]
+        rows = [self._reader(number % self.count).sequence(number // self.count) for number in numbers]
         return torch.tensor(rows), self._state()
 
-    def _lane(self, index: int) -> Lane:
-        if index not in self.lanes:
-            self.lanes[index] = Lane(self.corpus, index, self.count)
-        return self.lanes[index]
+    def _reader(self, index: int) -> ShardReader:
+        if index not in self.readers:
+            self.readers[index] = ShardReader(self.corpus, index, self.count)
+        return self.readers[index]
 
     def _state(self) -> dict:
-        return {str(index): lane.state() for index, lane in self.lanes.items()}
+        return {str(index): reader.state() for index, reader in self.readers.items()}
 
     def _forget(self) -> None:
-        """Drop what was read ahead, and go back to where the last request had ended."""
+        """Discard what was read ahead, and return to the end of the last request."""
         if self.ahead:
             for _, future in self.ahead:
                 future.cancel()
@@ -190,20 +202,20 @@ class Stream:
             self._submit_restore(self.served)
 
     def _submit_restore(self, state: dict) -> None:
-        self.thread = self.thread or Reader()
+        self.thread = self.thread or ReaderThread()
         self._wait(self.thread.submit(self._restore, state))
 
     def _restore(self, state: dict) -> None:
-        self.lanes = {}
-        for index, place in state.items():
-            self._lane(int(index)).restore(place)
+        self.readers = {}
+        for index, position in state.items():
+            self._reader(int(index)).restore(position)
 
     def state(self) -> dict:
-        """Lane → where it stood after the last request that was handed out; JSON."""
+        """Return reader → its position after the last request that was returned, as JSON."""
         return self.served
 
     def restore(self, state: dict) -> None:
-        """Go on from a :meth:`state`, no matter how many processes it comes from."""
+        """Continue from a :meth:`state`, saved by any number of processes."""
         self._forget()
         self.last, self.served = None, state
         self._submit_restore(state)

@@ -31,7 +31,7 @@ from lft_edu.exercises import check
 # <details><summary>Hint 2</summary>
 #
 # The state is the first positional argument, or `kwargs["hidden_states"]`; a layer's output is the state, or a tuple that
-# begins with it. `lft.latents.state_entering(args, kwargs)[0]` and `lft.latents.state_leaving(output)` know both.
+# begins with it. `lft.latents.layer_input(args, kwargs)[0]` and `lft.latents.layer_output(output)` know both.
 #
 # </details>
 
@@ -51,10 +51,10 @@ def my_states(model, input_ids):
     states = []
 
     def enter(module, args, kwargs):
-        states.append(lft.latents.state_entering(args, kwargs)[0][0])
+        states.append(lft.latents.layer_input(args, kwargs)[0][0])
 
     def leave(module, args, output):
-        states.append(lft.latents.state_leaving(output)[0])
+        states.append(lft.latents.layer_output(output)[0])
 
     layers = model.gpt_neox.layers
     hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]

@@ -222,7 +222,7 @@ check("5.4", my_rho)
 # <details><summary>Hint 2</summary>
 #
 # Words that open a statement. Or let the machine search, a token in a second or two:
-# `blocks = lft.corpora.token_blocks("python-stdlib", tokenizer, "validation", 128)`, then
+# `blocks = lft.corpora.token_sequences("python-stdlib", tokenizer, "validation", 128)`, then
 # `lft.latents.depth_states(teacher, blocks, 256, generator, token=tokenizer(" if")["input_ids"][0])`, and
 # `lft.recoupling_ratio` of depths 6 and 18.
 #
