@@ -11,7 +11,7 @@ from lft_edu.recipes import data_scaling as tokens
 from lft_edu.recipes import operators
 from lft_edu.recipes import span_selection as cut
 from lft_edu.recipes import teacher as recipe
-from lft_edu.recipes.common import ladder
+from lft_edu.recipes.common import experiments
 from lft_edu.training.optimizers import Muon, newton_schulz
 
 
@@ -49,7 +49,7 @@ def test_teacher_and_operators_from_nothing(few_files, tmp_path):
     ]
     operators.main([*short, "--work", str(tmp_path / "work"), "--span", "6:12"])
     notes = assets.verify(out)
-    assert set(notes["operators"]) == {f"{name}-6-12" for name in ladder(1)}
+    assert set(notes["operators"]) == {f"{name}-6-12" for name in experiments(1)}
     assert notes["operators"]["flow-walking-kl-6-12"]["starts_from"] == "flow-walking"
     assert notes["operators"]["hybrid-6-12"]["training"]["alpha"] == 0.1
     assert not list(tmp_path.rglob("*.partial"))

@@ -1,4 +1,4 @@
-"""What helps an operator, one lever at a time: the same short run with one setting changed.
+"""Ablations: which settings help an operator? The same short run, with one setting changed at a time.
 
 python -m lft_edu.recipes.ablations     # → assets/results/levers.json and levers.md
 """
@@ -19,11 +19,11 @@ from .common import hardware
 
 SPAN = (6, 18)
 BASE = {"objective": "regression", "optimizer": "muon", "lr": 0.03, "first_weight": 0.0}
-LEVERS = {
+ABLATIONS = {
     "base: regression by one Euler step, Muon 0.03, position 0 left out": {},
     "position 0 in the loss": {"first_weight": 1.0},
     "position 0 at a twentieth": {"first_weight": 0.05},
-    "every dimension weighed by 1 / variance": {"scale_dimensions": True},
+    "every dimension weighted by 1 / variance": {"scale_dimensions": True},
     "AdamW 2e-3": {"optimizer": "adamw", "lr": 2e-3},
     "AdamW 8e-3": {"optimizer": "adamw", "lr": 8e-3},
     "Muon 0.01": {"lr": 0.01},
@@ -34,18 +34,26 @@ LEVERS = {
 
 
 def measure(steps: int, tokens: int) -> list[dict]:
-    """One row a lever: settings, KL with interval, NMSE with and without position 0."""
+    """Train and evaluate each ablation.
+
+    Args:
+        steps: optimizer steps of the base run.
+        tokens: training tokens of the base run.
+
+    Returns:
+        One row per ablation: settings, KL with interval, NMSE with and without position 0.
+    """
     teacher, tokenizer = lft.load_teacher("bundled")
-    blocks = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=tokens)
-    held = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=64 * 128)
-    sources = {share: LatentSource(teacher, SPAN, blocks[:: int(1 / share)], 16, cache=True) for share in (1, 0.25)}
+    sequences = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=tokens)
+    held_out = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=64 * 128)
+    sources = {share: LatentSource(teacher, SPAN, sequences[:: int(1 / share)], 16, cache=True) for share in (1, 0.25)}
     rows = []
-    for name, lever in LEVERS.items():
-        options = BASE | lever
+    for name, change in ABLATIONS.items():
+        options = BASE | change
         share, factor = options.pop("corpus", 1), options.pop("steps", 1)
         student = lft.splice(teacher, SPAN, lft.Flow("euler", 1))
         lft.fit(student, teacher, sources[share], max_steps=factor * steps, **options)
-        found = lft.evaluate(student, teacher, held)
+        found = lft.evaluate(student, teacher, held_out)
         measured = {key: getattr(found, key) for key in ("kl", "kl_interval", "nmse", "nmse_all")}
         about = {"lever": name, "steps": factor * steps, "corpus_tokens": sources[share].blocks.numel()}
         rows.append(about | options | measured)
@@ -53,8 +61,8 @@ def measure(steps: int, tokens: int) -> list[dict]:
 
 
 def render(rows: list[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["lever | steps | KL (95 %) | NMSE | NMSE with position 0", "---|---|---|---|---"]
+    """Format the rows as a Markdown table."""
+    lines = ["ablation | steps | KL (95 %) | NMSE | NMSE with position 0", "---|---|---|---|---"]
     for r in rows:
         low, high = r["kl_interval"]
         kl = f"{r['kl']:.3f} ({low:.3f}–{high:.3f})"
@@ -64,8 +72,8 @@ def render(rows: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600, help="of the base run")
-    parser.add_argument("--tokens", type=count, default=count("1M"), help="tokens of the corpus")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of the base run")
+    parser.add_argument("--tokens", type=count, default=count("1M"), help="training tokens")
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     if not torch.cuda.is_available():

@@ -1,10 +1,10 @@
-"""Draw the maps that ship: UMAPs of the bundled teacher's states, so that nobody has to wait for one.
+"""Fit the reference maps that ship: UMAPs of the bundled teacher's states, so that you need not wait for one.
 
-    python -m lft_edu.recipes.atlas             # a few minutes on a CPU; takes umap-learn
-    python -m lft_edu.recipes.atlas --picture   # only README's picture of the explorer; takes Chromium and playwright
+    python -m lft_edu.recipes.atlas             # a few minutes on a CPU; needs umap-learn
+    python -m lft_edu.recipes.atlas --picture   # only README's picture of the explorer; needs Chromium and playwright
 
-The states are those of random tokens, never a text's first, each at every depth. The maps are fitted on them as they
-are stored, in half precision, so that what ships can be checked against itself.
+The states are those of random tokens at every depth; the first token of a text is left out. The maps are fitted on the
+states as they are stored, in half precision, so that a map can be checked against the states that ship with it.
 """
 
 import argparse
@@ -26,10 +26,18 @@ from .common import weights_of
 
 
 def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[dict, dict]:
-    """Every map of states ``(N, D)`` float16: name → array, and name → trustworthiness."""
+    """Fit every map.
+
+    Args:
+        states: ``(N, D)``, float16.
+        preparations: what is done to states before a map is fitted.
+
+    Returns:
+        Name → array, and name → trustworthiness in [0, 1].
+    """
     arrays, trust = {"states": states.numpy()}, {}
     sizes = [(dimensions, preparation, 0) for preparation in preparations for dimensions in (2, 3)]
-    sizes.append((2, "raw", 1))  # the same states and another seed, for lesson 04: what stays?
+    sizes.append((2, "raw", 1))  # the same states with another seed, for lesson 04: what is stable?
     for dimensions, preparation, seed in tqdm(sizes, desc="maps", unit="map"):
         projection = projections.UMAP(dimensions, preparation, seed=seed).fit(states.float())
         key = projections.atlas_key(dimensions, preparation, seed)
@@ -39,7 +47,7 @@ def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[d
 
 
 def picture(teacher, tokenizer, out: Path) -> None:
-    """The explorer at depth 13, three tokens selected, as a picture of few colours."""
+    """Draw the explorer at depth 13 with three tokens selected, as a PNG with a small palette."""
     import PIL.Image
 
     students = {name: lft.load_student(f"bundled/{name}-6-18", teacher) for name in ("flow-walking", "ridge")}
@@ -54,7 +62,7 @@ def picture(teacher, tokenizer, out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=120, help="tokens, each at every depth")
+    parser.add_argument("--tokens", type=int, default=120, help="number of tokens, each taken at every depth")
     parser.add_argument("--out", type=Path, default=ASSETS / "atlas")
     parser.add_argument("--picture", action="store_true", help="only draw README's picture of the explorer")
     a = parser.parse_args(arguments)
@@ -62,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     if a.picture:
         picture(teacher, tokenizer, ASSETS / "figures" / "explorer.png")
         return
-    blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
-    states = depth_states(teacher, blocks, a.tokens, torch.Generator().manual_seed(0)).flatten(0, 1).half().cpu()
+    sequences = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=4 * a.tokens * 128)
+    states = depth_states(teacher, sequences, a.tokens, torch.Generator().manual_seed(0)).flatten(0, 1).half().cpu()
     arrays, trust = draw(states)
     a.out.mkdir(parents=True, exist_ok=True)
     path = a.out / "atlas.safetensors"

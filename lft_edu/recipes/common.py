@@ -1,4 +1,4 @@
-"""What the recipes share."""
+"""Shared by the recipes: the operators that ship and how they are trained, the hardware, tables in README.md."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,21 @@ from ..training.callbacks import History
 
 
 def hardware() -> str:
+    """Describe the devices in use, for provenance."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     return f"CPU, {os.environ.get('WORLD_SIZE', '1')} processes of one thread"
 
 
-def ladder(steps: int) -> dict:
-    """Name → (operator, its training as options of :func:`lft_edu.fit`, the operator it starts from or None)."""
+def experiments(steps: int) -> dict:
+    """Return how each operator that ships is made.
+
+    Args:
+        steps: optimizer steps of Flow Walking; fine-tuning on the logits takes a tenth of them.
+
+    Returns:
+        Name → (operator, options of :func:`lft_edu.fit`, the name of the operator that it starts from, or None).
+    """
     walk = {"objective": "flow_walking", "max_steps": steps}
     finish = {"objective": "logit_kl", "max_steps": max(1, steps // 10), "lr": 5e-3}
     return {
@@ -39,13 +47,13 @@ SPANS = ((6, 12), (6, 18))
 
 
 def weights_of(teacher: str) -> str | None:
-    """SHA-256 of a teacher's weights on disk."""
+    """Return the SHA-256 of a teacher's weights, None if they are not on disk."""
     path = (ASSETS / "teacher" if teacher == "bundled" else Path(teacher)) / "model.safetensors"
     return sha256(path) if path.exists() else None
 
 
 def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
-    """:func:`lft_edu.fit` with what this operator has use for: one in closed form takes neither rate nor checkpoint."""
+    """Call :func:`lft_edu.fit` with the options that apply: a closed form takes neither rate nor checkpoint."""
     if student.operator.trainable:
         return lft.fit(student, teacher, source, **options, checkpoint=checkpoint, resume=True)
     options = {name: value for name, value in options.items() if name in SOLVED_BY}
@@ -53,7 +61,7 @@ def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
 
 
 def into_readme(mark: str, text: str) -> None:
-    """Put text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md, in place of what is there."""
+    """Replace the text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md."""
     readme = ASSETS.parent / "README.md"
     before, _, rest = readme.read_text().partition(f"<!-- {mark} -->\n")
     _, _, after = rest.partition(f"<!-- /{mark} -->")

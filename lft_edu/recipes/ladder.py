@@ -1,10 +1,10 @@
-"""Measure the ladder: every operator that ships, and every way to skip, on held-out text.
+"""Compare every operator that ships, and skipping layers, on held-out text.
 
 Three steps, in this order:
 
     python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
     python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
-    python -m lft_edu.recipes.ladder --render   # → the table in README.md and its picture (needs plotly, matplotlib)
+    python -m lft_edu.recipes.ladder --render   # → the table in README.md and its picture (needs plotly and matplotlib)
 """
 
 import argparse
@@ -23,9 +23,9 @@ from ..operators import operator_from_dict
 from ..runs import costs
 from ..support import statistics
 from ..support.files import write_json
-from .common import SPANS, hardware, into_readme, ladder
+from .common import SPANS, experiments, hardware, into_readme
 
-# Solvers each flow is tested with besides the one it ships with.
+# Every flow is also measured with these solvers and numbers of steps, besides the pair it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
 COLUMNS = (
     "operator | layers | NFE | parameters | KL (95 %) | perplexity | NMSE | NMSE with position 0 | recovery | "
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
-    """For each length: the least harmful contiguous span, and the one in the middle, with their KL."""
+    """Return, for each length, the least harmful contiguous span and the one in the middle, with their KL."""
     table = {}
     for j in lengths:
         best = min((s for s in damage if s[1] - s[0] == j), key=lambda s: damage[s].mean().item())
@@ -48,12 +48,21 @@ def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
 
 
 def _finite(j: float) -> float | None:
-    """Beyond the end of the curve there is no number; JSON knows no infinity."""
+    """Return None for infinity, j* beyond the end of the curve, which JSON cannot store."""
     return j if math.isfinite(j) else None
 
 
 def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float) -> dict:
-    """One line of the ladder."""
+    """Evaluate one student.
+
+    Args:
+        blocks: test sequences, ``(N, T)``.
+        curve: layers skipped → KL per sequence, nats per token.
+        same_span_skip: KL of skipping the span that the student replaces.
+
+    Returns:
+        One row of the comparison.
+    """
     found = lft.evaluate(student, teacher, blocks)
     return {
         "name": name,
@@ -67,7 +76,7 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
 
 
 def measure(tokens: int, block: int = 128) -> dict:
-    """Everything in ``ladder.json``."""
+    """Return the contents of ``ladder.json``, measured on ``tokens`` held-out tokens."""
     teacher, tokenizer = lft.load_teacher("bundled")
     blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", block, max_tokens=tokens)
     depth = teacher.config.num_hidden_layers
@@ -85,7 +94,7 @@ def measure(tokens: int, block: int = 128) -> dict:
         same = damage[m, n].mean().item()
         loop = lft.splice(teacher, (m, n), lft.Loop(3))
         rows.append(row("loop", loop, teacher, blocks, curve, same))
-        for name in ladder(1):
+        for name in experiments(1):
             student = lft.load_student(f"bundled/{name}-{m}-{n}", teacher)
             rows.append(row(name, student, teacher, blocks, curve, same) | {"shipped": True})
             print(f"{name} {m}–{n}: KL {rows[-1]['kl']:.3f}", flush=True)
@@ -110,7 +119,7 @@ def measure(tokens: int, block: int = 128) -> dict:
 
 
 def student_of(row: dict, teacher):
-    """The student that a row was measured on."""
+    """Return the student that a row was measured on."""
     if row["name"] in ("skip", "loop"):
         return lft.splice(teacher, row["span"], operator_from_dict(row["operator"]))
     student = lft.load_student("bundled/{}-{}-{}".format(row["name"], *row["span"]), teacher)
@@ -120,7 +129,7 @@ def student_of(row: dict, teacher):
 
 
 def add_latencies(results: dict, teacher) -> None:
-    """Time the teacher and the student of every row, all of them in turn."""
+    """Time the teacher and the student of every row, taking turns."""
     entries = [results["teacher"], *results["rows"]]
     models = {i: student_of(row, teacher) for i, row in enumerate(results["rows"], 1)}
     found = costs.latencies({0: teacher} | models, progress=True)
@@ -129,7 +138,7 @@ def add_latencies(results: dict, teacher) -> None:
 
 
 def render(results: dict) -> str:
-    """The ladder as a Markdown table."""
+    """Format the comparison as a Markdown table."""
     lines = [COLUMNS, "|".join(["---"] * (COLUMNS.count("|") + 1))]
     for r in results["rows"]:
         low, high = r["kl_interval"]
@@ -142,7 +151,7 @@ def render(results: dict) -> str:
 
 
 def readme_table(results: dict) -> str:
-    """The shipped rows, in few columns, for the README."""
+    """Format the shipped rows for the README, with fewer columns."""
     lines = [
         "| operator | layers | parameters | NFE | KL, nats (95 %) | recovery | j* (95 %) |",
         "|---|---|---|---|---|---|---|",
@@ -159,7 +168,7 @@ def readme_table(results: dict) -> str:
 
 
 def render_readme(results: dict) -> None:
-    """Put the table between the marks in README.md, and its picture in assets/figures."""
+    """Write the table into README.md, and its figure into assets/figures."""
     from .. import plots
 
     into_readme("ladder", readme_table(results))
@@ -169,7 +178,12 @@ def render_readme(results: dict) -> None:
 
 
 def growth(work: Path, tokens: int) -> dict:
-    """Skip damage of every snapshot of the teacher's training, best contiguous span of 1, 2, 3, 6 and 12 layers."""
+    """Measure skipping 1, 2, 3, 6 and 12 contiguous layers in every snapshot of the teacher's training.
+
+    Args:
+        work: the folder of the snapshots.
+        tokens: held-out tokens.
+    """
     from transformers import AutoModelForCausalLM
 
     _, tokenizer = lft.load_teacher("bundled")
@@ -191,8 +205,8 @@ def growth(work: Path, tokens: int) -> dict:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=128 * 128, help="held-out tokens")
-    parser.add_argument("--growth", action="store_true", help="measure how skip damage grew with training")
-    parser.add_argument("--latency", action="store_true", help="only time every row again")
+    parser.add_argument("--growth", action="store_true", help="measure how the KL of skipping grows with training")
+    parser.add_argument("--latency", action="store_true", help="only measure the latency of every row again")
     parser.add_argument("--render", action="store_true", help="only write README.md's table and picture")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")

@@ -1,8 +1,8 @@
 """Train every operator that ships with the course, for both of the paper's spans.
 
-    python -m lft_edu.recipes.operators                  # all of them, one after another; run it again to go on
+    python -m lft_edu.recipes.operators                  # all of them, one after another; if interrupted, run it again
     python -m lft_edu.recipes.operators --span 6:18      # one span: two processes can share the work
-    python -m lft_edu.recipes.operators --collect        # checksums and provenance of what is there
+    python -m lft_edu.recipes.operators --collect        # only write checksums and provenance
 
 Needs torch, transformers, tokenizers, safetensors and accelerate only. All operators of a span see the same tokens and
 the same number of steps; only the objective differs.
@@ -23,11 +23,11 @@ from ..loading import corpora
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..support.arguments import count, span
 from ..support.files import atomic_write, write_json
-from .common import SPANS, fit, hardware, ladder, weights_of
+from .common import SPANS, experiments, fit, hardware, weights_of
 
 
 def save_operator(student, path: Path, notes: dict) -> None:
-    """The operator alone, one safetensors file, whole or not at all."""
+    """Write the operator alone as one safetensors file, atomically."""
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in student.operator.state_dict().items()}
@@ -38,12 +38,12 @@ def save_operator(student, path: Path, notes: dict) -> None:
 
 
 def is_done(path: Path, teacher_sha256: str | None) -> bool:
-    """Was this operator trained already, and for this very teacher?"""
+    """Return whether this operator has been trained already, for a teacher with these weights."""
     return path.exists() and operator_notes(path)["teacher_sha256"] == teacher_sha256
 
 
 def train(name: str, student, teacher, source, options: dict, work: Path) -> dict:
-    """Fit one operator, with a checkpoint of its own; returns what to record."""
+    """Fit one operator, with its own checkpoint; return its provenance."""
     history = fit(student, teacher, source, options, work / f"{name}.safetensors")
     every = max(1, len(history.steps) // 100)
     return {
@@ -55,7 +55,11 @@ def train(name: str, student, teacher, source, options: dict, work: Path) -> dic
 
 
 def collect(out: Path) -> None:
-    """Write ``PROVENANCE.json`` from what each operator in ``out`` says of itself."""
+    """Write ``PROVENANCE.json`` from the metadata of the operators in ``out``.
+
+    Raises:
+        ValueError: they belong to different teachers.
+    """
     files = sorted(out.glob("*.safetensors"))
     operators = {path.stem: operator_notes(path) for path in files}
     teachers = {notes["teacher_sha256"] for notes in operators.values()}
@@ -76,12 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="bundled")
     parser.add_argument("--span", type=span, action="append", help="m:n; may be repeated (default: 6:12 and 6:18)")
-    parser.add_argument("--only", nargs="+", help="names of operators")
-    parser.add_argument(
-        "--tokens", type=count, default=count("20M" if gpu else "2M"), help="tokens of the corpus to use"
-    )
+    parser.add_argument("--only", nargs="+", help="only these operators, by name")
+    parser.add_argument("--tokens", type=count, default=count("20M" if gpu else "2M"), help="training tokens")
     parser.add_argument("--steps", type=int, default=20_000 if gpu else 3_000)
-    parser.add_argument("--batch", type=int, default=64 if gpu else 16, help="blocks of 128 tokens a step")
+    parser.add_argument(
+        "--batch-size", "--batch", type=int, default=64 if gpu else 16, help="sequences of 128 tokens per step"
+    )
     parser.add_argument("--lr", type=float, default=0.03, help="Muon's learning rate")
     parser.add_argument("--work", type=Path, default=Path("runs/operators"))
     parser.add_argument("--out", type=Path, default=ASSETS / "operators")
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not gpu:
         torch.set_num_threads(1)
     common = {
-        "batch_size": a.batch,
+        "batch_size": a.batch_size,
         "lr": a.lr,
         "max_steps": a.steps,
         "optimizer": "muon",
@@ -99,16 +103,16 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if not a.collect:
         teacher, tokenizer = lft.load_teacher(a.teacher)
-        blocks = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
+        sequences = corpora.token_sequences("python-packages", tokenizer, "train", 128, max_tokens=a.tokens)
         about = {
             "teacher_sha256": weights_of(a.teacher),
-            "corpus_tokens": blocks.numel(),
+            "corpus_tokens": sequences.numel(),
             "hardware": hardware(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
         for m, n in a.span or SPANS:
-            source = LatentSource(teacher, (m, n), blocks, a.batch, cache=True)
-            for name, (operator, options, start) in ladder(a.steps).items():
+            source = LatentSource(teacher, (m, n), sequences, a.batch_size, cache=True)
+            for name, (operator, options, start) in experiments(a.steps).items():
                 path = a.out / f"{name}-{m}-{n}.safetensors"
                 if is_done(path, about["teacher_sha256"]) or (a.only and name not in a.only):
                     continue

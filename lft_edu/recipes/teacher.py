@@ -1,10 +1,10 @@
-"""Train the bundled teacher: a small, deep GPT-NeoX that reads and writes Python.
+"""Train the bundled teacher: a small, deep GPT-NeoX language model of Python.
 
-    python -m lft_edu.recipes.teacher                         # the whole recipe, resumable: run it again to go on
+    python -m lft_edu.recipes.teacher                         # the whole recipe; if interrupted, run it again
     torchrun --nproc-per-node 2 -m lft_edu.recipes.teacher    # two processes (on a CPU: one thread each)
 
-Needs torch, transformers, tokenizers, safetensors and accelerate only. Twenty-four layers so that layer numbers mean
-what they mean in the paper; everything else as small as it can be and still write Python.
+Needs torch, transformers, tokenizers, safetensors and accelerate only. It has twenty-four layers, so that layer
+numbers mean what they mean in the paper; everything else is as small as possible for a model that writes Python.
 """
 
 import argparse
@@ -34,7 +34,7 @@ END = "<|endoftext|>"
 
 
 def build_tokenizer(vocabulary: int, files: int = 900):
-    """A byte-level BPE tokenizer trained on the first ``files`` training files."""
+    """Train a byte-level BPE tokenizer on the first ``files`` training files."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -59,15 +59,15 @@ class NextToken(nn.Module):
 
 
 @torch.no_grad()
-def held_out_loss(model, blocks, batch: int = 16) -> float:
-    """Nats per token over blocks ``(N, T)``."""
+def held_out_loss(model, sequences, batch_size: int = 16) -> float:
+    """Return the cross-entropy in nats per token on sequences ``(N, T)``."""
     loss, device = NextToken(model), next(model.parameters()).device
-    parts = [loss(chunk.to(device)) * len(chunk) for chunk in blocks.split(batch)]
-    return (torch.stack(parts).sum() / len(blocks)).item()
+    parts = [loss(chunk.to(device)) * len(chunk) for chunk in sequences.split(batch_size)]
+    return (torch.stack(parts).sum() / len(sequences)).item()
 
 
 def prepare(work: Path, vocabulary: int, block: int):
-    """Tokenizer and token blocks, made once and kept in ``work``."""
+    """Return tokenizer, training and validation sequences; made once and kept in ``work``."""
     from safetensors.torch import load_file, save_file
     from transformers import PreTrainedTokenizerFast
 
@@ -79,12 +79,12 @@ def prepare(work: Path, vocabulary: int, block: int):
         with atomic_write(tokens) as partial:
             save_file({"train": train.to(torch.int16)}, partial)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / f"tokenizer-{vocabulary}")
-    held = corpora.token_sequences("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
-    return tokenizer, load_file(tokens)["train"], held
+    held_out = corpora.token_sequences("python-packages", tokenizer, "validation", block, max_tokens=256 * block)
+    return tokenizer, load_file(tokens)["train"], held_out
 
 
 def export(model, tokenizer, out: Path, provenance: dict) -> None:
-    """Write the teacher in fp16 with its provenance into ``out``; an interrupted export loses nothing."""
+    """Write the teacher in fp16 with its provenance into ``out``; an interrupted export leaves the old one."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.float16).save_pretrained(partial)
@@ -93,7 +93,7 @@ def export(model, tokenizer, out: Path, provenance: dict) -> None:
     (partial / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n")
     former = out.with_name(out.name + ".former")
     if out.exists():
-        os.replace(out, former)  # a folder can't be replaced in one motion; two leave either it or its former self
+        os.replace(out, former)  # a folder can't be replaced atomically; after two renames one of them is whole
     os.replace(partial, out)
     shutil.rmtree(former, ignore_errors=True)
 
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=4096 if gpu else 2048, help="at most 32767")
     parser.add_argument("--steps", type=int, default=20_000 if gpu else 4_800)
     parser.add_argument("--tokens-per-step", type=int, default=32_768 if gpu else 4_096)
-    parser.add_argument("--block", type=int, default=128, help="tokens a sequence")
+    parser.add_argument("--block", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", help="a remark to keep in the provenance")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"), help="checkpoints and tokens")
@@ -117,21 +117,21 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator = processes.make_accelerator(default_device(), "bf16" if gpu else "no")
     a.work.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
-        tokenizer, blocks, held = prepare(a.work, a.vocabulary, a.block)
+        tokenizer, sequences, held_out = prepare(a.work, a.vocabulary, a.block)
     model = build_model(a.width, a.vocabulary, seed=a.seed)
     batch = a.tokens_per_step // a.block // accelerator.num_processes
-    rows = sampling.ShuffledRows(len(blocks), a.seed)
+    rows = sampling.ShuffledRows(len(sequences), a.seed)
 
     def evaluate(step: int) -> dict:
-        model.save_pretrained(a.work / f"step-{step:06d}")  # how skip damage grows with training is a lesson
-        return {"held_out_loss": held_out_loss(model, held[::4]), "tokens": step * a.tokens_per_step}
+        model.save_pretrained(a.work / f"step-{step:06d}")  # notebook 07: skipping layers costs more with training
+        return {"held_out_loss": held_out_loss(model, held_out[::4]), "tokens": step * a.tokens_per_step}
 
     settings = {k: getattr(a, k) for k in ("width", "vocabulary", "tokens_per_step", "block", "seed")}
     module = NextToken(model).to(accelerator.device)
     history = optimize(
         module,
         muon_and_adamw(model.gpt_neox.layers, model, muon_lr=0.02, adamw_lr=4e-3),
-        lambda numbers: (blocks[rows(numbers)].long().to(accelerator.device),),
+        lambda numbers: (sequences[rows(numbers)].long().to(accelerator.device),),
         Training(max_steps=a.steps, batch_size=batch, seed=a.seed, evaluate_every=400),
         accelerator=accelerator,
         tokens_per_step=a.tokens_per_step,
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         "packages": [
             p for p in corpora.PACKAGES if p in {q.split("/")[0] for q, _ in corpora._roots("python-packages")}
         ],
-        "corpus_tokens": blocks.numel(),
+        "corpus_tokens": sequences.numel(),
         "tokens_seen": history.tokens,
         "steps": a.steps,
         "settings": settings,
@@ -161,8 +161,8 @@ def main(arguments: list[str] | None = None) -> None:
         "hours": round(history.seconds / 3600, 3),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "held_out_loss_nats": held_out_loss(model, held),
-        "held_out_tokens": held.numel(),
+        "held_out_loss_nats": held_out_loss(model, held_out),
+        "held_out_tokens": held_out.numel(),
         "log": {"steps": history.steps[::10], "losses": history.losses[::10], "evaluations": history.evaluations},
     }
     export(model, tokenizer, a.out, provenance)
