@@ -5,7 +5,7 @@
     python -m lft_edu.recipes.span_selection --render   # → the table of rank correlations in README.md
 
 Each span gets the same tokens, steps and seed; only the span differs. Criteria are computed on the validation split,
-KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate only; ``--scan`` needs scipy too.
+KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate; ``--scan`` needs scipy too.
 """
 
 import argparse
