@@ -320,15 +320,16 @@ def operator_from_dict(settings: dict) -> Operator:
 
 def row_title(row: dict) -> str:
     """The name of a row of ``ladder.json`` with its solver: ``flow-walking (midpoint × 3)``."""
-    solver = row["operator"].get("solver")
-    return f"{row['name']} ({solver} × {row['operator']['num_steps']})" if solver else row["name"]
+    return row["name"] + _walk_of(row["operator"])
 
 
 def operator_title(card: dict) -> str:
-    """Such as ``flow (midpoint × 3)``."""
-    operator = card["operator"]
-    return (
-        f"{operator['kind']} ({operator['solver']} × {operator['num_steps']})"
-        if "solver" in operator
-        else operator["kind"]
-    )
+    """The operator of a results card with its solver: ``flow (midpoint × 3)``."""
+    return card["operator"]["kind"] + _walk_of(card["operator"])
+
+
+def _walk_of(operator: dict) -> str:
+    """The walk of an operator's JSON, in brackets; ``steps`` is what ``num_steps`` was called before 1.0."""
+    if "solver" not in operator:
+        return ""
+    return f" ({operator['solver']} × {operator.get('num_steps', operator.get('steps'))})"

@@ -123,3 +123,13 @@ def test_skip_damage_is_the_spliced_models(teacher, blocks):
         assert torch.allclose(kl, by_splice.sequence_kl, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit"):
         skipping.skip_kl(teacher, blocks, [(5, 9)])
+
+
+def test_titles_name_the_walk_also_of_cards_from_before():
+    from lft_edu.operators import operator_title, row_title
+
+    for name in ("num_steps", "steps"):
+        operator = {"kind": "flow", "solver": "midpoint", name: 3}
+        assert operator_title({"operator": operator}) == "flow (midpoint × 3)"
+        assert row_title({"name": "flow-walking", "operator": operator}) == "flow-walking (midpoint × 3)"
+    assert operator_title({"operator": {"kind": "ridge", "penalty": 1e-4}}) == "ridge"
