@@ -221,7 +221,7 @@ def assignment_row(label: str, contender: tuple[str, str], found: list[dict]) ->
 
 
 def median_ratio(times: list[float], ours: list[float]) -> float:
-    """How many times as long as ours: the median over neighbours in time, which shared the machine's moods."""
+    """How many times as long as ours: the median over neighbors in time, which the machine's load affects alike."""
     return statistics.median(mine / theirs for mine, theirs in zip(times, ours, strict=True))
 
 

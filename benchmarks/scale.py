@@ -46,7 +46,7 @@ EXPLANATION = """\
 products of these shapes, measured in the same process; *of the floor* is the share of that speed which whole steps
 reach. Hours are for the paper's 2.6 B tokens on this one device at this rate. Text was at hand: reading and tokenizing
 it is not in these numbers, a thread does it beside the training, at the rate below (Python source from memory, the
-bundled tokenizer, four lanes). The optimiser is AdamW on a CPU; on a GPU it is Muon, whose operations are counted."""
+bundled tokenizer, four lanes). The optimizer is AdamW on a CPU; on a GPU it is Muon, whose operations are counted."""
 
 
 def span_of(span: tuple[int, int], layers: int) -> tuple[int, int]:

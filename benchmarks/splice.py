@@ -6,7 +6,7 @@
     python benchmarks/splice.py --rounds 1 --tokens 64 --context 32 --rss none --out /tmp   # a quick look
 
 Prints tables and writes ``benchmarks/results/splice.json`` and ``splice.md``. Takes a GPU if there is one (then in
-bfloat16), else one thread of the CPU. Teacher and students take turns; ratios are taken of neighbours in time, then
+bfloat16), else one thread of the CPU. Teacher and students take turns; ratios are taken of neighbors in time, then
 their median. Needs torch and transformers only.
 """
 

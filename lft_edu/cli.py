@@ -76,7 +76,7 @@ def explore(args) -> int:
 
 
 def _server_flags(flags: list[str]) -> list[str]:
-    """What a server is to be told: the user's own flags, and no browser where there is no display."""
+    """Return the flags for a server: the user's own, and no browser where there is no display."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         flags.append("--no-browser")
         print("No display: open the URL below in a browser.", file=sys.stderr)
@@ -248,7 +248,9 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
         sub.add_argument("--revision", help="commit, tag or branch of a teacher on the hub")
         sub.add_argument("--corpus", default="python-stdlib", help="a corpus name, or a file or folder of text")
-        sub.add_argument("--block", type=positive, default=128, help="tokens a block (default: 128)")
+        sub.add_argument(
+            "--sequence-length", "--block", dest="block", type=positive, default=128, help="tokens per sequence"
+        )
         sub.add_argument("--tokens", type=count, default=count(tokens), help=f"tokens to use (default: {tokens})")
         sub.add_argument("--seed", type=int, default=0)
 
@@ -268,17 +270,17 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub = command(explore, "the trajectory explorer in a browser, without a notebook; what follows -- goes to voila")
     sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
     sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
-    sub.add_argument("--text", help="what is flown first")
+    sub.add_argument("--text", help="the first text shown")
 
     sub = command(train, "replace a span of layers by one trained operator; also under `accelerate launch -m lft_edu`")
     if {"train"} & set(arguments):  # its options take torch to list, so only when they are asked for
         train_options(sub)
 
-    sub = command(scan, "what might tell where to cut: criteria of every span of layers")
+    sub = command(scan, "criteria that may predict where to cut, for every span of layers")
     text_options(sub, "100k")
     sub.add_argument("--n", type=positive, default=256, help="tokens to pair (R grows with it)")
     sub.add_argument("--criterion", nargs="+", default=["recoupling"], help="recoupling, ridge, cka, angular …")
-    sub.add_argument("--out", help="a JSON file for the tables; an interrupted scan goes on from it")
+    sub.add_argument("--out", help="a JSON file for the tables; an interrupted scan resumes from it")
     sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
 
     sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")
@@ -318,7 +320,7 @@ def _quieten() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; errors a user can mend are one line on stderr and exit status 2."""
+    """Run a command; user errors are one line on stderr and exit status 2."""
     words = sys.argv[1:] if arguments is None else arguments
     flags = []
     if words and words[0] in ("lab", "explore") and "--" in words:  # argparse would take them for our own

@@ -244,7 +244,7 @@ def _solve(operator: Operator, source: "LatentSource", training: Training, progr
 
 
 class LatentSource:
-    """Token blocks → :class:`Latents`, computed anew each time or kept in memory for a small corpus.
+    """Token sequences → :class:`Latents`, computed each time or, for a small corpus, kept in memory.
 
     Args:
         batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.

@@ -83,7 +83,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             blank = with_layers(config.text_config, [*range(m), m, *tail])
             model = AutoModelForCausalLM.from_config(blank)
             layers_of(model)[m] = bare.build(layers_of(model)[m], blank)
-        else:  # from splice: every weight has its value, and post_init must not draw it anew
+        else:  # from splice: every weight has its value, and post_init must not initialize it again
             for module in model.modules():
                 module._is_hf_initialized = True
         self.model = model
@@ -139,7 +139,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             The student's address.
 
         Raises:
-            ValueError: no tokenizer, or no card: a model without them helps nobody.
+            ValueError: the tokenizer or the card is missing.
         """
         if tokenizer is None or not hasattr(card, "publish"):
             raise ValueError(

@@ -377,7 +377,7 @@ def test_a_card_says_what_was_measured_and_escapes_what_it_is_told(bundled, tmp_
     assert cards.Card.load(tmp_path) == cards.Card.load(tmp_path / "card.json") == card
     text = (tmp_path / "card.md").read_text()
     assert "&lt;b>\\|text" in text
-    assert f"{found.kl:.4f} nats a token" in text
+    assert f"{found.kl:.4f} nats per token" in text
     assert "Skipping the best 2" in text
     assert card["latency_ms_per_token"]["student"]["decode"] > 0
     assert "| skip | 6–12 |" in cards.table([card])

@@ -81,10 +81,10 @@ class Card(dict):
             ("Teacher", f"{teacher['name']}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
             ("Replaced", f"layers {m}–{n} (half open) by {operator_title(self)}"),
             ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
-            ("Layer evaluations a token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
+            ("Layer evaluations per token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
             ("Held-out text", f"{results['tokens']:,} tokens of {held['corpus']}, {held['split']}"),
             ("Tokens a sequence", f"{held['block']:,}"),
-            ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats a token (95 %: {low:.4f} to {high:.4f})"),
+            ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats per token (95 %: {low:.4f} to {high:.4f})"),
             ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
             ("NMSE of the states", f"{results['nmse']:.4f}"),
         ]
@@ -98,7 +98,7 @@ class Card(dict):
         if self["latency_ms_per_token"]:
             for what in ("prefill", "decode"):
                 ms = {who: times[what] for who, times in self["latency_ms_per_token"].items()}
-                rows.append((f"Milliseconds a token, {what}", f"{ms['student']:.3f} (teacher: {ms['teacher']:.3f})"))
+                rows.append((f"Milliseconds per token, {what}", f"{ms['student']:.3f} (teacher: {ms['teacher']:.3f})"))
         rows.append(("Measured on", f"{self['device']}, {self['dtype']}"))
         rows.append(("Versions", ", ".join(f"{name} {v}" for name, v in self["versions"].items() if v)))
         return rows
@@ -171,7 +171,7 @@ It is not better than its teacher at anything; it is smaller. Where its teacher 
             The student's address.
 
         Raises:
-            PermissionError: nobody is logged in.
+            PermissionError: not logged in.
         """
         if not (token or get_token()):
             raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")

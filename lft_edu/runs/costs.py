@@ -235,7 +235,7 @@ def matmul_speed(width: int, device: torch.device, dtype: torch.dtype, seconds: 
 
 @torch.no_grad()
 def latencies(models: dict, tokens: int = 128, new_tokens: int = 16, rounds: int = 5, progress: bool = False) -> dict:
-    """Milliseconds a token of each model: ``prefill`` of one sequence and ``decode`` with the cache.
+    """Time models: milliseconds per token of ``prefill`` (one sequence) and of ``decode`` with the KV cache.
 
     The models take turns, ``rounds`` times, and the least of each counts: on a shared machine two models timed one
     after the other differ by what else ran meanwhile.

@@ -1,4 +1,4 @@
-"""Plans: the settings of a run, and what it will take, counted before anything starts."""
+"""What a run will take, counted before it starts: time, memory, disk."""
 
 import os
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class Plan:
 
     Attributes:
         speed, share: of bare matrix products on this device, and the share of it that whole steps should reach.
-        seconds, reading: of the run, and of reading its text alone, which goes on beside it.
+        seconds, reading: of the run, and of reading its text alone, which happens at the same time.
         unseen: the hub was out of reach, and the teacher's shape is taken from memory.
     """
 

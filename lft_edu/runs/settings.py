@@ -154,4 +154,4 @@ def _settings_in(file: Path) -> RunSettings:
         found = {name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if name in known}
         return RunSettings(**RunSettings.renamed(found, warn=False))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}). Delete it to go on without its check.") from error
+        raise ValueError(f"{file} is damaged ({error}). Delete it to resume without this check.") from error

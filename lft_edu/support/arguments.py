@@ -13,7 +13,7 @@ def count(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: write 4096, 200k, 5M or 2.6B")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens: write 4096, 200k, 5M or 2.6B")
     return value
 
 
@@ -30,4 +30,4 @@ def span(text: str) -> tuple[int, int]:
         m, n = text.replace("-", ":").split(":")
         return int(m), int(n)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span: write m:n, such as 6:18") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid span: write m:n, such as 6:18") from None
