@@ -88,7 +88,7 @@ def test_no_pickle_no_remote_code_no_device_calls():
         assert forbidden not in text
     # Left out, transformers would ask whoever sits there whether to run the code.
     assert set(re.findall(r"trust_remote_code\W+(\w+)", text)) == {"False", "not"}
-    loads = re.findall(r"(?:kind|AutoConfig|AutoTokenizer)\.from_pretrained\((?!\")[^`\n]*", text)
+    loads = re.findall(r"(?:cls|AutoConfig|AutoTokenizer)\.from_pretrained\((?!\")[^`\n]*", text)
     assert len(loads) >= 3
     assert all("trust_remote_code=False" in load for load in loads)
 

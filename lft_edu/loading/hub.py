@@ -209,6 +209,9 @@ def is_reachable() -> bool:
     return True
 
 
+in_reach = is_reachable
+
+
 class explained:
     """Context manager: replace any error of the hub's clients by one of those that :func:`fetch` documents."""
 
