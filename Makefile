@@ -58,4 +58,4 @@ exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
