@@ -104,7 +104,7 @@ def train(
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
-        run = Run(settings, teacher, tokenizer, student, history)
+        run = Run(settings, teacher, tokenizer, student, history)  # type: ignore[arg-type]  # given with its teacher
         if is_main_process():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
     if run.evaluation is not None:  # on the main process
