@@ -44,6 +44,7 @@ test: lint unit notebooks
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python tests/hygiene.py
 
 unit: $(READY)
@@ -57,4 +58,4 @@ exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

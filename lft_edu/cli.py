@@ -103,7 +103,7 @@ def train(args) -> int:
     if is_main_process():
         spent, student = run.history.seconds, Path(settings.out) / "student"
         print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
-        if planned:
+        if planned and run.actual:
             print(planned.compared(run.actual))
     return 0
 

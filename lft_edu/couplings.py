@@ -86,7 +86,7 @@ class Coupling:
 
     x0: Tensor
     x1: Tensor
-    group: Tensor | None = None
+    group: Tensor = None  # type: ignore[assignment]  # None may be given; it is a tensor from then on
 
     def __post_init__(self):
         check_pairs(self.x0, self.x1)

@@ -76,7 +76,7 @@ def family_of(config: PretrainedConfig) -> Family:
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers of a causal language model."""
-    return model.get_submodule(family_of(model.config).layers)
+    return model.get_submodule(family_of(model.config).layers)  # type: ignore[return-value]  # typed Module
 
 
 PER_LAYER = ("layer_types", "no_rope_layers")  # config fields with one entry per layer, in some families

@@ -1,7 +1,7 @@
 """Fit an operator to its teacher: which loss, on which tokens, with which optimizer."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +73,8 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
     """
     check_pair(student, teacher)
-    operator, span = student.operator, tuple(student.config.span)
+    operator, (m, n) = student.operator, student.config.span
+    span = (m, n)
     training, options, more = _sorted_out(training or Training(), shorthand)
     callbacks, log = [*callbacks, *more], shorthand.get("log")
     if not operator.trainable:
@@ -88,6 +89,8 @@ def fit(
     _check(operator, goal, training)
     source = _source(corpus, teacher, span, training, progress)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
+    loss: LatentLoss | LogitLoss
+    batch_at: Callable[[Tensor], tuple]
     if goal.latent:
         loss = LatentLoss(operator, goal, _weight(source, training))
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
@@ -221,9 +224,9 @@ def _weight(source: "LatentSource", training: Training) -> Tensor | None:
         x1 = source(torch.arange(min(training.batch_size, len(source)))).x1
         scale = 1 / x1[:, 1:].float().flatten(0, 1).var(0).clamp(min=1e-6).cpu()
     found = [weight for weight in (position, scale) if weight is not None]
-    return (
-        None if not found else found[0].to(source.device) if len(found) == 1 else (position * scale).to(source.device)
-    )
+    if not found:
+        return None
+    return (found[0] if len(found) == 1 else found[0] * found[1]).to(source.device)
 
 
 def _solve(operator: Operator, source: "LatentSource", training: Training, progress: bool) -> History:
@@ -239,7 +242,7 @@ def _solve(operator: Operator, source: "LatentSource", training: Training, progr
         moments = moments or Moments.zeros(found.x0.shape[-1])
         moments.add(found.x0[:, start:].flatten(0, 1), found.x1[:, start:].flatten(0, 1))
         tokens += found.x0.shape[:2].numel()
-    operator.solve(moments)
+    operator.solve(moments)  # type: ignore[arg-type]  # a source is never empty
     return History(tokens=tokens)
 
 
@@ -263,7 +266,7 @@ class LatentSource:
             raise ValueError("The corpus is empty: give at least one block of tokens.")
         if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
             blocks = blocks.with_format("torch", columns=["input_ids"])
-        self.teacher, self.span, self.blocks = teacher, tuple(span), blocks
+        self.teacher, self.span, self.blocks = teacher, (span[0], span[1]), blocks
         self.device = teacher.device
         self.stored: tuple[Tensor, Tensor] | None = None
         self.context: dict = {}
@@ -310,7 +313,8 @@ class LatentSource:
         self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
         need = 2 * first.x0[0].nbytes * len(rows)
         require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
-        self.stored = tuple(torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
+        x0, x1 = (torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
         for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
             found = span_latents(self.teacher, self.span, self.ids(part))
-            self.stored[0][part], self.stored[1][part] = found.x0.cpu(), found.x1.cpu()
+            x0[part], x1[part] = found.x0.cpu(), found.x1.cpu()
+        self.stored = x0, x1

@@ -229,13 +229,13 @@ def worst_tokens(
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="failures", unit="batch", disable=not progress, mininterval=1.0):
         part = rows[start : start + batch_size]
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for _, row in part], batch_first=True)
-        logits = [model(input_ids=ids.to(teacher.device), use_cache=False).logits for model in (teacher, student)]
+        batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for _, row in part], batch_first=True)
+        logits = [model(input_ids=batch.to(teacher.device), use_cache=False).logits for model in (teacher, student)]
         divergence = token_kl(logits[1], logits[0]).cpu()
         for i, (text, row) in enumerate(part):
             t = int(divergence[i, : len(row) - 1].argmax())  # padding on the right is never attended to
-            best = [int(x[i, t].argmax()) for x in logits]
-            found.append(_failure(tokenizer, text, t, divergence[i, t], (row[t], *best, row[t + 1])))
+            expected, predicted = (int(x[i, t].argmax()) for x in logits)
+            found.append(_failure(tokenizer, text, t, divergence[i, t], (row[t], expected, predicted, row[t + 1])))
     return sorted(found, key=lambda failure: -failure.kl)[:n]
 
 

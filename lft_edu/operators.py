@@ -9,7 +9,9 @@ All are called like the layers they replace: ``operator(x0, attention_mask=..., 
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,12 @@ class Operator(nn.Module):
         """Allocate parameters for a teacher with this config. ``layer`` is a copy to own, or to ignore."""
         return self
 
+    if TYPE_CHECKING:  # what only some operators have: those that are trained, and those in closed form
+
+        def field(self, **context) -> Callable[..., Tensor]: ...
+
+        def solve(self, moments: "Moments") -> None: ...
+
     def to_dict(self) -> dict:
         """Return JSON that :func:`operator_from_dict` turns into the same operator."""
         return {"kind": self.kind, **self.settings}
@@ -110,7 +118,11 @@ class Moments:
     @classmethod
     def zeros(cls, width: int) -> "Moments":
         return cls(
-            0, *(torch.zeros(shape, dtype=torch.float64) for shape in [width, width, (width,) * 2, (width,) * 2])
+            0,
+            *(
+                torch.zeros(shape, dtype=torch.float64)
+                for shape in [(width,), (width,), (width, width), (width, width)]
+            ),
         )
 
     def add(self, x0: Tensor, x1: Tensor) -> None:
@@ -143,6 +155,9 @@ class _Affine(Operator):
     """``x1 = x0 + x0 · weight + bias``. The correction is stored, so zeros mean skip."""
 
     closed_form = True
+    if TYPE_CHECKING:
+
+        def linear_map(self, moments: Moments) -> Tensor: ...
 
     def build(self, layer, config, generator=None):
         self.weight = nn.Parameter(torch.zeros(config.hidden_size, config.hidden_size), requires_grad=False)

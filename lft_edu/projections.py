@@ -37,6 +37,7 @@ class Projection:
     """
 
     kind = ""
+    width: int  # D, once it is fitted
 
     def __init__(self, dimensions: int = 2, preparation: str = "raw", drop: int = 3):
         if dimensions not in (2, 3):
@@ -62,13 +63,13 @@ class Projection:
         """
         if self.fingerprint:
             raise ValueError("This projection is fitted and frozen: call .transform(states), or create a new one.")
-        states = _gather(states, position0)
-        if len(states) < 5:
-            raise ValueError(f"{len(states)} states are too few to fit a projection: give at least 5.")
-        if self.drop > states.shape[1] - self.dimensions:
-            raise ValueError(f"drop={self.drop} leaves too few of {states.shape[1]} dimensions: drop fewer.")
-        self.outliers = np.argsort(-np.square(states).mean(0), kind="stable")[: self.drop]
-        self._fit(states, self.prepare(states))
+        x = _gather(states, position0)
+        if len(x) < 5:
+            raise ValueError(f"{len(x)} states are too few to fit a projection: give at least 5.")
+        if self.drop > x.shape[1] - self.dimensions:
+            raise ValueError(f"drop={self.drop} leaves too few of {x.shape[1]} dimensions: drop fewer.")
+        self.outliers = np.argsort(-np.square(x).mean(0), kind="stable")[: self.drop]
+        self._fit(x, self.prepare(x))
         self.fingerprint = self._fingerprint()
         return self
 
@@ -96,6 +97,18 @@ class Projection:
         if x.shape[-1] != self.width:
             raise ValueError(f"The states have {x.shape[-1]} dimensions: this projection takes {self.width}.")
         return self._place(self.prepare(x).reshape(-1, self.width - self.drop)).reshape(*x.shape[:-1], -1)
+
+    def _fit(self, states: np.ndarray, prepared: np.ndarray) -> None:
+        """Fit to states ``(N, D)`` and set ``width``."""
+        raise NotImplementedError
+
+    def _place(self, prepared: np.ndarray) -> np.ndarray:
+        """Project prepared states ``(N, D')`` to ``(N, d)``."""
+        raise NotImplementedError
+
+    def _frozen(self) -> tuple:
+        """Return the arrays that define the fitted projection."""
+        raise NotImplementedError
 
     def _fingerprint(self) -> str:
         found = hashlib.sha256(f"{self.kind} {self.dimensions} {self.preparation} {self.outliers.tolist()}".encode())
@@ -166,8 +179,8 @@ class UMAP(Projection):
         seed: int = 0,
     ):
         super().__init__(dimensions, preparation, drop)
-        self.settings = {"n_neighbors": n_neighbors, "min_dist": min_dist, "random_state": seed}
-        self.places = None
+        self.settings: dict = {"n_neighbors": n_neighbors, "min_dist": min_dist, "random_state": seed}
+        self.places = np.empty((0, dimensions), np.float32)  # until it is fitted
 
     def _fit(self, states, prepared) -> None:
         self.width = states.shape[1]
@@ -175,7 +188,7 @@ class UMAP(Projection):
             chosen = np.random.default_rng(self.settings["random_state"]).choice(len(states), LANDMARKS, replace=False)
             states, prepared = states[chosen], prepared[chosen]
         self.landmarks = states.astype(np.float32)
-        if self.places is None:
+        if not len(self.places):
             self.places = _draw_map(prepared, self.dimensions, self.settings).astype(np.float32)
         self._index(prepared)
 

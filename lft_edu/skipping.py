@@ -83,6 +83,7 @@ def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
     Raises:
         ValueError: ``kl`` is NaN.
     """
+    kl = float(kl)
     if math.isnan(kl):
         raise ValueError("kl is NaN: check the evaluation that it came from.")
     before_j, before = 0, 0.0
@@ -100,7 +101,8 @@ def skipped_layers_interval(kl: Tensor, curve: dict[int, Tensor]) -> tuple[float
     samples = [skipped_layers(row[0], dict(zip(sorted(curve), row[1:], strict=True))) for row in together.tolist()]
     beyond = 2.0 * max(curve)  # a quantile can't interpolate with infinity
     edges = interval(torch.tensor(samples, dtype=torch.float64).clamp(max=beyond))
-    return tuple(edge if edge <= max(curve) else math.inf for edge in edges)
+    low, high = (edge if edge <= max(curve) else math.inf for edge in edges)
+    return low, high
 
 
 def recovery(kl: float, skip_kl: float) -> float:
@@ -135,7 +137,10 @@ def best_skips(
     """
     depth, sequences = len(layers_of(teacher)), as_sequences(corpus)
     spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
-    options = {"batch_size": evaluation_batch(teacher.config.vocab_size, sequences.shape[1]), "progress": progress}
+    options: dict = {
+        "batch_size": evaluation_batch(teacher.config.vocab_size, sequences.shape[1]),
+        "progress": progress,
+    }
     tried = skip_kl(teacher, sequences[evenly_spaced(len(sequences), sample)], spans, **options)
     best = [min((s for s in spans if s[1] - s[0] == j), key=lambda s: tried[s].mean()) for j in range(1, most + 1)]
     found = {}

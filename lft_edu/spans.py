@@ -232,9 +232,9 @@ def _row(depths: list[Depth], m: int, ends: list[int], criteria: tuple, sizes: t
 
 def _begin(path: str | Path | None, states: Tensor, criteria: tuple, sizes: tuple, settings: str) -> SpanScan:
     """Return the scan to resume from ``path``, or an empty one."""
-    source = hashlib.sha256(states.detach().cpu().float().numpy().tobytes())
-    source.update(f"{criteria} {sizes} {settings}".encode())
-    source = source.hexdigest()[:16]
+    found = hashlib.sha256(states.detach().cpu().float().numpy().tobytes())
+    found.update(f"{criteria} {sizes} {settings}".encode())
+    source = found.hexdigest()[:16]
     if path and Path(path).exists():
         scan = SpanScan.load(path)
         if scan.source != source:

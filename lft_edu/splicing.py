@@ -72,7 +72,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
 
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
-        if config.span is None or config.text_config is None:
+        if config.span is None or config.operator is None or not isinstance(config.text_config, PreTrainedConfig):
             raise ValueError("Not a spliced model: load it with lft.load_teacher, then call lft.splice.")
         m, n = check_span(config.span, config.depth)
         super().__init__(config)
@@ -85,7 +85,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             layers_of(model)[m] = bare.build(layers_of(model)[m], blank)
         else:  # from splice: every weight has its value, and post_init must not initialize it again
             for module in model.modules():
-                module._is_hf_initialized = True
+                module._is_hf_initialized = True  # type: ignore[assignment]  # to torch, all are tensors and modules
         self.model = model
         family = family_of(model.config)
         if family.positional:
@@ -126,7 +126,9 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.wire()
         return self
 
-    def push_to_hub(self, repo_id: str, tokenizer=None, card=None, **options) -> str:
+    def push_to_hub(  # type: ignore[override]  # stricter on purpose: no student without tokenizer and card
+        self, repo_id: str, tokenizer=None, card=None, **options
+    ) -> str:
         """Upload this student with its tokenizer and a model card.
 
         Args:

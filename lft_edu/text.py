@@ -35,10 +35,10 @@ def token_to_str(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 
     A byte-level tokenizer splits an emoji into several tokens, and decodes each of them to the same "�".
     """
-    shown = tokenizer.decode([token])
+    shown = str(tokenizer.decode([token]))
     if "\ufffd" not in shown:
         return shown
-    piece = tokenizer.convert_ids_to_tokens(token)
+    piece = str(tokenizer.convert_ids_to_tokens(token))
     letters = _byte_letters()
     if not all(letter in letters for letter in piece):  # not a byte-level tokenizer
         return piece
@@ -101,5 +101,5 @@ def complete(
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
-    return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)  # type: ignore[operator]  # not in its class
+    return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

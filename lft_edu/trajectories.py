@@ -66,7 +66,7 @@ class Trajectory:
         Raises:
             ValueError: no state was captured at this depth.
         """
-        found = (self.times - depth).abs().argmin().item()
+        found = int((self.times - depth).abs().argmin())
         if abs(self.times[found].item() - depth) > 1e-6:
             after = int(torch.searchsorted(self.times, float(depth)))
             near = " and ".join(f"{t:.4g}" for t in self.times[max(0, after - 1) : after + 1].tolist())
@@ -162,7 +162,7 @@ class Unembed:
     """A model's final norm and output head, with its tokenizer: maps hidden states to logits, and ids to strings."""
 
     norm: torch.nn.Module
-    head: torch.nn.Module
+    head: torch.nn.Linear
     tokenizer: "PreTrainedTokenizerBase"
 
     @torch.no_grad()
@@ -206,7 +206,7 @@ def capture(
     from tqdm.auto import tqdm
 
     substeps = substeps or between  # an earlier name
-    texts = list(text) if isinstance(text, list | tuple) else [text]
+    texts: list = list(text) if isinstance(text, list | tuple) else [text]
     rows = [encode(model, tokenizer, one) for one in texts]
     if not rows:
         raise ValueError("The list of texts is empty: give a string, or a list of strings.")

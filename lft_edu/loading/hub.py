@@ -198,7 +198,7 @@ def is_reachable() -> bool:
 
     address = urlsplit(constants.ENDPOINT)
     proxy = urllib.request.getproxies().get(address.scheme)
-    if proxy and not urllib.request.proxy_bypass(address.hostname):
+    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
         address = urlsplit(proxy)  # only it can be reached directly
     try:
         if constants.HF_HUB_OFFLINE:
@@ -237,7 +237,7 @@ def explain(error: Exception, name: str, revision: str | None = None, instead: s
     """
     from huggingface_hub import constants, errors
 
-    chain = [error]  # with its causes and contexts, transitively
+    chain: list[BaseException] = [error]  # with its causes and contexts, transitively
     for e in chain:
         chain += [e for e in (e.__cause__, e.__context__) if e is not None and e not in chain]
     found = lambda *kinds: next((e for e in chain if isinstance(e, kinds)), None)  # noqa: E731

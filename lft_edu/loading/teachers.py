@@ -71,8 +71,9 @@ def load_teacher(
     family_of(model.config)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.lft_origin = origin
-    return model.to(device or default_device()).eval().requires_grad_(False), tokenizer
+    model.lft_origin = origin  # type: ignore[assignment]  # to torch, all attributes are tensors and modules
+    model = model.to(device or default_device())  # type: ignore[arg-type]  # transformers wraps it without self
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def known_teachers() -> list[str]:
@@ -100,7 +101,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
     return name
 
 
-def _from_pretrained(cls: type, folder: Path, **options) -> Any:
+def _from_pretrained(cls: Any, folder: Path, **options) -> Any:
     """Call ``cls.from_pretrained`` without running any code in the folder; turn all loading errors into one."""
     if not Path(folder).joinpath("config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a model's folder. Give one that is.")
@@ -209,7 +210,8 @@ def load_student(
     name = str(name)
     if name == "bundled" or not name.startswith("bundled/"):
         model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
-        return model.to(device or default_device()).eval().freeze()
+        model = model.to(device or default_device())  # type: ignore[arg-type]  # as in load_teacher
+        return model.eval().freeze()
     if name not in bundled_students():
         raise unknown_name_error("student", name, bundled_students(), ", or a folder")
     return _bundled_student(name.removeprefix("bundled/"), teacher or load_teacher("bundled", device, dtype)[0])
@@ -246,6 +248,7 @@ def blank_teacher(name: str, revision: str | None = None) -> tuple[PreTrainedMod
 
     place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
     download = 0
+    commit: str | None
     if not isinstance(place, Path):
         try:
             found = hub.look_up(place, revision)
@@ -287,5 +290,6 @@ def build_model(width: int, vocabulary: int, layers: int = 24, seed: int = 0) ->
         model = GPTNeoXForCausalLM(config)
         for layer in model.gpt_neox.layers:  # a layer's output starts small, since 24 of them add up
             for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-                nn.init.normal_(projection.weight, std=0.02 / (layers / 2) ** 0.5)
+                weight: torch.Tensor = projection.weight  # type: ignore[assignment]  # torch: or a module
+                nn.init.normal_(weight, std=0.02 / (layers / 2) ** 0.5)
     return model

@@ -122,7 +122,7 @@ class Card(dict):
         measured = [
             EvalResult(
                 task_type="text-generation", dataset_type=source.repository if source else "text",
-                dataset_name=Path(held["corpus"]).name, dataset_config=source and source.configuration,
+                dataset_name=Path(held["corpus"]).name, dataset_config=source.configuration if source else None,
                 dataset_split=held["split"], metric_type=metric, metric_name=title, metric_value=results[metric],
             )
             for metric, title in METRICS.items()

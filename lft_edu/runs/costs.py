@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -145,7 +146,8 @@ def run_costs(
 
     operator = operator or (Regression() if objective == "regression" else Flow(solver, k))
     texts = teacher.config.to_json_string(), json.dumps(operator.to_dict())
-    return _run_costs(type(teacher.config), *texts, tuple(span), objective, k, solver, sequence_length, optimizer)
+    kind: Any = type(teacher.config)  # to mypy, a type is not hashable
+    return _run_costs(kind, *texts, tuple(span), objective, k, solver, sequence_length, optimizer)
 
 
 @functools.lru_cache(maxsize=32)  # a plan is made again for smaller and smaller batches

@@ -12,6 +12,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,7 +20,7 @@ from ..fitting import fit
 from ..loading.corpora import HUB, load_corpus
 from ..loading.teachers import load_teacher
 from ..metrics import Evaluation, evaluate
-from ..splicing import splice
+from ..splicing import SplicedForCausalLM, splice
 from ..support.machine import PeakMemory
 from ..text import as_sequences
 from ..training.callbacks import Evaluation as EvaluationCallback
@@ -36,6 +37,9 @@ from ..training.processes import (
 from .cards import Card
 from .settings import DTYPES, RunSettings, resolve_settings, save_settings
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass
 class Run:
@@ -49,16 +53,22 @@ class Run:
     """
 
     settings: RunSettings
-    teacher: object = field(repr=False)
-    tokenizer: object = field(repr=False)
-    student: object = field(repr=False)
+    teacher: "PreTrainedModel" = field(repr=False)
+    tokenizer: "PreTrainedTokenizerBase" = field(repr=False)
+    student: SplicedForCausalLM = field(repr=False)
     history: History = field(repr=False)
     evaluation: Evaluation | None = None
-    card: dict | None = field(default=None, repr=False)
+    card: Card | None = field(default=None, repr=False)
     actual: dict | None = None
 
 
-def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=None, progress: bool = True) -> Run:
+def train(
+    settings: RunSettings,
+    resume: bool = False,
+    teacher: "PreTrainedModel | None" = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    progress: bool = True,
+) -> Run:
     """Train, evaluate and save a student.
 
     Args:
@@ -94,10 +104,10 @@ def train(settings: RunSettings, resume: bool = False, teacher=None, tokenizer=N
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
-        run = Run(settings, teacher, tokenizer, student, history)
+        run = Run(settings, teacher, tokenizer, student, history)  # type: ignore[arg-type]  # given with its teacher
         if is_main_process():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
-    if is_main_process():
+    if run.evaluation is not None:  # on the main process
         run.card = Card.of(student, teacher, run.evaluation, corpus=settings.corpus, training=training_notes(run))
         save(run, out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -112,7 +122,7 @@ def corpora_of(settings: RunSettings, tokenizer) -> tuple:
     if settings.streaming is not None:
         streamed = settings.streaming
     tokens = settings.tokens_per_step() * settings.max_steps if settings.max_steps else settings.tokens
-    options = {"streaming": settings.streaming, "revision": settings.corpus_revision}
+    options: dict = {"streaming": settings.streaming, "revision": settings.corpus_revision}
 
     def load(split: str, max_tokens: int | None):
         return load_corpus(

@@ -24,7 +24,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class RunSettings(Training):
     """Everything that a run depends on; what each field means is its ``help``, also in ``lft-edu train --help``."""
 
-    max_steps: int | None = setting(None, "optimizer steps (default: as --tokens asks)", at_least=1, formerly="steps")
+    # the only field that may be None here and not in a Training, which .training() makes
+    max_steps: int | None = setting(  # type: ignore[assignment]
+        None, "optimizer steps (default: as --tokens asks)", at_least=1, formerly="steps"
+    )
     teacher: str = setting("bundled", "bundled, owner/name on the hub, or a folder")
     revision: str | None = setting(None, "commit, tag or branch of a teacher on the hub")
     span: tuple[int, int] = setting((6, 18), "layers m:n to replace, half-open, such as 6:18")

@@ -66,7 +66,9 @@ class Settings(metaclass=_UnderstandsFormerNames):
         ValueError: a value out of its limits, by name; TypeError, a name that is unknown, with the nearest one.
     """
 
-    def __post_init__(self):
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field]]  # of the subclasses, which are dataclasses
+
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check(f, getattr(self, f.name))
 

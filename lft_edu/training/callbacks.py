@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from torch import nn
 from .checkpoints import Checkpoints, restore
 from .processes import broadcast_from_main
 from .settings import Training
+
+if TYPE_CHECKING:
+    import accelerate
 
 
 @dataclass
@@ -40,7 +44,7 @@ class RunState:
 
     module: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    accelerator: object
+    accelerator: "accelerate.Accelerator"
     training: Training
     history: History = field(default_factory=History)
     step: int = 0

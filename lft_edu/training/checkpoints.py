@@ -48,6 +48,8 @@ class Checkpoints:
         Args:
             notes: JSON, with ``step``, ``history``, ``settings`` and ``stream``.
         """
+        if self.place is None:
+            return
         path = self.place if self.single else self.place / f"step-{notes['step']:09d}.safetensors"
         save_checkpoint(path, module, optimizers, notes)
         if not self.single:

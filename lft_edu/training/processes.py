@@ -43,12 +43,12 @@ def broadcast_from_main(work: Callable[[], T]) -> T:
         return work()
     from accelerate.utils import broadcast_object_list
 
-    outcome = [None, None]  # result, error
+    outcome: list = [None, None]  # result, error
     if is_main_process():
         try:
             outcome[0] = work()
-        except Exception as error:
-            outcome[1] = error
+        except Exception as raised:
+            outcome[1] = raised
     result, error = broadcast_object_list(outcome)
     if error is not None:
         raise error

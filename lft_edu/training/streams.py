@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class ReaderThread:
 
     def submit(self, work: Callable, *args) -> Future:
         """Queue ``work(*args)``; return the future of its result."""
-        future = Future()
+        future: Future = Future()
         self.tasks.put((future, work, args))
         return future
 
@@ -76,7 +76,8 @@ class ShardReader:
 
     def __init__(self, corpus: datasets.IterableDataset, index: int, readers: int):
         self.corpus = corpus.shard(readers, index)  # a copy of its own: datasets that share files share a position
-        self.epoch, self.position, self.rows = 0, 0, None
+        self.epoch, self.position = 0, 0
+        self.rows: Iterator[dict] | None = None
         self.restored: dict | None = None  # until the next sequence is read, the dataset does not know its state
 
     def sequence(self, position: int) -> list[int]:
@@ -129,7 +130,8 @@ class TokenStream:
     """
 
     def __init__(self, corpus: datasets.IterableDataset):
-        self.corpus, self.readers = corpus, {}
+        self.corpus = corpus
+        self.readers: dict[int, ShardReader] = {}
         self.count = num_readers(corpus)
         self.thread: ReaderThread | None = None
         self.stopping: Callable[[], bool] = lambda: False  # called while waiting for text
