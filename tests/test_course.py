@@ -209,14 +209,14 @@ def test_authors_open_the_clone_itself(monkeypatch, capsys, tmp_path):
 
 
 def test_list_names_what_the_loaders_take(capsys):
-    from lft_edu import fitting, listing, operators
+    from lft_edu import listing, objectives, operators
     from lft_edu.loading import corpora, teachers
 
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line and not line.startswith(" ")] == list(listing.KINDS)
     names = {line.split()[0] for line in lines if line.startswith(" ")}
-    tables = (teachers.known_teachers(), teachers.bundled_students(), corpora.NAMES, fitting.OBJECTIVES)
+    tables = (teachers.known_teachers(), teachers.bundled_students(), corpora.NAMES, objectives.OBJECTIVES)
     assert {name for table in (*tables, operators.OPERATORS) for name in table} <= names
     assert cli.main(["list", "students"]) == 0
     out = capsys.readouterr().out
