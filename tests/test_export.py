@@ -200,7 +200,7 @@ def tab():
 def test_page_in_a_browser(tab, notebook):
     tab.goto(export_html(notebook).as_uri())
     figure = tab.locator(".js-plotly-plot").first
-    figure.synchronize()
+    figure.wait_for()
     box = figure.element_handle()
     assert tab.locator(".js-plotly-plot").count() == 2
     tab.wait_for_function("box => box._transitionData?._frames.length === 3", arg=box)
@@ -216,7 +216,7 @@ def test_page_in_a_browser(tab, notebook):
     tab.keyboard.press("ArrowLeft")  # without a mouse
     tab.wait_for_function("box => box._fullData[0].y[0] !== 4", arg=box)
     box.evaluate("box => Plotly.Fx.hover(box, [{curveNumber: 0, pointNumber: 0}])")
-    figure.locator(".hovertext").synchronize()
+    figure.locator(".hovertext").wait_for()
     assert tab.locator("img[onerror]").count() == 0
     assert tab.locator("math").first.bounding_box()["width"] > 0
     assert tab.trouble == []

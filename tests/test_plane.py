@@ -140,7 +140,7 @@ def test_a_turn_keeps_cos_half_the_angle():
 
 
 def test_crossings_need_the_plane():
-    with pytest.raises(ValueError, match="3 dimensions"):
+    with pytest.raises(ValueError, match="D = 3"):
         Coupling(torch.zeros(2, 3), torch.ones(2, 3)).crossings()
 
 

@@ -120,7 +120,7 @@ def test_bad_student_names():
 
 
 def test_a_teacher_is_no_student_and_damage_is_named(bundled, tmp_path):
-    with pytest.raises(ValueError, match="no spliced model"):
+    with pytest.raises(ValueError, match="Not a spliced model"):
         lft.load_student(assets.ASSETS / "teacher")
     lft.splice(bundled[0], (6, 18), lft.Flow()).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"

@@ -63,7 +63,7 @@ def test_teacher_and_student_share_the_axis_and_the_student_ends_in_its_logits(m
     assert (path.times.diff() > 0).all()
     assert len(path.states) == len(path.times)
     torch.testing.assert_close(path.at(range(m + 1)), truth.states[: m + 1], atol=1e-4, rtol=1e-4)
-    steps = student.operator.settings.get("steps", 0)
+    steps = student.operator.settings.get("num_steps", 0)
     inside = (path.times > m) & (path.times < n)
     assert inside.sum() == (steps * (between + 1) - 1 if steps else 0)
     assert {m, n} <= set(shared_depths(truth, path).tolist())

@@ -177,9 +177,9 @@ def test_students_must_fit_the_teacher(models, teacher, tmp_path):
     bundled, students, tokenizer = models
     with pytest.raises(ValueError, match="student is empty"):
         lft.TrajectoryExplorer(bundled, {}, tokenizer)
-    with pytest.raises(ValueError, match="fits another teacher"):
+    with pytest.raises(ValueError, match="belongs to another teacher"):
         lft.TrajectoryExplorer(teacher, students, tokenizer)
-    with pytest.raises(ValueError, match="no spliced model"):
+    with pytest.raises(ValueError, match="not a spliced model"):
         lft.TrajectoryExplorer(bundled, bundled, tokenizer)
 
 
@@ -235,7 +235,7 @@ def test_failures_are_the_largest_divergences(models):
         assert failure.expected == paths[0].logit_lens(1).top(-1, failure.token)[0][0]
         assert failure.given == paths[1].logit_lens(1).top(-1, failure.token)[0][0]
     assert found[0].kl >= found[1].kl
-    with pytest.raises(ValueError, match="two or more tokens"):
+    with pytest.raises(ValueError, match="two tokens or more"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
     with pytest.raises(ValueError, match="give a list of strings"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, "z = 1")

@@ -43,7 +43,7 @@ class Controls {
     });
     this.progress = make("progress", { "aria-label": "computing", hidden: true });
     this.waiting = make("span");
-    const button = this.button("Run", fly, { class: "primary", ...this.asking });
+    const button = this.button("Run", run, { class: "primary", ...this.asking });
     return make("div", { class: "row" }, this.input, button, this.progress, this.waiting);
   }
 
