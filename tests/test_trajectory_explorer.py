@@ -239,7 +239,7 @@ def test_failures_are_the_largest_divergences(models):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z"])
     with pytest.raises(ValueError, match="give a list of strings"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, "z = 1")
-    with pytest.raises(ValueError, match="context is 512"):
+    with pytest.raises(ValueError, match="reads up to 512"):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z" * 600])
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
     assert explorer.gallery[0]["text"] == found[0].text
