@@ -163,14 +163,10 @@ class LogitLoss(nn.Module):
 
 def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
     """Shorthand as (training, settings of the objective, callbacks)."""
-    known = {f.name for f in fields(Training)} | set(Training.former_names())
     walk = {"num_steps", "solver", "alpha", *FORMER_WALK}
     options = {FORMER_WALK.get(name, name): value for name, value in shorthand.items() if name in walk}
     rest = {name: value for name, value in shorthand.items() if name not in {*walk, "evaluate", "log"}}
-    unknown = sorted(set(rest) - known)
-    if unknown:
-        Training.renamed({unknown[0]: None})  # TypeError, with the nearest name
-    training = replace(training, **Training.renamed(rest))
+    training = replace(training, **Training.renamed(rest))  # TypeError for an unknown name, with the nearest one
     evaluate = shorthand.get("evaluate")
     return training, options, [Evaluation(evaluate, shorthand.get("log"))] if evaluate else []
 

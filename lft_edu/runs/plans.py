@@ -121,7 +121,7 @@ def plan(settings: RunSettings, teacher=None, processes: int | None = None) -> P
     )
     speed = costs.matmul_speed(shape.width, device, torch.bfloat16 if settings.precision == "bf16" else dtype)
     share, training = costs.reached(shape.width, device), settings.training(processes)
-    tokens = settings.tokens if settings.max_steps is None else settings.max_steps * settings.tokens_per_step(processes)
+    tokens = settings.total_tokens(processes)
     flops = counted.training_flops * tokens / processes
     flops += training.max_steps * counted.optimizer_flops + counted.evaluation_flops * settings.eval_tokens
     seconds, reading = flops / (speed * share), tokens / processes / costs.TEXT_SPEED

@@ -10,7 +10,7 @@ The folder ``out`` holds ``settings.json``, ``checkpoints/``, ``metrics.jsonl``,
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from ..loading.corpora import HUB, load_corpus
 from ..loading.teachers import load_teacher
 from ..metrics import Evaluation, evaluate
 from ..splicing import SplicedForCausalLM, splice
+from ..support.files import write_json
 from ..support.machine import PeakMemory
 from ..text import as_sequences
 from ..training.callbacks import Evaluation as EvaluationCallback
@@ -35,7 +36,7 @@ from ..training.processes import (
     main_process_first,
 )
 from .cards import Card
-from .settings import DTYPES, RunSettings, resolve_settings, save_settings
+from .settings import DTYPES, RunSettings, resolve_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,7 +101,7 @@ def train(
         held = as_sequences(held)  # read once, not at every evaluation
         out.mkdir(parents=True, exist_ok=True)
         if not begun:
-            save_settings(settings, out / "settings.json")
+            write_json(out / "settings.json", asdict(settings))
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
@@ -121,7 +122,6 @@ def corpora_of(settings: RunSettings, tokenizer) -> tuple:
     streamed = HUB[settings.corpus].streamed if settings.corpus in HUB else False
     if settings.streaming is not None:
         streamed = settings.streaming
-    tokens = settings.tokens_per_step() * settings.max_steps if settings.max_steps else settings.tokens
     options: dict = {"streaming": settings.streaming, "revision": settings.corpus_revision}
 
     def load(split: str, max_tokens: int | None):
@@ -129,7 +129,9 @@ def corpora_of(settings: RunSettings, tokenizer) -> tuple:
             settings.corpus, tokenizer, split, settings.sequence_length, max_tokens=max_tokens, **options
         )
 
-    return load("train", None if streamed else tokens), load("test", settings.eval_tokens)  # a stream is read as needed
+    return load("train", None if streamed else settings.total_tokens()), load(
+        "test", settings.eval_tokens
+    )  # a stream is read as needed
 
 
 def fit_operator(settings: RunSettings, student, teacher, corpus, held_out, resume: bool, progress: bool) -> History:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -115,6 +115,10 @@ class RunSettings(Training):
         """Tokens of one optimizer step, all processes together."""
         return self.sequence_length * self.batch_size * self.gradient_accumulation_steps * processes
 
+    def total_tokens(self, processes: int = 1) -> int:
+        """Tokens of the whole training: ``tokens``, or what ``max_steps`` steps take."""
+        return self.tokens if self.max_steps is None else self.max_steps * self.tokens_per_step(processes)
+
     def steps(self, processes: int = 1) -> int:
         """Optimizer steps: ``max_steps``, or what ``tokens`` tokens make."""
         return self.max_steps or max(1, self.tokens // self.tokens_per_step(processes))
@@ -140,14 +144,6 @@ def resolve_settings(settings: RunSettings, resume: bool) -> tuple[RunSettings, 
         lines = "; ".join(changed.values())
         raise ValueError(f"{out} holds a run with other settings ({lines}). Use those, or another out.")
     return settings, begun
-
-
-def save_settings(settings: RunSettings, file: Path) -> None:
-    """Write settings as JSON, for :func:`resolve_settings` to find."""
-    from ..support.files import atomic_write
-
-    with atomic_write(file) as partial:
-        partial.write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
 
 
 def _settings_in(file: Path) -> RunSettings:
