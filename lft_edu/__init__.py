@@ -18,9 +18,10 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     # the model
     "families": (),
     "velocity": ("VelocityEstimator",),
-    "operators": ("Skip", "MeanShift", "Procrustes", "Ridge", "Loop", "Regression", "Flow"),
+    "operators": ("Skip", "MeanShift", "Procrustes", "LinearPatch", "Ridge", "Loop", "Regression", "Flow"),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
     "latents": (),
+    "sinks": (),
     "fitting": ("fit",),
     # how good, and where to cut
     "metrics": ("evaluate", "worst_tokens"),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .families import layers_of
-from .latents import Latents, span_latents
-from .objectives import Objective, logit_kl_loss, make_objective
+from .families import family_of, layers_of
+from .latents import Latents, StateStore, latents_to_the_end, layer_output, span_latents
+from .objectives import HeadKL, Objective, make_objective
 from .operators import Flow, Moments, Operator
+from .sinks import find_sink
 from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import require_memory
 from .training.callbacks import Callback, Evaluation, History
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedModel
 
-SOLVED_BY = ("max_steps", "batch_size", "first_weight", "cache_latents")  # the settings that a closed form has use for
+SOLVED_BY = ("max_steps", "batch_size", "first_weight", "sink", "token_weight", "cache_latents")  # the settings that a closed form has use for
 FORMER_WALK = {"k": "num_steps", "step": "solver"}  # former names of an objective's settings
 
 
@@ -82,21 +83,24 @@ def fit(
         _refuse_what_is_ignored(operator, training, {k: v for k, v in given.items() if v} | options)
         if not operator.closed_form:
             return History()
-        return _solve(operator, _source(corpus, teacher, span, training, progress), training, progress)
+        source = _source(corpus, teacher, span, training, progress)
+        return _solve(operator, source, training, _prepare(student, source, training), progress)
 
     goal = make_objective(objective or ("flow_walking" if isinstance(operator, Flow) else "regression"), **options)
     goal = goal.resolve(operator)
     _check(operator, goal, training)
-    source = _source(corpus, teacher, span, training, progress)
+    source = _source(corpus, teacher, span if goal.latent else (m, len(layers_of(teacher))), training, progress)
+    relative = _prepare(student, source, training)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
     loss: LatentLoss | LogitLoss
     batch_at: Callable[[Tensor], tuple]
     if goal.latent:
-        loss = LatentLoss(operator, goal, _weight(source, training))
+        loss = LatentLoss(operator, goal, _weight(source, training), relative)
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     else:
         loss = LogitLoss(student, teacher)
-        batch_at = lambda numbers: (source.ids(order(numbers)),)  # noqa: E731
+        source.tail_from = n
+        batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     if training.compile:
         torch._dynamo.config.optimize_ddp = False  # it would cut one graph, the walk, into pieces of 25 MB
         loss.compile()
@@ -134,31 +138,46 @@ class LatentLoss(nn.Module):
 
     Args:
         weight: of each squared difference, broadcast against ``(B, T, D)``; None: all alike.
+        relative: divide each token's squared error by its squared norm in ``x1``.
     """
 
-    def __init__(self, operator: Operator, objective: Objective, weight: Tensor | None = None):
+    def __init__(
+        self, operator: Operator, objective: Objective, weight: Tensor | None = None, relative: bool = False
+    ):
         super().__init__()
-        self.operator, self.objective, self.weight = operator, objective, weight
+        self.operator, self.objective, self.weight, self.relative = operator, objective, weight, relative
 
     def forward(self, latents: Latents, times: Tensor | None = None) -> Tensor:
         x0, x1 = latents.x0.float(), latents.x1.float()  # a walk adds small steps: bfloat16 would lose them
-        times = None if times is None else times.to(x0.device)
-        return self.objective.loss(self.operator.field(**latents.context), x0, x1, times, self.weight)
+        x0, times = self.operator.with_sink(x0), None if times is None else times.to(x0.device)
+        weight = self.weight
+        if self.relative:
+            token = 1 / x1.square().mean(-1, keepdim=True).clamp(min=1e-12)
+            weight = token if weight is None else token * weight
+        return self.objective.loss(self.operator.field(**latents.context), x0, x1, times, weight)
 
 
 class LogitLoss(nn.Module):
-    """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail."""
+    """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail.
+
+    Given the latents of :func:`~lft_edu.latents.latents_to_the_end` (or token ids, from which it computes them): the
+    layers before the span are the teacher's own, so they need not run again.
+    """
 
     def __init__(self, student: SplicedForCausalLM, teacher: "PreTrainedModel"):
         super().__init__()
         self.operator = student.operator  # the only submodule: what is trained, saved and synchronized
         self.models = (student, teacher)  # a tuple hides them from nn.Module
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, latents: Latents | Tensor) -> Tensor:
         student, teacher = self.models
-        with torch.no_grad():
-            target = teacher(input_ids=ids, use_cache=False).logits
-        return logit_kl_loss(student(input_ids=ids, use_cache=False).logits, target)
+        if isinstance(latents, Tensor):
+            latents = latents_to_the_end(teacher, student.config.span, latents)
+        x = self.operator(latents.x0, **latents.context)
+        for layer, context in zip(layers_of(student.model)[student.config.span[0] + 1 :], latents.tail, strict=True):
+            x = layer_output(layer(x, **context))
+        norm = teacher.get_submodule(family_of(teacher.config).final_norm)
+        return HeadKL.apply(norm(x), norm(latents.x1), teacher.get_output_embeddings())
 
 
 def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
@@ -200,8 +219,19 @@ def _source(corpus, teacher, span: tuple[int, int], training: Training, progress
     if not isinstance(corpus, LatentSource):
         source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress)
     if source.span != span:
-        raise ValueError(f"These latents are of span {source.span}; the student's operator replaces {span}.")
+        raise ValueError(f"These latents are of span {source.span}; this operator and objective need {span}.")
     return source
+
+
+def _prepare(student: SplicedForCausalLM, source: "LatentSource", training: Training) -> bool:
+    """Give the operator the sink that its span writes, if it does; return whether errors are to be relative."""
+    rows = torch.arange(min(training.batch_size, len(source)))
+    latents = span_latents(source.teacher, student.config.span, source.ids(rows))
+    sink = find_sink(latents.x0, latents.x1)
+    if sink.written and training.sink == "auto" and student.operator.sink is None:
+        student.operator.set_sink(sink.state.to(source.device, source.teacher.dtype))
+        student.wire()
+    return training.token_weight == "relative" or (training.token_weight == "auto" and sink.present)
 
 
 def _optimizers(operator: Operator, name: str, lr: float) -> list[torch.optim.Optimizer]:
@@ -225,7 +255,9 @@ def _weight(source: "LatentSource", training: Training) -> Tensor | None:
     return (found[0] if len(found) == 1 else found[0] * found[1]).to(source.device)
 
 
-def _solve(operator: Operator, source: "LatentSource", training: Training, progress: bool) -> History:
+def _solve(
+    operator: Operator, source: "LatentSource", training: Training, relative: bool, progress: bool
+) -> History:
     """Solve a closed-form operator from up to ``max_steps`` batches."""
     from tqdm.auto import tqdm
 
@@ -236,7 +268,8 @@ def _solve(operator: Operator, source: "LatentSource", training: Training, progr
         rows = torch.arange(start_row, min(len(source), start_row + batch_size))
         found = source(rows)
         moments = moments or Moments.zeros(found.x0.shape[-1])
-        moments.add(found.x0[:, start:].flatten(0, 1), found.x1[:, start:].flatten(0, 1))
+        x0, x1 = (x[:, start:].flatten(0, 1) for x in (found.x0, found.x1))
+        moments.add(x0, x1, 1 / x1.double().square().mean(-1) if relative else None)
         tokens += found.x0.shape[:2].numel()
     operator.solve(moments)  # type: ignore[arg-type]  # a source is never empty
     return History(tokens=tokens)
@@ -247,11 +280,21 @@ class LatentSource:
 
     Args:
         batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
-        cache: compute the latents of every block once and keep them.
+        cache: compute the latents of every block once and keep them; or a :class:`~lft_edu.latents.StateStore` of
+            the same blocks, which has them on disk.
+
+    Attributes:
+        tail_from: n, if the latents are those of :func:`~lft_edu.latents.latents_to_the_end`, of the span (m, n).
     """
 
     def __init__(
-        self, teacher, span: tuple[int, int], blocks, batch_size: int, cache: bool = False, progress: bool = True
+        self,
+        teacher,
+        span: tuple[int, int],
+        blocks,
+        batch_size: int,
+        cache: bool | StateStore = False,
+        progress: bool = True,
     ):
         self.streamed = not hasattr(blocks, "__len__")
         if self.streamed:
@@ -266,7 +309,11 @@ class LatentSource:
         self.device = teacher.device
         self.stored: tuple[Tensor, Tensor] | None = None
         self.context: dict = {}
-        if cache:
+        self.tail: list[dict] = []
+        self.tail_from: int | None = None
+        if isinstance(cache, StateStore):
+            self.stored = cache.states(span[0]), cache.states(span[1])
+        elif cache:
             self._fill(batch_size, progress)
 
     def __len__(self) -> int:
@@ -296,17 +343,26 @@ class LatentSource:
 
     def __call__(self, rows: Tensor) -> Latents:
         if self.stored is None:
-            return span_latents(self.teacher, self.span, self.ids(rows))
+            return self._computed(self.ids(rows))
+        if not self.context:  # the same for every batch of unpadded blocks: one row of a mask serves batches of any size
+            first = self._computed(self.ids(torch.arange(2) % len(self)))
+            self.context, *self.tail = (
+                {k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()}
+                for context in (first.context, *first.tail)
+            )
         x0, x1 = (x[rows].to(self.device) for x in self.stored)
-        return Latents(x0, x1, self.context)
+        return Latents(x0, x1, self.context, self.tail)
+
+    def _computed(self, ids: Tensor) -> Latents:
+        if self.tail_from is None:
+            return span_latents(self.teacher, self.span, ids)
+        return latents_to_the_end(self.teacher, (self.span[0], self.tail_from), ids)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
         from tqdm.auto import tqdm
 
         rows = torch.arange(len(self.blocks))
-        first = span_latents(self.teacher, self.span, self.ids(torch.arange(batch_size) % len(rows)))
-        # The same for every batch of unpadded blocks, so one row of a mask serves batches of any size.
-        self.context = {k: v[:1] if isinstance(v, Tensor) else v for k, v in first.context.items()}
+        first = span_latents(self.teacher, self.span, self.ids(rows[:1]))
         need = 2 * first.x0[0].nbytes * len(rows)
         require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
         x0, x1 = (torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))

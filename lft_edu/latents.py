@@ -6,13 +6,17 @@ after the span do not run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .families import Family, by_name, family_of, layers_of
+from .support.files import write_json
 
 if TYPE_CHECKING:
     import datasets
@@ -30,11 +34,13 @@ class Latents:
     Attributes:
         x0, x1: ``(B, T, D)``, the states that enter and leave the span.
         context: the other arguments of its first layer (mask, rotary embeddings), which an operator needs too.
+        tail: the same of each layer after the span; empty if they are not needed.
     """
 
     x0: Tensor
     x1: Tensor
     context: dict
+    tail: list[dict] = field(default_factory=list)
 
 
 def layer_input(args: tuple, kwargs: dict, family: Family | None = None) -> tuple[Tensor, dict]:
@@ -121,6 +127,17 @@ def hidden_states_at_all_layers(teacher: PreTrainedModel, input_ids: Tensor) -> 
     return states, logits, contexts
 
 
+@torch.no_grad()
+def latents_to_the_end(teacher: PreTrainedModel, span: tuple[int, int], input_ids: Tensor) -> Latents:
+    """Like :func:`span_latents`, but ``x1`` leaves the *last* layer, before the final norm: the logits follow from it.
+
+    ``tail`` has what the layers after the span are given.
+    """
+    states, _, contexts = hidden_states_at_all_layers(teacher, input_ids)
+    m, n = span
+    return Latents(states[m], states[-1], contexts[m], contexts[n:])
+
+
 all_depths, state_entering, state_leaving = hidden_states_at_all_layers, layer_input, layer_output
 
 
@@ -160,3 +177,94 @@ def depth_states(
         states, _, _ = hidden_states_at_all_layers(teacher, sequences[part].long().to(teacher.device))
         parts.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in states]))
     return torch.cat(parts, 1)
+
+
+class StateStore:
+    """Hidden states of a corpus at some depths, kept on disk: computed once, read many times.
+
+    ``folder/depth-8.bin`` holds the states that enter layer 8, ``(N, T, D)`` in the teacher's type, mapped into memory
+    when it is read. The depth after the last layer is stored before the final norm, so the teacher's logits follow.
+
+    Args:
+        folder: where; created if needed. What an earlier, interrupted call computed is used.
+        sequences: token ids ``(N, T)``.
+        depths: of the states to keep, 0 to L.
+
+    Raises:
+        ValueError: the folder holds the states of another teacher or corpus.
+    """
+
+    CHUNK = 16  # sequences in one pass of the teacher
+
+    def __init__(self, folder: str | Path, teacher: PreTrainedModel, sequences: Tensor, depths: list[int]):
+        self.folder, self.teacher, self.sequences = Path(folder), teacher, sequences
+        self.depths = sorted(depths)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        whose = hashlib.sha256(sequences.contiguous().numpy().tobytes())
+        for p in (*layers_of(teacher)[0].parameters(), *layers_of(teacher)[-1].parameters()):
+            whose.update(p.detach().cpu().float().numpy().tobytes())
+        about = {"shape": [*sequences.shape], "dtype": str(teacher.dtype), "sha256": whose.hexdigest()}
+        note = self.folder / "store.json"
+        if not note.exists():
+            write_json(note, about)
+        if json.loads(note.read_text()) != about:
+            raise ValueError(f"{folder} holds the states of another teacher or corpus. Give another folder, or delete it.")
+
+    def _map(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
+        return torch.from_file(str(self.folder / f"{name}.bin"), shared=True, size=size, dtype=dtype)
+
+    def states(self, depth: int) -> Tensor:
+        """The states at one depth, ``(N, T, D)``, on disk."""
+        shape = (*self.sequences.shape, self.teacher.config.hidden_size)
+        return self._map(f"depth-{depth}", torch.Size(shape).numel(), self.teacher.dtype).view(shape)
+
+    def _done(self, depth: int) -> Tensor:
+        chunks = -(-len(self.sequences) // self.CHUNK)
+        return self._map(f"done-{depth}", chunks, torch.uint8)
+
+    @torch.no_grad()
+    def fill(self, backwards: bool = False, progress: bool = True) -> StateStore:
+        """Compute what is missing. A second process that goes ``backwards`` meets the first one in the middle."""
+        from tqdm.auto import tqdm
+
+        parts, deepest = self.sequences.split(self.CHUNK), max(self.depths)
+        flags, states = {d: self._done(d) for d in self.depths}, {d: self.states(d) for d in self.depths}
+        order = range(len(parts) - 1, -1, -1) if backwards else range(len(parts))
+        for i in tqdm(order, desc="states", unit="batch", disable=not progress, mininterval=1.0):
+            if all(flags[d][i] for d in self.depths):
+                continue
+            rows = slice(i * self.CHUNK, i * self.CHUNK + len(parts[i]))
+            found = states_at(self.teacher, parts[i].to(self.teacher.device), self.depths, deepest)
+            for d in self.depths:
+                states[d][rows] = found[d].cpu()
+                flags[d][i] = 1
+        return self
+
+
+def states_at(teacher: PreTrainedModel, input_ids: Tensor, depths: list[int], deepest: int) -> dict[int, Tensor]:
+    """Run the teacher up to the ``deepest`` depth; return depth → the states ``(B, T, D)`` there."""
+    layers, found = layers_of(teacher), {}
+
+    def enter(depth):
+        def hook(module, args, kwargs):
+            found[depth] = layer_input(args, kwargs)[0]
+            if depth == deepest:
+                raise StopForward
+
+        return hook
+
+    def leave(module, args, output):
+        found[len(layers)] = layer_output(output)
+        raise StopForward
+
+    hooks = [layers[d].register_forward_pre_hook(enter(d), with_kwargs=True) for d in depths if d < len(layers)]
+    if deepest == len(layers):
+        hooks.append(layers[-1].register_forward_hook(leave))
+    try:
+        teacher(input_ids=input_ids, use_cache=False)
+    except StopForward:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -125,6 +125,32 @@ def logit_kl_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor |
     return (divergence * mask).sum() / mask.sum()
 
 
+class HeadKL(torch.autograd.Function):
+    """:func:`logit_kl_loss` of the final states, before the frozen head that makes logits of them, part by part.
+
+    The gradient in the student's logits is softmax(student) − softmax(teacher), so it is computed at once, and no more
+    than ``rows`` tokens' logits are ever in memory.
+
+    ``HeadKL.apply(student_states, teacher_states, head, rows)``: states ``(..., D)``, ``head`` an ``nn.Linear``.
+    """
+
+    @staticmethod
+    def forward(ctx, student_states, teacher_states, head, rows=256):
+        student, teacher = student_states.flatten(0, -2), teacher_states.flatten(0, -2)
+        gradient, total = torch.empty_like(student), 0.0
+        for s, t, g in zip(student.split(rows), teacher.split(rows), gradient.split(rows), strict=True):
+            log_q, log_p = (head(x.to(head.weight.dtype)).float().log_softmax(-1) for x in (s, t))
+            p = log_p.exp()
+            total = total + (p * (log_p - log_q)).sum()
+            g.copy_((log_q.exp_() - p).to(head.weight.dtype) @ head.weight)
+        ctx.save_for_backward(gradient.div_(len(student)).view_as(student_states))
+        return total / len(student)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.saved_tensors[0], None, None, None
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss with its settings. Its random times are drawn apart from it, for a whole batch at once, so that a batch

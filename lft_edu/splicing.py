@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, with_layers
-from .operators import Flow, Operator, operator_from_dict
+from .operators import Flow, Operator, build_operator, operator_from_dict
 
 
 class SplicedConfig(PreTrainedConfig):
@@ -82,7 +82,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             tail = range(first, first + config.depth - n)
             blank = with_layers(config.text_config, [*range(m), m, *tail])
             model = AutoModelForCausalLM.from_config(blank)
-            layers_of(model)[m] = bare.build(layers_of(model)[m], blank)
+            layers_of(model)[m] = build_operator(config.operator, layers_of(model)[m], blank)
         else:  # from splice: every weight has its value, and post_init must not initialize it again
             for module in model.modules():
                 module._is_hf_initialized = True  # type: ignore[assignment]  # to torch, all are tensors and modules
@@ -122,7 +122,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"A {self.operator.kind!r} operator has no solver; only lft.Flow has one.")
         now = self.operator.settings
         num_steps = steps if num_steps is None else num_steps  # its name before 1.0
-        self.operator.settings = Flow(solver or now["solver"], num_steps or now["num_steps"]).settings
+        self.operator.settings = now | Flow(solver or now["solver"], num_steps or now["num_steps"]).settings
         self.wire()
         return self
 
@@ -181,17 +181,22 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
-        return self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **{cache_name(): cache},
-            **kwargs,
-        )
+        tokens = inputs_embeds if input_ids is None else input_ids
+        self.operator.first = first_tokens(tokens.shape[:2], attention_mask, cache, tokens.device)
+        try:
+            return self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **{cache_name(): cache},
+                **kwargs,
+            )
+        finally:
+            self.operator.first = None
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
@@ -208,6 +213,17 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
 
 AutoConfig.register("lft_spliced", SplicedConfig)
 AutoModelForCausalLM.register(SplicedConfig, SplicedForCausalLM)
+
+
+def first_tokens(shape, attention_mask, cache, device) -> torch.Tensor:
+    """Which of these tokens, ``(B, T)``, are the first of their sequence: after the padding, before anything cached."""
+    batch, length = shape
+    past = 0 if cache is None else int(cache.get_seq_length())
+    places = torch.arange(past, past + length, device=device).expand(batch, length)
+    if attention_mask is None or attention_mask.ndim != 2:
+        return places == 0
+    start = attention_mask.to(torch.int).argmax(-1, keepdim=True)
+    return places == start.to(device)
 
 
 def check_span(span, depth: int) -> tuple[int, int]:
@@ -269,7 +285,7 @@ def splice(
     kept = layers_of(model)
     generator = generator or torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator before we overwrite it
-        built = operator_from_dict(operator.to_dict()).build(kept[chosen], model.config, generator)
+        built = build_operator(operator.to_dict(), kept[chosen], model.config, generator)
     owned = built.to(device=teacher.device, dtype=teacher.dtype)
     new = [*kept[:m], owned, *kept[n:]]
     del kept[:]

@@ -11,11 +11,14 @@ from .families import family_of
 
 
 class _OwnsLayer(nn.Module):
-    """Owns a teacher layer, ``self.layer``, whose dropout stays off: a velocity is a function of state and time."""
+    """Owns teacher layers, in ``self.layer`` (and ``self.more``), whose dropout stays off: a velocity is a function of
+    state and time."""
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.layer.eval()
+        for owned in ("layer", "more"):
+            if hasattr(self, owned):
+                getattr(self, owned).eval()
         return self
 
 

@@ -21,6 +21,7 @@ import torch
 
 from ..support.errors import unknown_name_error
 from ..support.statistics import evenly_spaced
+from . import documentation
 
 if TYPE_CHECKING:
     import datasets
@@ -93,7 +94,7 @@ HUB = {
     "pile": HubCorpus("monology/pile-uncopyrighted", streamed=True, files=PILE),  # 800 GB
 }
 LINES = 50  # tokenized as one text, so that the tokenizer can use all cores
-NAMES = ("python-stdlib", "python-packages", *HUB)
+NAMES = ("python-stdlib", "python-packages", "package-docs", *HUB)
 
 
 def split_of(path: str) -> str:
@@ -174,12 +175,20 @@ def pack(
     return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
 
 
+def offline_texts(name: str, split: str, block_size: int, max_tokens: int | None = None) -> Iterator[str]:
+    """Yield the documents of one split of a corpus that is on this computer, enough for about ``max_tokens``."""
+    if name == "package-docs":
+        # 3.9 characters per token of SmolLM2's vocabulary, fewer of a smaller one: a third more than is needed
+        return documentation.documents(split, max_tokens and 5 * (max_tokens + block_size))
+    paths = python_files(name, split)
+    return read_texts(paths, window_for(max_tokens, len(paths), block_size))
+
+
 def token_sequences(
     name: str, tokenizer: PreTrainedTokenizerBase, split: str, block_size: int, max_tokens: int | None = None
 ) -> torch.Tensor:
-    """Return an offline Python corpus as one ``(N, block_size)`` long tensor, without importing ``datasets``."""
-    paths = python_files(name, split)
-    texts = read_texts(paths, window_for(max_tokens, len(paths), block_size))
+    """Return an offline corpus as one ``(N, block_size)`` long tensor, without importing ``datasets``."""
+    texts = offline_texts(name, split, block_size, max_tokens)
     sequences = []
     while group := list(itertools.islice(texts, 256)):
         sequences += pack(group, tokenizer, block_size)
@@ -204,7 +213,8 @@ def load_corpus(
 
     Args:
         name: ``"python-stdlib"`` (the running Python's standard library), ``"python-packages"`` (that and the
-            installed scientific packages), ``"wikitext-103"``, ``"wikitext-2"``, ``"pile"`` (streamed),
+            installed scientific packages), ``"package-docs"`` (English: descriptions, documentation and docstrings of
+            the installed packages), ``"wikitext-103"``, ``"wikitext-2"``, ``"pile"`` (streamed),
             or the path of a text file or a folder of text files.
         tokenizer: a transformers tokenizer with an ``eos_token_id``.
         split: ``"train"``, ``"validation"`` or ``"test"``. A path has no splits: all its text is returned.
@@ -255,11 +265,8 @@ def load_corpus(
 def _text_dataset(name: str, split: str, max_tokens: int | None, block_size: int, streaming, revision):
     import datasets  # half a second: only where a corpus is loaded
 
-    if name in ("python-stdlib", "python-packages"):
-        files = python_files(name, split)
-        return datasets.Dataset.from_dict(
-            {"text": list(read_texts(files, window_for(max_tokens, len(files), block_size)))}
-        )
+    if name in NAMES and name not in HUB:
+        return datasets.Dataset.from_dict({"text": list(offline_texts(name, split, block_size, max_tokens))})
     if name in HUB:
         return _hub_texts(name, split, streaming, revision)
     path = Path(name).expanduser()

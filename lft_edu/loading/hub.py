@@ -28,6 +28,7 @@ FILES = [
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "chat_template.jinja",
 ]
 VOCABULARIES = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}
 CLOSED = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM)

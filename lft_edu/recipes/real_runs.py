@@ -1,0 +1,103 @@
+"""The runs of :mod:`lft_edu.recipes.real`: which operators, on which layers, trained how, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+TEACHER, DEPTH, LENGTH = "smollm2-135m", 30, 256  # its name, its layers, tokens per sequence
+SPANS = ((13, 19), (8, 20))  # the six and the twelve contiguous layers that cost least to skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One operator, trained once.
+
+    Attributes:
+        name: experiment/operator/…, unique.
+        span: layers replaced, half-open.
+        operator: as :meth:`lft_edu.operators.Operator.to_dict` has it.
+        options: of :func:`lft_edu.fit`.
+        tokens: training tokens, repetitions included.
+        seed: of order, times and new weights.
+        start: name of the run whose operator this one continues from; None: the teacher's layer.
+        everywhere: also measure it on Python and on other text.
+    """
+
+    name: str
+    span: tuple[int, int]
+    operator: dict
+    options: dict = field(default_factory=dict)
+    tokens: int = 500_000
+    seed: int = 0
+    start: str | None = None
+    everywhere: bool = False
+
+    @property
+    def file(self) -> str:
+        return self.name.replace("/", "-")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def flow(solver: str, num_steps: int, **more) -> dict:
+    return {"kind": "flow", "solver": solver, "num_steps": num_steps, **more}
+
+
+MUON = {"optimizer": "muon", "lr": 0.02}
+REGRESSION = {"kind": "regression"}
+OPERATORS = {  # name → (operator, options of fit)
+    "regression": (REGRESSION, {"objective": "regression"}),
+    "flow-matching": (flow("euler", 1), {"objective": "flow_matching"}),
+    "flow-walking": (flow("midpoint", 1), {"objective": "flow_walking"}),
+    "flow-walking-1": (flow("euler", 1), {"objective": "flow_walking"}),
+    "flow-walking-6": (flow("midpoint", 3), {"objective": "flow_walking"}),
+    "hybrid": (flow("midpoint", 1), {"objective": "hybrid", "alpha": 0.1}),
+    "loop-2": (REGRESSION | {"repeats": 2}, {"objective": "regression"}),
+    "loop-3": (REGRESSION | {"repeats": 3}, {"objective": "regression"}),
+    "loop-6": (REGRESSION | {"repeats": 6}, {"objective": "regression"}),
+    "two-layers": (REGRESSION | {"layers": 2}, {"objective": "regression"}),
+}
+HEADLINE = ("flow-matching", "regression", "flow-walking")
+
+
+def trained(experiment: str, name: str, span, tokens: int, seed: int = 0, more=None, operator=None, **rest) -> Run:
+    """A run of one of ``OPERATORS``; ``more`` are further options of fit, ``operator`` further settings."""
+    settings, options = OPERATORS[name]
+    m, n = span
+    title = f"{experiment}/{name}/{m}-{n}"
+    return Run(title, span, settings | (operator or {}), MUON | options | (more or {}), tokens, seed, **rest)
+
+
+def renamed(run: Run, suffix: str) -> Run:
+    return Run(**(vars(run) | {"name": f"{run.name}/{suffix}"}))
+
+
+SINK = {  # how an operator over the span that writes the sink may treat it (8–20, layer 11 writes it)
+    "equal, ignored": ({"sink": "ignore", "token_weight": "equal"}, {}),
+    "equal, position 0 in the loss": ({"sink": "ignore", "token_weight": "equal", "first_weight": 1.0}, {}),
+    "relative, ignored": ({"sink": "ignore", "token_weight": "relative"}, {}),
+    "relative, position 0 in the loss": ({"sink": "ignore", "token_weight": "relative", "first_weight": 1.0}, {}),
+    "relative, position 0 in, from layer 11": (
+        {"sink": "ignore", "token_weight": "relative", "first_weight": 1.0},
+        {"init_layer": 11},
+    ),
+    "equal, stored": ({"token_weight": "equal"}, {}),
+    "relative, stored": ({}, {}),
+    "relative, stored, from layer 14": ({}, {"init_layer": 14}),
+    "relative, stored, from layer 19": ({}, {"init_layer": 19}),
+}
+TWELVE, SIX = SPANS[1], SPANS[0]
+FINISH = {"objective": "logit_kl", "lr": 0.005}
+RUNS: list[Run] = [
+    *(
+        renamed(trained("sink", "regression", TWELVE, 500_000, more=options, operator=settings), how)
+        for how, (options, settings) in SINK.items()
+    ),
+    *(
+        renamed(trained("rate", name, TWELVE, 500_000, more={"optimizer": optimizer, "lr": rate}), f"{optimizer} {rate}")
+        for name in HEADLINE
+        for optimizer, rates in (("muon", (0.01, 0.02, 0.04)), ("adamw", (0.0005, 0.001, 0.002)))
+        for rate in rates
+    ),
+]
