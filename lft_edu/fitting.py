@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedModel
 
-SOLVED_BY = ("max_steps", "batch_size", "first_weight", "sink", "token_weight", "cache_latents")  # the settings that a closed form has use for
+SOLVED_BY = (
+    "max_steps",
+    "batch_size",
+    "first_weight",
+    "sink",
+    "token_weight",
+    "cache_latents",
+)  # the settings that a closed form has use for
 FORMER_WALK = {"k": "num_steps", "step": "solver"}  # former names of an objective's settings
 
 
@@ -141,9 +148,7 @@ class LatentLoss(nn.Module):
         relative: divide each token's squared error by its squared norm in ``x1``.
     """
 
-    def __init__(
-        self, operator: Operator, objective: Objective, weight: Tensor | None = None, relative: bool = False
-    ):
+    def __init__(self, operator: Operator, objective: Objective, weight: Tensor | None = None, relative: bool = False):
         super().__init__()
         self.operator, self.objective, self.weight, self.relative = operator, objective, weight, relative
 
@@ -173,7 +178,7 @@ class LogitLoss(nn.Module):
         student, teacher = self.models
         if isinstance(latents, Tensor):
             latents = latents_to_the_end(teacher, student.config.span, latents)
-        x = self.operator(latents.x0, **latents.context)
+        x = self.operator(latents.x0, **latents.context).to(latents.x1.dtype)  # the tail keeps the teacher's type
         for layer, context in zip(layers_of(student.model)[student.config.span[0] + 1 :], latents.tail, strict=True):
             x = layer_output(layer(x, **context))
         norm = teacher.get_submodule(family_of(teacher.config).final_norm)
@@ -255,9 +260,7 @@ def _weight(source: "LatentSource", training: Training) -> Tensor | None:
     return (found[0] if len(found) == 1 else found[0] * found[1]).to(source.device)
 
 
-def _solve(
-    operator: Operator, source: "LatentSource", training: Training, relative: bool, progress: bool
-) -> History:
+def _solve(operator: Operator, source: "LatentSource", training: Training, relative: bool, progress: bool) -> History:
     """Solve a closed-form operator from up to ``max_steps`` batches."""
     from tqdm.auto import tqdm
 
@@ -344,7 +347,9 @@ class LatentSource:
     def __call__(self, rows: Tensor) -> Latents:
         if self.stored is None:
             return self._computed(self.ids(rows))
-        if not self.context:  # the same for every batch of unpadded blocks: one row of a mask serves batches of any size
+        if (
+            not self.context
+        ):  # the same for every batch of unpadded blocks: one row of a mask serves batches of any size
             first = self._computed(self.ids(torch.arange(2) % len(self)))
             self.context, *self.tail = (
                 {k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()}

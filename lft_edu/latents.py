@@ -208,7 +208,9 @@ class StateStore:
         if not note.exists():
             write_json(note, about)
         if json.loads(note.read_text()) != about:
-            raise ValueError(f"{folder} holds the states of another teacher or corpus. Give another folder, or delete it.")
+            raise ValueError(
+                f"{folder} holds the states of another teacher or corpus. Give another folder, or delete it."
+            )
 
     def _map(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         return torch.from_file(str(self.folder / f"{name}.bin"), shared=True, size=size, dtype=dtype)

@@ -2,26 +2,27 @@
 
 from collections.abc import Callable
 
-from .loading.assets import ASSETS
-
 
 def _teachers() -> dict[str, str]:
     from .families import FAMILIES
+    from .loading.gguf import PUBLISHED, is_ready
     from .loading.teachers import known_teachers
 
     names = dict.fromkeys(known_teachers(), "on the hub")
     names["bundled"] = "ships with the course"
-    return names | {"OWNER/NAME or a folder": f"any model of these types: {', '.join(FAMILIES)}"}
+    for name in PUBLISHED:
+        names[name] = "on this computer" if is_ready(name) else f"get it once: lft-edu fetch {name}"
+    return names | {"OWNER/NAME, a folder or a .gguf file": f"any model of these types: {', '.join(FAMILIES)}"}
 
 
 def _students() -> dict[str, str]:
     from .loading.assets import operator_notes
-    from .loading.teachers import bundled_students
+    from .loading.teachers import operator_file, shipped_students
     from .operators import operator_title
 
     names = {}
-    for name in bundled_students():
-        notes = operator_notes(ASSETS / "operators" / f"{name.removeprefix('bundled/')}.safetensors")
+    for name in shipped_students():
+        notes = operator_notes(operator_file(name))
         m, n = notes["span"]
         names[name] = f"{operator_title(notes)} for layers {m}–{n}"
     return names | {"OWNER/NAME or a folder": "what student.save_pretrained or `lft-edu train` wrote"}

@@ -419,9 +419,7 @@ def operator_from_dict(settings: dict) -> Operator:
     return operator
 
 
-def build_operator(
-    settings: dict, layer: nn.Module, config, generator: torch.Generator | None = None
-) -> Operator:
+def build_operator(settings: dict, layer: nn.Module, config, generator: torch.Generator | None = None) -> Operator:
     """Make the operator of :func:`operator_from_dict` and allocate its parameters (:meth:`Operator.build`)."""
     operator = operator_from_dict(settings).build(layer, config, generator)
     if operator.settings.get("sink"):

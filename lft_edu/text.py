@@ -95,11 +95,37 @@ def complete(
         ValueError: empty text, or a negative temperature.
     """
     if not text:
-        raise ValueError("The text is empty: type the beginning of some Python, such as 'def '.")
+        raise ValueError("The text is empty: type the beginning of some text, such as 'def '.")
+    return _generated(model, tokenizer, tokenizer(text, return_tensors="pt"), tokens, temperature)
+
+
+def chat(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    tokens: int = 100,
+    temperature: float = 0.0,
+) -> str:
+    """Answer a question with a model that was trained to chat, by its tokenizer's chat template.
+
+    Raises:
+        ValueError: an empty question, a negative temperature, or a tokenizer without a chat template.
+    """
+    if not question:
+        raise ValueError("The question is empty: type one, such as 'What is a river?'.")
+    if not tokenizer.chat_template:
+        raise ValueError("This model was not trained to chat (its tokenizer has no chat template): use complete.")
+    messages = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    return _generated(model, tokenizer, inputs, tokens, temperature)
+
+
+def _generated(model, tokenizer, inputs, tokens: int, temperature: float) -> str:
+    """The new part of a generation, as text."""
     if temperature < 0:
         raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
-    inputs = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    inputs = inputs.to(model.device)
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)  # type: ignore[operator]  # not in its class
+        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
     return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

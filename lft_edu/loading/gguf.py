@@ -221,7 +221,9 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"The disk is full ({folder.parent}): make room (600 MB) and try again") from None
+            raise OSError(
+                errno.ENOSPC, f"The disk is full ({folder.parent}): make room (600 MB) and try again"
+            ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR) and not isinstance(
             error, FileNotFoundError | ConnectionError
         ):

@@ -12,13 +12,14 @@ from torch import nn
 from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
 from . import gguf, hub
-from .assets import ASSETS, DamagedAssetError, operator_notes, verify
+from .assets import ASSETS, RESTORE, DamagedAssetError, operator_notes, verify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..splicing import SplicedForCausalLM
 
+SHIPPED = {"bundled": "operators", "smollm2-135m": "smollm2-135m"}  # teacher → its folder of operators in assets/
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
     "pythia-14m": (128, 6, 4, 50304),
@@ -59,8 +60,8 @@ def load_teacher(
 
     from ..families import family_of
 
-    if str(name).startswith("bundled/"):
-        raise ValueError(f"{str(name)!r} is a student: use load_student. The teacher is 'bundled'.")
+    if (owner := teacher_of(name)) is not None:
+        raise ValueError(f"{str(name)!r} is a student: use load_student. Its teacher is {owner!r}.")
     if str(name) == "bundled":
         verify(ASSETS / "teacher")
         source, origin = ASSETS / "teacher", {"name": "bundled", "revision": None}
@@ -96,7 +97,7 @@ def _folder_or_hub_name(name: str) -> str | Path:
     parts = name.split("/")
     if path.is_absolute() or name.startswith((".", "~")) or len(parts) > 2:
         raise FileNotFoundError(f"No folder {name!r}. Give an existing folder, a hub name, 'bundled' or 'bundled/…'.")
-    known = [*known_teachers(), *bundled_students()]
+    known = [*known_teachers(), *shipped_students()]
     short = {option.split("/")[-1]: option for option in known}
     near = difflib.get_close_matches(parts[-1], short, n=1, cutoff=0.75)
     if len(parts) == 1 or difflib.get_close_matches(parts[0], ["bundled"], cutoff=0.75):
@@ -186,10 +187,39 @@ def random_teacher(
     return model.to(device).eval().requires_grad_(False)
 
 
+def shipped_students(teacher: str | None = None) -> list[str]:
+    """Return the names of the students that ship with the course, ``teacher/…``, for :func:`load_student`.
+
+    Args:
+        teacher: only its students, such as ``"smollm2-135m"``; None: of all teachers.
+    """
+    folders = SHIPPED if teacher is None else {teacher: SHIPPED[teacher]}
+    return [
+        f"{owner}/{p.stem}" for owner, name in folders.items() for p in sorted((ASSETS / name).glob("*.safetensors"))
+    ]
+
+
 def bundled_students() -> list[str]:
-    """Return the names of the bundled students, ``bundled/…``, for :func:`load_student`."""
-    folder = ASSETS / "operators"
-    return sorted(f"bundled/{p.stem}" for p in folder.glob("*.safetensors"))
+    """Return the names of the students of the bundled teacher (:func:`shipped_students`)."""
+    return shipped_students("bundled")
+
+
+def teacher_of(student: str | Path) -> str | None:
+    """Return the teacher that a shipped student belongs to; None for other names: folders and hub names."""
+    owner, slash, _ = str(student).partition("/")
+    return owner if slash and owner in SHIPPED else None
+
+
+def operator_file(student: str) -> Path:
+    """Return the file of a shipped student's operator.
+
+    Raises:
+        ValueError: no such student.
+    """
+    if student not in shipped_students():
+        raise unknown_name_error("student", student, shipped_students(teacher_of(student)), ", or a folder")
+    owner, _, name = student.partition("/")
+    return ASSETS / SHIPPED[owner] / f"{name}.safetensors"
 
 
 def load_student(
@@ -199,48 +229,62 @@ def load_student(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
 ) -> SplicedForCausalLM:
-    """Load a student: the bundled teacher with a bundled operator, or a saved spliced model.
+    """Load a student: a teacher with an operator that ships with the course, or a saved spliced model.
 
     Args:
-        name: a bundled student such as ``"bundled/flow-walking-6-18"`` (:func:`bundled_students`), a folder written by
+        name: a shipped student such as ``"bundled/flow-walking-6-18"`` (:func:`shipped_students`), a folder written by
             ``student.save_pretrained``, or a hub name.
-        teacher: the bundled teacher, to avoid loading it again; ``device`` and ``dtype`` are then the teacher's.
+        teacher: of a shipped student, to avoid loading it again; ``device`` and ``dtype`` are then the teacher's.
         device, dtype, revision: see :func:`load_teacher`.
 
     Raises:
-        ValueError: unknown name, or another teacher than the bundled one.
-        DamagedAssetError: a bundled file does not match its checksum.
+        ValueError: unknown name, or a teacher that the student does not belong to.
+        DamagedAssetError: a shipped file does not match its checksum.
         OSError: see :func:`load_teacher`.
     """
     from ..splicing import SplicedForCausalLM
 
     name = str(name)
-    if name == "bundled" or not name.startswith("bundled/"):
-        model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
-        model = model.to(device or default_device())  # type: ignore[arg-type]  # as in load_teacher
-        return model.eval().freeze()
-    if name not in bundled_students():
-        raise unknown_name_error("student", name, bundled_students(), ", or a folder")
-    return _bundled_student(name.removeprefix("bundled/"), teacher or load_teacher("bundled", device, dtype)[0])
+    if (owner := teacher_of(name)) is not None:
+        path = operator_file(name)
+        return _shipped_student(name, path, teacher or load_teacher(owner, device, dtype)[0])
+    model = _load_model(SplicedForCausalLM, _source(name, revision)[0], dtype)
+    model = model.to(device or default_device())  # type: ignore[arg-type]  # as in load_teacher
+    return model.eval().freeze()
 
 
-def _bundled_student(name: str, teacher: PreTrainedModel) -> SplicedForCausalLM:
-    """Splice an operator of ``assets/operators`` into the teacher."""
-    from safetensors.torch import load_file
-
+def _shipped_student(name: str, path: Path, teacher: PreTrainedModel) -> SplicedForCausalLM:
+    """Splice an operator of ``assets/`` into the teacher."""
     from ..operators import operator_from_dict
     from ..splicing import splice
 
-    path = ASSETS / "operators" / f"{name}.safetensors"
-    if path.name not in verify(ASSETS / "operators")["sha256"]:
-        raise DamagedAssetError(f"operators/{path.name} has no checksum. Run `python -m lft_edu.recipes.operators`.")
+    if path.name not in verify(path.parent)["sha256"]:
+        raise DamagedAssetError(f"{path.parent.name}/{path.name} has no checksum in PROVENANCE.json. {RESTORE}")
     notes = operator_notes(path)
     student = splice(teacher, notes["span"], operator_from_dict(notes["operator"]))
-    weights, expected = load_file(path), student.operator.state_dict()
-    if any(weights[k].shape != expected[k].shape for k in weights):
-        raise ValueError(f"Student 'bundled/{name}' fits the bundled teacher only. Leave teacher out.")
-    student.operator.load_state_dict(weights)
+    try:
+        load_operator(student, path)
+    except ValueError:
+        raise ValueError(f"Student {name!r} fits the teacher {teacher_of(name)!r} only. Leave teacher out.") from None
     return student
+
+
+def load_operator(student: SplicedForCausalLM, path: Path) -> None:
+    """Put the weights of a saved operator into a student, with its sink if it has one.
+
+    Raises:
+        ValueError: they are of another operator, or of another width.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    if "sink" in weights and student.operator.sink is None:
+        student.operator.set_sink(weights["sink"].to(student.device, student.dtype))
+        student.wire()
+    expected = student.operator.state_dict()
+    if weights.keys() != expected.keys() or any(weights[k].shape != expected[k].shape for k in weights):
+        raise ValueError(f"{path.name} has the weights of another operator than {student.operator.to_dict()}.")
+    student.operator.load_state_dict(weights)
 
 
 def blank_teacher(name: str, revision: str | None = None) -> tuple[PreTrainedModel, int]:
@@ -253,7 +297,7 @@ def blank_teacher(name: str, revision: str | None = None) -> tuple[PreTrainedMod
     from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    place = ASSETS / "teacher" if name == "bundled" else _folder_or_hub_name(name)
+    place = ASSETS / "teacher" if name == "bundled" else _local(name) or _folder_or_hub_name(name)
     download = 0
     commit: str | None
     if not isinstance(place, Path):

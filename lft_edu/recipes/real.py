@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file
 
 import lft_edu as lft
 
@@ -31,6 +30,7 @@ from ..fitting import LatentSource
 from ..latents import StateStore
 from ..loading import corpora
 from ..loading.assets import ASSETS
+from ..loading.teachers import load_operator
 from ..operators import operator_from_dict
 from ..support.arguments import count
 from ..support.files import write_json
@@ -139,15 +139,6 @@ class Bench:
         }  # fmt: skip
 
 
-def load_operator(student, path: Path) -> None:
-    """Put the weights of a saved operator into a student, with its sink if it has one."""
-    weights = load_file(path)
-    if "sink" in weights:
-        student.operator.set_sink(weights["sink"])
-        student.wire()
-    student.operator.load_state_dict(weights)
-
-
 def compared(row: dict, best: dict) -> dict:
     """A row's KL in layers, and as a ratio to skipping 2 and 3, with paired intervals."""
     kl = torch.tensor(row["docs"]["sequence_kl"], dtype=torch.float64)
@@ -156,7 +147,9 @@ def compared(row: dict, best: dict) -> dict:
     j = skipping.skipped_layers(kl.mean(), means)
     found = {
         "skipped_layers": j if math.isfinite(j) else None,
-        "skipped_layers_interval": [x if math.isfinite(x) else None for x in skipping.skipped_layers_interval(kl, curve)],
+        "skipped_layers_interval": [
+            x if math.isfinite(x) else None for x in skipping.skipped_layers_interval(kl, curve)
+        ],
     }
     for bar in (2, 3):
         pairs = bootstrap_means(torch.stack([kl, curve[bar]], -1))

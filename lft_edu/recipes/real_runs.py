@@ -87,17 +87,63 @@ SINK = {  # how an operator over the span that writes the sink may treat it (8â€
     "relative, stored, from layer 14": ({}, {"init_layer": 14}),
     "relative, stored, from layer 19": ({}, {"init_layer": 19}),
 }
-TWELVE, SIX = SPANS[1], SPANS[0]
+SIX, TWELVE = SPANS
 FINISH = {"objective": "logit_kl", "lr": 0.005}
+BUDGETS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000)
+
+
+def headline() -> list[Run]:
+    """The operators that ship: trained long on states, then on logits."""
+    walking = trained("headline", "flow-walking", TWELVE, 4_000_000, everywhere=True)
+    matching = trained("headline", "flow-matching", SIX, 4_000_000, everywhere=True)
+    runs = [walking, matching, trained("headline", "regression", SIX, 4_000_000, everywhere=True)]
+    runs += [trained("headline", "regression", TWELVE, 4_000_000), trained("headline", "flow-walking", SIX, 4_000_000)]
+    finished = [finish(runs[i], 1_000_000) for i in (0, 1, 2)]
+    return [*runs[:2], *finished[:2], runs[2], finished[2], *runs[3:]]
+
+
+def finish(run: Run, tokens: int) -> Run:
+    """Continue a run on the logits of the whole model."""
+    options = {name: value for name, value in (MUON | FINISH).items()}
+    name = run.name.replace("headline/", "headline/kl-")
+    return Run(name, run.span, run.operator, options, tokens, run.seed, start=run.name, everywhere=True)
+
+
+def budget(seeds=(0,), tokens=BUDGETS[:4]) -> list[Run]:
+    """The same operators, trained on more and more tokens, each with a schedule of its own."""
+    return [
+        renamed(trained("budget", name, span, n, seed), f"{n / 1e6:g}M/seed {seed}")
+        for n in tokens
+        for seed in seeds
+        for span, names in ((SIX, ("flow-matching", "regression", "flow-walking")), (TWELVE, HEADLINE))
+        for name in names
+    ]
+
+
+def comparison() -> list[Run]:
+    """Every operator on the same tokens."""
+    closed = {name: {"kind": name} for name in ("mean-shift", "linear-patch", "ridge", "loop")}
+    runs = [Run(f"same/{name}/{m}-{n}", (m, n), kind) for m, n in SPANS for name, kind in closed.items()]
+    others = [name for name in OPERATORS if name not in HEADLINE]
+    return runs + [trained("same", name, span, 500_000) for name in others for span in SPANS]
+
+
 RUNS: list[Run] = [
     *(
         renamed(trained("sink", "regression", TWELVE, 500_000, more=options, operator=settings), how)
         for how, (options, settings) in SINK.items()
     ),
     *(
-        renamed(trained("rate", name, TWELVE, 500_000, more={"optimizer": optimizer, "lr": rate}), f"{optimizer} {rate}")
+        renamed(
+            trained("rate", name, TWELVE, 500_000, more={"optimizer": optimizer, "lr": rate}), f"{optimizer} {rate}"
+        )
         for name in HEADLINE
         for optimizer, rates in (("muon", (0.01, 0.02, 0.04)), ("adamw", (0.0005, 0.001, 0.002)))
         for rate in rates
     ),
+    *headline(),
+    *budget(),
+    *comparison(),
+    *budget(seeds=(1,), tokens=(2_000_000,)),
+    *budget(tokens=BUDGETS[4:]),
 ]
