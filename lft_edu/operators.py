@@ -50,10 +50,10 @@ class Operator(nn.Module):
         slots: KV-cache entries it owns, one per velocity (or layer) evaluation.
         nfe: number of function evaluations per token, each of a layer-sized network.
         first_slot: its first KV-cache entry; set by the splice.
-        sink: ``(D,)``, the state that a sequence's first token has on entry and on exit, whatever the token; None: it is
-            treated like the others. A span whose layers write the attention sink needs it (:mod:`lft_edu.sinks`).
-        first: ``(B, T)``, which tokens of the current call are first in their sequence; set by the spliced model. None:
-            position 0.
+        sink: ``(D,)``, the state that a sequence's first token has on entry and on exit, whatever the token; None: it
+            is treated like the others. A span whose layers write the attention sink needs it (:mod:`lft_edu.sinks`).
+        first: ``(B, T)``, which tokens of the current call are first in their sequence; set by the spliced model.
+            None: position 0.
         closed_form: it is solved from :class:`Moments`; ``trainable``: it is trained by gradient descent.
     """
 

@@ -61,10 +61,14 @@ def _files() -> dict[str, Path]:
             inside = path.relative_to(root)
             if path.name == "METADATA" and path.parent.suffix == ".dist-info":
                 found[path.parent.name.partition("-")[0] + "/METADATA"] = path
-            elif path.suffix in SUFFIXES and SKIPPED_FOLDERS.isdisjoint(inside.parts):
-                if path.parent.suffix != ".dist-info" and not SKIPPED_FILES.search(path.name):
-                    found[inside.as_posix()] = path
+            elif path.suffix in SUFFIXES and not _is_skipped(inside):
+                found[inside.as_posix()] = path
     return found
+
+
+def _is_skipped(inside: Path) -> bool:
+    own = inside.parent.suffix == ".dist-info" or SKIPPED_FILES.search(inside.name)
+    return bool(own) or not SKIPPED_FOLDERS.isdisjoint(inside.parts)
 
 
 def _read(path: Path) -> str:

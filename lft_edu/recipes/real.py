@@ -6,8 +6,8 @@
     python -m lft_edu.recipes.real --only 'headline/*' --list
     python -m lft_edu.recipes.real --collect         # only write assets/results/real.json from what is done
 
-Each run is one operator with its own seed, rate and number of tokens. The teacher's states are computed once and kept on
-disk (``--work``, 15 GB for 2.6 M tokens), and read again and again. A run that another process has begun is left to it.
+Each run is one operator with its own seed, rate and number of tokens. The teacher's states are computed once and kept
+on disk (``--work``, 15 GB for 2.6 M tokens), and read many times. A run that another process has begun is left to it.
 """
 
 from __future__ import annotations

@@ -104,9 +104,8 @@ def headline() -> list[Run]:
 
 def finish(run: Run, tokens: int) -> Run:
     """Continue a run on the logits of the whole model."""
-    options = {name: value for name, value in (MUON | FINISH).items()}
     name = run.name.replace("headline/", "headline/kl-")
-    return Run(name, run.span, run.operator, options, tokens, run.seed, start=run.name, everywhere=True)
+    return Run(name, run.span, run.operator, MUON | FINISH, tokens, run.seed, start=run.name, everywhere=True)
 
 
 def budget(seeds=(0,), tokens=BUDGETS[:4]) -> list[Run]:
