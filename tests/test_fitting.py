@@ -17,10 +17,11 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge as SklearnRidge
 
 import lft_edu as lft
+from lft_edu import latents
 from lft_edu.families import layers_of
 from lft_edu.fitting import LatentSource
-from lft_edu.latents import depth_states, span_latents
-from lft_edu.objectives import OBJECTIVES
+from lft_edu.latents import StateStore, depth_states, hidden_states_at_all_layers, span_latents
+from lft_edu.objectives import OBJECTIVES, HeadKL, logit_kl_loss
 from lft_edu.operators import Moments
 from lft_edu.training import optimizers, sampling
 from lft_edu.training.callbacks import Evaluation
@@ -474,3 +475,119 @@ class TestStreams:
 
 def _stop(step):
     raise KeyboardInterrupt
+
+
+def test_states_on_disk_are_the_teachers(teacher, blocks, tmp_path):
+    store = StateStore(tmp_path, teacher, blocks, [2, 5, 8])
+    store.fill(progress=False)
+    states, _, _ = hidden_states_at_all_layers(teacher, blocks)
+    for depth in (2, 5, 8):
+        torch.testing.assert_close(store.states(depth), states[depth], atol=1e-5, rtol=1e-5)
+    source, fresh = LatentSource(teacher, SPAN, blocks, 8, cache=store), LatentSource(teacher, SPAN, blocks, 8)
+    rows = torch.tensor([3, 30, 17])
+    torch.testing.assert_close(source(rows).x1, fresh(rows).x1, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="another teacher or corpus"):
+        StateStore(tmp_path, teacher, blocks[1:], [2])
+
+
+def test_filling_a_store_resumes_and_two_share_it(teacher, blocks, tmp_path, monkeypatch):
+    monkeypatch.setattr(StateStore, "CHUNK", 8)
+    first = StateStore(tmp_path, teacher, blocks, [2, 5])
+    passes, parts = [], []
+    real = latents.states_at
+
+    def counted(model, ids, depths, deepest):
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        passes.append(len(ids))
+        parts.append(ids)
+        return real(model, ids, depths, deepest)
+
+    monkeypatch.setattr(latents, "states_at", counted)
+    with pytest.raises(KeyboardInterrupt):
+        first.fill(progress=False)
+    passes[:] = [0]  # one more pass is allowed before the next interruption
+    with pytest.raises(KeyboardInterrupt):
+        StateStore(tmp_path, teacher, blocks, [2, 5]).fill(backwards=True, progress=False)
+    monkeypatch.setattr(latents, "states_at", real)
+    StateStore(tmp_path, teacher, blocks, [2, 5]).fill(progress=False)
+    assert [torch.equal(p, blocks[i : i + 8]) for p, i in zip(parts, (0, 8, 32), strict=True)] == [True] * 3
+    torch.testing.assert_close(first.states(5), span_latents(teacher, SPAN, blocks).x1, atol=1e-5, rtol=1e-5)
+
+
+def test_kl_of_final_states_is_kl_of_logits_with_its_gradient(teacher):
+    draw = torch.Generator().manual_seed(0)
+    states = torch.randn(2, 7, 64, generator=draw, requires_grad=True)
+    target = torch.randn(2, 7, 64, generator=draw)
+    head = teacher.get_output_embeddings()
+    plain = logit_kl_loss(head(states), head(target))
+    (expected,) = torch.autograd.grad(3 * plain, states)
+    found = HeadKL.apply(states, target, head, 5)
+    (gradient,) = torch.autograd.grad(3 * found, states)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_logit_loss_is_the_whole_models(teacher, blocks, cached, tmp_path):
+    student = lft.splice(teacher, SPAN, lft.Flow("midpoint", 1))
+    source = LatentSource(teacher, (2, 8), blocks, 8)
+    if cached:
+        source = LatentSource(
+            teacher, (2, 8), blocks, 8, StateStore(tmp_path, teacher, blocks, [2, 8]).fill(progress=False)
+        )
+    history = lft.fit(student, teacher, source, "logit_kl", max_steps=1, batch_size=8, log_every=1, progress=False)
+    order = sampling.ShuffledRows(len(blocks), 0)(torch.arange(8))
+    fresh = lft.splice(teacher, SPAN, lft.Flow("midpoint", 1))
+    expected = logit_kl_loss(fresh(blocks[order]).logits, teacher(blocks[order]).logits)
+    assert history.losses[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_layers_and_repeats_of_a_regression(teacher, blocks):
+    one = lft.splice(teacher, SPAN, lft.Regression())
+    latents = span_latents(teacher, SPAN, blocks[:2])
+    once = one.operator(latents.x0, **latents.context)
+    twice = one.operator(once, **latents.context)
+    for operator, parameters in ((lft.Regression(repeats=2), 1), (lft.Regression(layers=2), 2)):
+        student = lft.splice(teacher, SPAN, operator)
+        torch.testing.assert_close(student.operator(latents.x0, **latents.context), twice)
+        assert student.operator.nfe == 2
+        count = sum(p.numel() for p in student.operator.parameters())
+        assert count == parameters * sum(p.numel() for p in one.operator.parameters())
+        loss = lft.fit(student, teacher, blocks, max_steps=40, batch_size=8, progress=False, log_every=1).losses
+        assert loss[-1] < 0.8 * loss[0]
+    assert lft.Regression().to_dict() == {"kind": "regression"}
+
+
+def test_an_operator_can_start_from_another_layer(teacher):
+    student = lft.splice(teacher, SPAN, lft.Regression(init_layer=4))
+    expected = layers_of(teacher)[4].state_dict()
+    assert all(torch.equal(p, expected[k]) for k, p in student.operator.layer.state_dict().items())
+    with pytest.raises(ValueError, match="init_layer=5 is not in the span 2–5"):
+        lft.splice(teacher, SPAN, lft.Flow(init_layer=5))
+
+
+def test_linear_patch_scales_channels_of_a_rotated_basis(teacher, generator):
+    """Pairs made by such a map are recovered; by no plain scaling of channels."""
+    draw = torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(draw).Q
+    scales = torch.linspace(0.5, 3, 64, dtype=torch.float64)
+    x0 = torch.randn(500, 64, generator=generator, dtype=torch.float64)
+    x1 = x0 @ (rotation * scales @ rotation.T) + 2
+    student = lft.splice(teacher, SPAN, lft.LinearPatch())
+    moments = Moments.zeros(64)
+    moments.add(x0, x1)
+    student.operator.solve(moments)
+    # the scales are least squares per channel; with finite samples other channels are noise of 1/√N
+    torch.testing.assert_close(student.operator(x0.float()), x1.float(), atol=1.0, rtol=0.2)
+    assert (student.operator(x0.float()) - x1).square().mean() < 0.03 * (x0 - x1).square().mean()
+
+
+def test_weighted_moments_are_moments_of_repeated_pairs(generator):
+    x0, x1 = torch.randn(2, 30, 5, generator=generator)
+    counts = torch.randint(1, 4, (30,), generator=generator)
+    weighted, repeated = Moments.zeros(5), Moments.zeros(5)
+    weighted.add(x0, x1, counts)
+    repeated.add(x0.repeat_interleave(counts, 0), x1.repeat_interleave(counts, 0))
+    for a, b in zip(weighted.covariances + weighted.means, repeated.covariances + repeated.means, strict=True):
+        torch.testing.assert_close(a, b)

@@ -44,7 +44,7 @@ def flow(solver: str, num_steps: int, **more) -> dict:
     return {"kind": "flow", "solver": solver, "num_steps": num_steps, **more}
 
 
-MUON = {"optimizer": "muon", "lr": 0.02}
+MUON = {"optimizer": "muon", "lr": 0.04}  # the best of the sweep "rate" for all three
 REGRESSION = {"kind": "regression"}
 OPERATORS = {  # name → (operator, options of fit)
     "regression": (REGRESSION, {"objective": "regression"}),
@@ -129,7 +129,7 @@ def comparison() -> list[Run]:
 
 RUNS: list[Run] = [
     *(
-        renamed(trained("sink", "regression", TWELVE, 500_000, more=options, operator=settings), how)
+        renamed(trained("sink", "regression", TWELVE, 500_000, more={"lr": 0.02} | options, operator=settings), how)
         for how, (options, settings) in SINK.items()
     ),
     *(
