@@ -124,10 +124,14 @@ class Trajectory:
         if not 1 <= k <= self.unembed.vocab_size:
             raise ValueError(f"k={k}: keep between 1 and {self.unembed.vocab_size} tokens.")
         final = self.log_probabilities()
+        shares = final.exp()[:, None]
+        expected = lambda x: (shares @ x[..., None])[:, 0, 0]  # noqa: E731  (Σ p x, in one pass over the vocabulary)
+        entropy = -expected(final)
         found = []
         for index in range(len(self.states)):  # one at a time: all at once would be S × T × V numbers
             here = self.log_probabilities(index)
-            found.append((*here.exp().topk(k), token_kl(here, final)))
+            top = here.topk(k)
+            found.append((top.values.exp(), top.indices, -entropy - expected(here)))
         probabilities, ids, kl = (torch.stack(part) for part in zip(*found, strict=True))
         words = {i: self.unembed.word(i) for i in ids.unique().tolist()}
         return Lens(ids, probabilities, kl, self.times, words)

@@ -88,7 +88,7 @@ SINK = {  # how an operator over the span that writes the sink may treat it (8â€
     "relative, stored, from layer 19": ({}, {"init_layer": 19}),
 }
 SIX, TWELVE = SPANS
-FINISH = {"objective": "logit_kl", "lr": 0.005}
+FINISH = {"objective": "logit_kl", "lr": 0.02}
 BUDGETS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000)
 
 
@@ -137,7 +137,7 @@ RUNS: list[Run] = [
             trained("rate", name, TWELVE, 500_000, more={"optimizer": optimizer, "lr": rate}), f"{optimizer} {rate}"
         )
         for name in HEADLINE
-        for optimizer, rates in (("muon", (0.01, 0.02, 0.04)), ("adamw", (0.0005, 0.001, 0.002)))
+        for optimizer, rates in (("muon", (0.01, 0.02, 0.04, 0.08)), ("adamw", (0.0005, 0.001, 0.002, 0.004)))
         for rate in rates
     ),
     *headline(),
