@@ -7,7 +7,7 @@
     python -m lft_edu.recipes.real --collect         # only write assets/results/real.json from what is done
 
 Each run is one operator with its own seed, rate and number of tokens. The teacher's states are computed once and kept
-on disk (``--work``, 15 GB for 2.6 M tokens), and read many times. A run that another process has begun is left to it.
+on disk (``--work``, 21 GB for 2.6 M tokens), and read many times. A run that another process has begun is left to it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
 
 import lft_edu as lft
 
@@ -33,11 +34,12 @@ from ..loading.assets import ASSETS
 from ..loading.teachers import load_operator
 from ..operators import operator_from_dict
 from ..support.arguments import count
-from ..support.files import write_json
+from ..support.files import atomic_write, write_json
 from ..support.statistics import bootstrap_means, evenly_spaced, interval
 from .common import hardware
 from .operators import save_operator
 from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run
+from .real_text import own_text
 
 BATCH = 16  # sequences a step
 
@@ -45,30 +47,52 @@ BATCH = 16  # sequences a step
 class Bench:
     """The teacher, its stored states and the held-out text that every run shares.
 
+    Two texts to train on: "docs", the package documentation; and "mixed", of which a good third is documentation, a
+    quarter Python, and the rest what the teacher writes itself (:mod:`lft_edu.recipes.real_text`).
+
     Args:
         work: folder for states, checkpoints, operators and results.
-        tokens: of distinct training text.
+        tokens: of distinct training text in "docs"; "mixed" has two fifths of it.
         texts: more held-out text to measure on, name → a folder or file, such as English of another kind.
     """
 
     def __init__(self, work: Path, tokens: int, texts: dict[str, str]):
-        self.work, self.texts = work, texts
+        self.work, self.tokens, self.texts = work, tokens, texts
         self.teacher, self.tokenizer = lft.load_teacher(TEACHER, dtype=torch.bfloat16)
-        ids = work / "ids.pt"
-        if not ids.exists():
-            work.mkdir(parents=True, exist_ok=True)
-            found = corpora.token_sequences("package-docs", self.tokenizer, "train", LENGTH, max_tokens=tokens)
-            torch.save(found, ids)
-        self.sequences = torch.load(ids, weights_only=True)
+        work.mkdir(parents=True, exist_ok=True)
         depths = sorted({edge for span in SPANS for edge in span} | {DEPTH})
-        self.store = StateStore(work / "store", self.teacher, self.sequences, depths)
+        self.stores = {
+            name: StateStore(work / f"states-{name}", self.teacher, self.once(name, make), depths)
+            for name, make in {"docs": self.docs, "mixed": self.mixed}.items()
+        }
         self.held_out = self.held("package-docs")
+
+    def once(self, name: str, make) -> torch.Tensor:
+        """Token sequences that are made once and kept in ``work``; two processes do not make them both."""
+        path = self.work / f"{name}.safetensors"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                with atomic_write(path) as partial:
+                    save_file({"ids": make()}, partial)
+        return load_file(path)["ids"]
+
+    def docs(self) -> torch.Tensor:
+        return corpora.token_sequences("package-docs", self.tokenizer, "train", LENGTH, max_tokens=self.tokens)
+
+    def mixed(self) -> torch.Tensor:
+        few = self.once("docs", self.docs)
+        code = corpora.token_sequences("python-packages", self.tokenizer, "train", LENGTH, max_tokens=self.tokens // 10)
+        own = self.once("own", lambda: own_text(self.teacher, self.tokenizer, int(0.152 * self.tokens), LENGTH))
+        return torch.cat([few[evenly_spaced(len(few), int(0.152 * len(few)))], code, own])
 
     def held(self, name: str, sequences: int = 32) -> torch.Tensor:
         """Held-out sequences of a text, ``(N, T)``, evenly spaced over all there is."""
         if name in self.texts:
             rows = lft.load_corpus(self.texts[name], self.tokenizer, block_size=LENGTH)
             found = torch.tensor(rows[: len(rows)]["input_ids"])
+        elif name == "own":
+            make = lambda: own_text(self.teacher, self.tokenizer, 33 * LENGTH, LENGTH, seed=1, batch=11)  # noqa: E731
+            found = self.once("own-held-out", make)
         else:
             found = corpora.token_sequences(name, self.tokenizer, "test", LENGTH, max_tokens=400_000)
         return found[evenly_spaced(len(found), sequences)]
@@ -76,7 +100,8 @@ class Bench:
     def source(self, run: Run) -> LatentSource:
         """The stored states that a run is trained on."""
         end = DEPTH if run.options.get("objective") == "logit_kl" else run.span[1]
-        return LatentSource(self.teacher, (run.span[0], end), self.sequences, BATCH, cache=self.store)
+        store = self.stores[run.text]
+        return LatentSource(self.teacher, (run.span[0], end), store.sequences, BATCH, cache=store)
 
     def student(self, run: Run):
         """A new student, or one that starts where another run ended."""
@@ -108,7 +133,7 @@ class Bench:
         save_operator(student, self.work / "operators" / f"{run.file}.safetensors", row | {"teacher": TEACHER})
         row["docs"] = self.measured(student, self.held_out)
         if run.everywhere:
-            for name in ("python-packages", *self.texts):
+            for name in ("python-packages", "own", *self.texts):
                 row[name] = self.measured(student, self.held(name))
         return row
 
@@ -205,7 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def work_through(bench: Bench, runs: list[Run], backwards: bool = False) -> None:
     """Do what is not done yet, in order; skip what another process is doing."""
-    bench.store.fill(backwards)
+    for store in bench.stores.values():
+        store.fill(backwards)
     todo = [(bench.work / "scan.json", bench.scan)] if not backwards else []
     todo += [(bench.work / "results" / f"{run.file}.json", lambda run=run: bench.train(run)) for run in runs]
     for path, job in todo:

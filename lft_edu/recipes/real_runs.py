@@ -21,6 +21,7 @@ class Run:
         seed: of order, times and new weights.
         start: name of the run whose operator this one continues from; None: the teacher's layer.
         everywhere: also measure it on Python and on other text.
+        text: to train on, "docs" or "mixed".
     """
 
     name: str
@@ -31,6 +32,7 @@ class Run:
     seed: int = 0
     start: str | None = None
     everywhere: bool = False
+    text: str = "docs"
 
     @property
     def file(self) -> str:
@@ -105,7 +107,9 @@ def headline() -> list[Run]:
 def finish(run: Run, tokens: int) -> Run:
     """Continue a run on the logits of the whole model."""
     name = run.name.replace("headline/", "headline/kl-")
-    return Run(name, run.span, run.operator, MUON | FINISH, tokens, run.seed, start=run.name, everywhere=True)
+    return Run(
+        name, run.span, run.operator, MUON | FINISH, tokens, run.seed, start=run.name, everywhere=True, text="mixed"
+    )
 
 
 def budget(seeds=(0,), tokens=BUDGETS[:4]) -> list[Run]:
