@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
 import math
 import os
@@ -56,16 +57,18 @@ class Bench:
         texts: more held-out text to measure on, name → a folder or file, such as English of another kind.
     """
 
-    def __init__(self, work: Path, tokens: int, texts: dict[str, str]):
-        self.work, self.tokens, self.texts = work, tokens, texts
+    def __init__(self, work: Path, tokens: int, texts: dict[str, str], backwards: bool = False):
+        self.work, self.tokens, self.texts, self.backwards = work, tokens, texts, backwards
         self.teacher, self.tokenizer = lft.load_teacher(TEACHER, dtype=torch.bfloat16)
         work.mkdir(parents=True, exist_ok=True)
-        depths = sorted({edge for span in SPANS for edge in span} | {DEPTH})
-        self.stores = {
-            name: StateStore(work / f"states-{name}", self.teacher, self.once(name, make), depths)
-            for name, make in {"docs": self.docs, "mixed": self.mixed}.items()
-        }
         self.held_out = self.held("package-docs")
+
+    @functools.cache  # noqa: B019  (one bench per process)
+    def store(self, text: str) -> StateStore:
+        """The teacher's states of a text to train on, computed now if they are not on disk."""
+        sequences = self.once(text, {"docs": self.docs, "mixed": self.mixed}[text])
+        depths = sorted({edge for span in SPANS for edge in span} | {DEPTH})
+        return StateStore(self.work / f"states-{text}", self.teacher, sequences, depths).fill(self.backwards)
 
     def once(self, name: str, make) -> torch.Tensor:
         """Token sequences that are made once and kept in ``work``; two processes do not make them both."""
@@ -100,7 +103,7 @@ class Bench:
     def source(self, run: Run) -> LatentSource:
         """The stored states that a run is trained on."""
         end = DEPTH if run.options.get("objective") == "logit_kl" else run.span[1]
-        store = self.stores[run.text]
+        store = self.store(run.text)
         return LatentSource(self.teacher, (run.span[0], end), store.sequences, BATCH, cache=store)
 
     def student(self, run: Run):
@@ -224,15 +227,14 @@ def main(arguments: list[str] | None = None) -> None:
     if not a.collect:
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        work_through(Bench(a.work, a.tokens, dict(text.split("=", 1) for text in a.text)), runs, a.backwards)
+        texts = dict(text.split("=", 1) for text in a.text)
+        work_through(Bench(a.work, a.tokens, texts, a.backwards), runs)
     collect(a.work, a.out)
 
 
-def work_through(bench: Bench, runs: list[Run], backwards: bool = False) -> None:
+def work_through(bench: Bench, runs: list[Run]) -> None:
     """Do what is not done yet, in order; skip what another process is doing."""
-    for store in bench.stores.values():
-        store.fill(backwards)
-    todo = [(bench.work / "scan.json", bench.scan)] if not backwards else []
+    todo = [] if bench.backwards else [(bench.work / "scan.json", bench.scan)]
     todo += [(bench.work / "results" / f"{run.file}.json", lambda run=run: bench.train(run)) for run in runs]
     for path, job in todo:
         path.parent.mkdir(parents=True, exist_ok=True)

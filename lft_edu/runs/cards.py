@@ -88,6 +88,8 @@ class Card(dict):
             ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
             ("NMSE of the states", f"{results['nmse']:.4f}"),
         ]
+        if self["operator"].get("sink"):
+            rows.insert(2, ("Attention sink", "written by these layers; its state is stored with the operator"))
         for j, skip in (self["skips"] or {}).items():
             rows.append((f"Skipping the best {j}", f"{skip['kl']:.4f} (layers {skip['span'][0]}–{skip['span'][1]})"))
         if self["training"]:
