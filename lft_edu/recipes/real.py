@@ -39,6 +39,7 @@ from ..support.files import atomic_write, write_json
 from ..support.statistics import bootstrap_means, evenly_spaced, interval
 from .common import hardware
 from .operators import save_operator
+from .real_report import ship
 from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run
 from .real_text import own_text
 
@@ -199,6 +200,7 @@ def collect(work: Path, out: Path) -> dict:
         "teacher": TEACHER,
         "corpus": "package-docs: train to train on, test to measure on, by path hash",
         "sequences": [32, LENGTH],
+        "spans": SPANS,
         "hardware": hardware(),
         "scan": scan,
         "rows": rows,
@@ -230,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         texts = dict(text.split("=", 1) for text in a.text)
         work_through(Bench(a.work, a.tokens, texts, a.backwards), runs)
     collect(a.work, a.out)
+    ship(a.work, ASSETS / TEACHER)
 
 
 def work_through(bench: Bench, runs: list[Run]) -> None:

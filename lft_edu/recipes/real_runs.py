@@ -131,6 +131,11 @@ def comparison() -> list[Run]:
     return runs + [trained("same", name, span, 500_000) for name in others for span in SPANS]
 
 
+SHIPPED = {  # run → name of the student, after the teacher's
+    "headline/flow-matching/13-19": "flow-matching-13-19",
+    "headline/flow-walking/8-20": "flow-walking-8-20",
+    "headline/kl-flow-walking/8-20": "flow-walking-kl-8-20",
+}
 RUNS: list[Run] = [
     *(
         renamed(trained("sink", "regression", TWELVE, 500_000, more={"lr": 0.02} | options, operator=settings), how)

@@ -1,0 +1,130 @@
+"""What :mod:`lft_edu.recipes.real` measured, as tables and figures for the lesson, README and docs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from ..loading.assets import ASSETS, operator_notes, sha256
+from ..operators import operator_title
+from ..support.files import atomic_write, write_json
+from .real_runs import SHIPPED, TEACHER
+
+PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
+    "flow-matching": (0.407, 2, 0.529),
+    "flow-walking": (0.736, 3, 0.932),
+}
+TITLES = {"flow-matching": "flow matching, 6 layers → 1", "flow-walking": "Flow Walking, 12 layers → 1"}
+LAYERS = {"flow-matching": 6, "flow-walking": 12}
+
+
+def load() -> dict:
+    """The results that ship."""
+    return json.loads((ASSETS / "results" / "real.json").read_text())
+
+
+def row_of(results: dict, name: str) -> dict | None:
+    """The row of one run; None if it has not been done."""
+    return next((row for row in results["rows"] if row["name"] == name), None)
+
+
+def headline(results: dict, kind: str, finished: bool = False) -> dict | None:
+    """The row of the paper's operator of a kind, trained on states, or then on logits, too."""
+    span = next(s for s in results["spans"] if s[1] - s[0] == LAYERS[kind])
+    return row_of(results, f"headline/{'kl-' * finished}{kind}/{span[0]}-{span[1]}")
+
+
+def paper_table(results: dict) -> str:
+    """The paper's four numbers beside ours, in Markdown."""
+    lines = [
+        "| | the paper, Pythia-410M | SmolLM2-135M, trained on states | then on logits |",
+        "|---|---|---|---|",
+    ]
+    for kind, (kl, bar, skipped) in PAPER.items():
+        ours = [headline(results, kind), headline(results, kind, finished=True)]
+        best = results["scan"]["best"][str(bar)]
+        lines.append(f"| {TITLES[kind]} | {kl} | " + " | ".join(_kl(row) for row in ours) + " |")
+        lines.append(f"| skipping {bar} layers | {skipped} | {best['kl']:.3f} | {best['kl']:.3f} |")
+        ratios = [_ratio(row, bar) for row in ours]
+        lines.append(f"| **ratio** (below 1: the claim holds) | **{kl / skipped:.2f}** | " + " | ".join(ratios) + " |")
+        layers = [_layers(row) for row in ours]
+        lines.append(f"| in layers skipped (the claim: below {bar}) | below {bar} | " + " | ".join(layers) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> str:
+    """Rows of some experiments, in Markdown: tokens seen, evaluations, KL, in layers."""
+    lines = ["| operator | layers | tokens | NFE | KL, nats (95 %) | in layers |", "|---|---|---|---|---|---|"]
+    for row in results["rows"]:
+        experiment, name = row["name"].split("/")[:2]
+        if experiment in experiments:
+            (m, n), found = row["span"], row["docs"]
+            what = name.removeprefix("kl-") + (", then logits" if name.startswith("kl-") else "")
+            lines.append(
+                f"| {what} ({operator_title(row)}) | {m}–{n} | {row['tokens_seen'] / 1e6:.2g} M | {found['nfe']} | "
+                f"{_kl(row)} | {_layers(row)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _kl(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    low, high = row["docs"]["kl_interval"]
+    return f"{row['docs']['kl']:.3f} ({low:.3f}–{high:.3f})"
+
+
+def _ratio(row: dict | None, bar: int) -> str:
+    if row is None:
+        return "–"
+    low, high = row[f"ratio_to_skip_{bar}_interval"]
+    return f"**{row[f'ratio_to_skip_{bar}']:.2f}** ({low:.2f}–{high:.2f})"
+
+
+def _layers(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    found = (row["skipped_layers"], *row["skipped_layers_interval"])
+    j, low, high = ("> 15" if x is None else f"{x:.1f}" for x in found)
+    return f"{j} ({low}–{high})"
+
+
+def budget_table(results: dict, span: tuple[int, int]) -> dict:
+    """The trainings on more and more tokens, as :func:`lft_edu.plots.budget` takes them: one row per operator and
+    budget, the mean over its seeds."""
+    found: dict[tuple[str, int], dict] = {}
+    for row in results["rows"]:
+        experiment, name = row["name"].split("/")[:2]
+        if tuple(row["span"]) == tuple(span) and experiment in ("budget", "headline") and not name.startswith("kl-"):
+            one = {"name": name, "tokens": row["tokens"], "span": row["span"], "operator": row["operator"]}
+            found.setdefault((name, row["tokens"]), one | {"kl_seeds": []})["kl_seeds"].append(row["docs"]["kl"])
+    rows = [row | {"kl": sum(row["kl_seeds"]) / len(row["kl_seeds"])} for row in found.values()]
+    return {"rows": rows}
+
+
+def ship(work: Path, out: Path) -> None:
+    """Copy the operators that ship to ``out``, with checksums, provenance and the attribution of their teacher."""
+    out.mkdir(parents=True, exist_ok=True)
+    for run, name in SHIPPED.items():
+        source = work / "operators" / f"{run.replace('/', '-')}.safetensors"
+        if source.exists():
+            with atomic_write(out / f"{name}.safetensors") as partial:
+                shutil.copyfile(source, partial)
+    files = sorted(out.glob("*.safetensors"))
+    from ..loading.gguf import PUBLISHED, provenance
+
+    published = PUBLISHED[TEACHER]
+    write_json(
+        out / "PROVENANCE.json",
+        {
+            "recipe": "python -m lft_edu.recipes.real",
+            "teacher": TEACHER,
+            "teacher_sha256": provenance(TEACHER)["sha256"]["model.safetensors"],
+            "attribution": f"Each operator was initialized from a layer of {published.model} by HuggingFaceTB, as in "
+            f"the package {published.package} {published.version}, and changed by training. License of the model: "
+            f"{published.license}.",
+            "sha256": {path.name: sha256(path) for path in files},
+            "operators": {path.stem: operator_notes(path) for path in files},
+        },
+    )
