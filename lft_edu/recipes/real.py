@@ -232,7 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
         texts = dict(text.split("=", 1) for text in a.text)
         work_through(Bench(a.work, a.tokens, texts, a.backwards), runs)
     collect(a.work, a.out)
-    ship(a.work, ASSETS / TEACHER)
+    if a.out == ASSETS / "results":
+        ship(a.work, ASSETS / TEACHER)
 
 
 def work_through(bench: Bench, runs: list[Run]) -> None:

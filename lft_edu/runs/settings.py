@@ -107,7 +107,11 @@ class RunSettings(Training):
     def training(self, processes: int = 1) -> Training:
         """How to train on so many processes. A closed form reads on one, and is given what it has use for."""
         solved = self.objective_name == "solved"
-        names = ("batch_size", "first_weight", "cache_latents") if solved else [f.name for f in fields(Training)]
+        names = (
+            ("batch_size", "first_weight", "sink", "token_weight", "cache_latents")
+            if solved
+            else [f.name for f in fields(Training)]
+        )
         options = {name: getattr(self, name) for name in names}
         return Training(**options | {"max_steps": self.steps(1 if solved else processes)})
 
