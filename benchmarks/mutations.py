@@ -90,7 +90,7 @@ def unseen(file: str, right: str, wrong: str, tests: str) -> bool:
         copy = Path(folder)
         for name in ("lft_edu", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("assets", "notebooks", "README.md", "Makefile", "environment.yml"):
+        for name in ("assets", "docs", "notebooks", "README.md", "Makefile", "environment.yml"):
             (copy / name).symlink_to(ROOT / name)
         shutil.copy(ROOT / "pyproject.toml", copy)
         source = copy / "lft_edu" / file

@@ -1,6 +1,7 @@
-"""What ships, what the README says of it, and what the ladder must show."""
+"""What ships, what the pages say of it, and what the comparison must show."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import lft_edu as lft
 from lft_edu import skipping, spans
 from lft_edu.loading import assets, corpora
-from lft_edu.recipes import ladder
+from lft_edu.recipes import common, ladder
 from lft_edu.recipes import span_selection as cut
 
 
@@ -24,22 +25,47 @@ def test_results_belong_to_the_teacher_that_ships(results):
     assert operators["teacher_sha256"] == checksums["model.safetensors"]
 
 
-def test_readme_shows_the_results(results):
-    readme = (assets.ASSETS.parent / "README.md").read_text()
-    assert ladder.readme_table(results) in readme
+def test_the_page_shows_the_results(results):
+    assert ladder.page_table(results) in common.RESULTS.read_text()
     assert (assets.ASSETS / "results" / "ladder.md").read_text() == ladder.render(results)
 
 
-def test_readme_shows_what_ranks_the_spans(results):
+def test_the_page_shows_what_ranks_the_spans(results):
     folder = assets.ASSETS / "results"
     found, trained = spans.SpanScan.load(folder / "scan.json"), json.loads((folder / "cut.json").read_text())
-    assert cut.readme_table(found, trained) in (assets.ASSETS.parent / "README.md").read_text()
+    assert cut.page_table(found, trained) in common.RESULTS.read_text()
     assert trained["teacher_sha256"] == results["teacher"]["sha256"]
     assert set(cut.trained(trained, "flow-walking")) == set(cut.spans_of(24))
     of = cut.correlations(found, cut.trained(trained, "flow-matching"))
-    assert of["recoupling"][1] > 0.2  # what README and lesson 05 say in words
+    assert of["recoupling"][1] > 0.2  # what docs/results.md and lesson 05 say in words
     walked = cut.correlations(found, cut.trained(trained, "flow-walking"))
     assert walked["recoupling"][1] < 0 < walked["recoupling"][2]
+
+
+def test_a_block_of_a_page_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+    for text in ("new\n", "| × |\n"):
+        common.into_page(page, "a", text)
+        assert page.read_text(encoding="utf-8") == f"before\n<!-- a -->\n{text}<!-- /a -->\nafter\n"
+    with pytest.raises(ValueError, match="has no place for 'b': put <!-- b -->"):
+        common.into_page(page, "b", "lost\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/models.md", "docs/pythia.md"])
+def test_links_of_the_pages_lead_somewhere(page):
+    """Links to files, and to headings of the same page or another."""
+    page = (assets.ASSETS.parent / page).resolve()
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        file, _, heading = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name}: {link}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 @pytest.mark.parametrize("name", ["ridge-6-12", "regression-6-18", "flow-walking-6-18"])

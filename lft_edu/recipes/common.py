@@ -1,4 +1,4 @@
-"""Shared by the recipes: the operators that ship and how they are trained, the hardware, tables in README.md."""
+"""Shared by the recipes: the operators that ship and how they are trained, the hardware, tables in pages."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,11 @@ import lft_edu as lft
 
 from ..fitting import SOLVED_BY
 from ..loading.assets import ASSETS, sha256
+from ..support.files import atomic_write
 from ..training.callbacks import History
+
+README = ASSETS.parent / "README.md"
+RESULTS = ASSETS.parent / "docs" / "results.md"
 
 
 def hardware() -> str:
@@ -60,9 +64,21 @@ def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
     return lft.fit(student, teacher, source, **options)
 
 
-def into_readme(mark: str, text: str) -> None:
-    """Replace the text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of README.md."""
-    readme = ASSETS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(f"<!-- {mark} -->\n")
-    _, _, after = rest.partition(f"<!-- /{mark} -->")
-    readme.write_text(f"{before}<!-- {mark} -->\n{text}<!-- /{mark} -->{after}")
+def into_page(page: Path, mark: str, text: str) -> None:
+    """Replace the text between the marks ``<!-- mark -->`` and ``<!-- /mark -->`` of a Markdown page.
+
+    Args:
+        page: the file, such as ``RESULTS`` or ``README``.
+        mark: the name in the two marks, each on a line of its own.
+        text: the new content, with a newline at its end.
+
+    Raises:
+        ValueError: the page does not have both marks.
+    """
+    old, begin, end = page.read_text(encoding="utf-8"), f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, found, rest = old.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no place for {mark!r}: put <!-- {mark} --> and {end} there, on two lines.")
+    with atomic_write(page) as partial:
+        partial.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")

@@ -4,7 +4,7 @@ Three steps, in this order:
 
     python -m lft_edu.recipes.ladder            # → assets/results/ladder.json and ladder.md
     python -m lft_edu.recipes.ladder --growth   # → assets/results/skip_growth.json, from the teacher's snapshots
-    python -m lft_edu.recipes.ladder --render   # → the table in README.md and its picture (needs plotly and matplotlib)
+    python -m lft_edu.recipes.ladder --render   # → the table in docs/results.md and its figure (takes matplotlib)
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ..operators import operator_from_dict
 from ..runs import costs
 from ..support import statistics
 from ..support.files import write_json
-from .common import SPANS, experiments, hardware, into_readme
+from .common import RESULTS, SPANS, experiments, hardware, into_page
 
 # Every flow is also measured with these solvers and numbers of steps, besides the pair it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
@@ -150,8 +150,8 @@ def render(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_table(results: dict) -> str:
-    """Format the shipped rows for the README, with fewer columns."""
+def page_table(results: dict) -> str:
+    """Format the shipped rows for docs/results.md, with fewer columns."""
     lines = [
         "| operator | layers | parameters | NFE | KL, nats (95 %) | recovery | j* (95 %) |",
         "|---|---|---|---|---|---|---|",
@@ -167,11 +167,11 @@ def readme_table(results: dict) -> str:
     return "\n".join(lines) + f"\n\nSkipping the best contiguous layers: {best} nats.\n"
 
 
-def render_readme(results: dict) -> None:
-    """Write the table into README.md, and its figure into assets/figures."""
+def render_page(results: dict) -> None:
+    """Write the table into docs/results.md, and its figure into assets/figures."""
     from .. import plots
 
-    into_readme("ladder", readme_table(results))
+    into_page(RESULTS, "ladder", page_table(results))
     figure = ASSETS / "figures" / "skipped_layers.png"
     figure.parent.mkdir(parents=True, exist_ok=True)
     figure.write_bytes(plots.still(plots.skipped_layers(results), alt="").data)
@@ -207,14 +207,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=128 * 128, help="held-out tokens")
     parser.add_argument("--growth", action="store_true", help="measure how the KL of skipping grows with training")
     parser.add_argument("--latency", action="store_true", help="only measure the latency of every row again")
-    parser.add_argument("--render", action="store_true", help="only write README.md's table and picture")
+    parser.add_argument("--render", action="store_true", help="only write the table in docs/results.md and its figure")
     parser.add_argument("--work", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if a.render:
-        render_readme(json.loads((a.out / "ladder.json").read_text()))
+        render_page(json.loads((a.out / "ladder.json").read_text()))
         return
     if a.growth:
         write_json(a.out / "skip_growth.json", growth(a.work, a.tokens))

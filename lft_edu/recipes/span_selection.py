@@ -2,7 +2,7 @@
 
     python -m lft_edu.recipes.span_selection            # → assets/results/cut.json; if interrupted, run it again
     python -m lft_edu.recipes.span_selection --scan     # → assets/results/scan.json: every criterion for all spans
-    python -m lft_edu.recipes.span_selection --render   # → the table of rank correlations in README.md
+    python -m lft_edu.recipes.span_selection --render   # → the table of rank correlations in docs/results.md
 
 Each span gets the same tokens, steps and seed; only the span differs. Criteria are computed on the validation split,
 KL on the test split. Needs torch, transformers, tokenizers, safetensors and accelerate; ``--scan`` needs scipy too.
@@ -29,7 +29,7 @@ from ..support.arguments import count, span
 from ..support.files import write_json
 from ..support.machine import require_memory
 from ..support.statistics import rank_correlation
-from .common import experiments, fit, hardware, into_readme, weights_of
+from .common import RESULTS, experiments, fit, hardware, into_page, weights_of
 
 LENGTHS = (6, 12)  # the paper's
 RUNS = ("ridge", "regression", "flow-matching", "flow-walking")
@@ -142,7 +142,7 @@ def correlations(found: SpanScan, kl: dict[tuple[int, int], float]) -> dict[str,
     return {name: rank_correlation(at(name), measured, lengths) for name in found.tables}
 
 
-def readme_table(found: SpanScan, results: dict) -> str:
+def page_table(found: SpanScan, results: dict) -> str:
     """Format the rank correlations as a Markdown table, the best criterion for flow matching first."""
     matched, walked, again = (trained(results, n) for n in ("flow-matching", "flow-walking", "flow-matching-midpoint"))
     measured = (matched, again, walked, {s: again[s] / walked[s] for s in walked})
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of 16 sequences of 128 tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scan", action="store_true", help="only compute the criteria")
-    parser.add_argument("--render", action="store_true", help="only write the table in README.md")
+    parser.add_argument("--render", action="store_true", help="only write the table in docs/results.md")
     parser.add_argument("--n", type=int, default=2048, help="tokens of the scan, each from a different sequence")
     parser.add_argument("--frequent", type=int, default=4, help="frequent tokens that are also scanned on their own")
     parser.add_argument("--work", type=Path, default=Path("runs/cut"))
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     if a.render:
         found, results = SpanScan.load(a.out / "scan.json"), json.loads((a.out / "cut.json").read_text())
-        into_readme("cut", readme_table(found, results))
+        into_page(RESULTS, "cut", page_table(found, results))
         return
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
