@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Exercises 08 · Compressing Pythia-410M
+# # Exercises 08 · Compressing a real language model
 #
-# Four exercises to the lesson [08 · Compressing Pythia-410M](../../08_compressing_pythia_410m.ipynb): what a run costs,
+# Four exercises to the lesson [08 · Compressing a real language model](../../08_compressing_a_real_language_model.ipynb): what a run costs,
 # counted before it starts, and which of many was the cheapest that served. For each: write down what you expect, fill
 # in the function, run the check. Spans `(m, n)` are half open: layers m … n − 1 are replaced.
 
