@@ -171,8 +171,7 @@ def as_layer(value) -> int | None:
         return None
     if isinstance(value, Tensor):
         raise Wrong(
-            f"You returned {describe(value)}; the number of the layer must be an int. "
-            "Convert it: int(…), or .item()."
+            f"You returned {describe(value)}; the number of the layer must be an int. Convert it: int(…), or .item()."
         )
     try:
         if isinstance(value, bool):
