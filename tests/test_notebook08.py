@@ -7,7 +7,7 @@ import pytest
 from hub import Hub, hub_environment, parquet_bytes, tiny_pythia
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_compressing_pythia_410m.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_compressing_a_real_language_model.ipynb"
 LINES = [f" = Chapter {i} = \n" if i % 40 == 0 else f" The river number {i} runs to the sea . \n" for i in range(4000)]
 
 

@@ -13,6 +13,7 @@ from . import (
     lesson06_cache,
     lesson06_generation,
     lesson08,
+    lesson08_costs,
 )
 from .checking import EXERCISES, Exercise, Report, check
 
@@ -33,4 +34,5 @@ __all__ = [
     "lesson06_cache",
     "lesson06_generation",
     "lesson08",
+    "lesson08_costs",
 ]
