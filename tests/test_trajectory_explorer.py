@@ -12,6 +12,7 @@ from lft_edu.cli import main
 from lft_edu.explorer import app, trajectories
 from lft_edu.explorer.scene import packed, unpacked
 from lft_edu.loading import gguf
+from lft_edu.loading.assets import NOTEBOOKS
 from lft_edu.loading.teachers import build_model
 from lft_edu.plots import visible
 from lft_edu.projections import PREPARATIONS
@@ -338,6 +339,19 @@ def test_the_application_s_cell_opens_another_teacher(bundled, tmp_path, opened)
     explorer = eval(last, names)
     assert explorer.scene["text"] == app.ENGLISH
     assert {explorer.teacher.dtype, *(model.dtype for model in explorer.models.values())} == {fastest_dtype()}
+
+
+def test_lesson_09_runs_without_the_real_model_and_says_how_to_get_it(monkeypatch, capsys):
+    import nbformat
+
+    book = nbformat.read(NOTEBOOKS / "09_teacher_versus_flow.ipynb", 4)
+    (cell,) = [cell for cell in book.cells if cell.cell_type == "code" and "smollm2-135m" in cell.source]
+    monkeypatch.setattr(gguf, "is_ready", lambda name: False)
+    monkeypatch.setattr(lft, "load_teacher", lambda *a, **k: pytest.fail("loaded"))
+    names: dict = {"lft": lft}
+    exec(cell.source, names)
+    assert names["real"] is None
+    assert "`lft-edu fetch smollm2-135m`" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not gguf.is_ready("smollm2-135m"), reason="the real model is not here: lft-edu fetch smollm2-135m")
