@@ -1,6 +1,7 @@
 # make lab    open your copy of the course, lft-course/, in JupyterLab (creates .venv on first use)
 # make test   lint, unit and property tests, then every notebook
 # make explore   the trajectory explorer as an application of its own (installs voila on first use)
+# make explore TEACHER=smollm2-135m   the same with a real language model, once lft-edu fetch smollm2-135m has got it
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -41,7 +42,7 @@ lab: model
 
 explore: model
 	@$(BIN)/python -c 'import voila' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[voila]'
-	$(BIN)/lft-edu explore -- $(LAB_FLAGS)
+	$(BIN)/lft-edu explore $(if $(TEACHER),--teacher $(TEACHER)) -- $(LAB_FLAGS)
 
 test: model lint unit notebooks
 

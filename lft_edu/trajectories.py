@@ -5,6 +5,7 @@ norm. In a spliced model a flow replaces the layers [m, n); the state at flow ti
 models share one depth axis, in layers of the teacher, and one space.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .operators import Flow
 from .splicing import SplicedForCausalLM
-from .support.machine import require_memory
+from .support.machine import evaluation_batch, require_memory
 from .text import encode, token_to_str
 
 if TYPE_CHECKING:
@@ -121,20 +122,7 @@ class Trajectory:
         Raises:
             ValueError: ``k`` out of range.
         """
-        if not 1 <= k <= self.unembed.vocab_size:
-            raise ValueError(f"k={k}: keep between 1 and {self.unembed.vocab_size} tokens.")
-        final = self.log_probabilities()
-        shares = final.exp()[:, None]
-        expected = lambda x: (shares @ x[..., None])[:, 0, 0]  # noqa: E731  (Σ p x, in one pass over the vocabulary)
-        entropy = -expected(final)
-        found = []
-        for index in range(len(self.states)):  # one at a time: all at once would be S × T × V numbers
-            here = self.log_probabilities(index)
-            top = here.topk(k)
-            found.append((top.values.exp(), top.indices, -entropy - expected(here)))
-        probabilities, ids, kl = (torch.stack(part) for part in zip(*found, strict=True))
-        words = {i: self.unembed.word(i) for i in ids.unique().tolist()}
-        return Lens(ids, probabilities, kl, self.times, words)
+        return logit_lenses([self], k)[0]
 
 
 @dataclass(frozen=True)
@@ -172,8 +160,21 @@ class Unembed:
     @torch.no_grad()
     def __call__(self, states: Tensor) -> Tensor:
         """Return logits ``(..., V)``, float32 on the CPU, of states ``(..., D)``."""
+        return self.logits(states).float().cpu()
+
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """Return logits ``(..., V)`` of states ``(..., D)``, on the model's device and in its type."""
         weight = self.head.weight
-        return self.head(self.norm(states.to(weight.device, weight.dtype))).float().cpu()
+        return self.head(self.norm(states.to(weight.device, weight.dtype)))
+
+    def has_weights_of(self, other: "Unembed") -> bool:
+        """Return whether norm and head have the same weights, bit for bit, as those of another model."""
+        mine, theirs = (
+            {**u.norm.state_dict(prefix="norm."), **u.head.state_dict(prefix="head.")} for u in (self, other)
+        )
+        places = [{name: (x.dtype, x.device) for name, x in weights.items()} for weights in (mine, theirs)]
+        return places[0] == places[1] and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
     @property
     def vocab_size(self) -> int:
@@ -181,6 +182,51 @@ class Unembed:
 
     def word(self, token: int) -> str:
         return token_to_str(self.tokenizer, token)
+
+
+def logit_lenses(paths: Sequence[Trajectory], k: int = 5) -> list[Lens]:
+    """Apply the logit lens to several trajectories of one text, such as a teacher's and a student's.
+
+    States that a trajectory shares with the first one, such as those before the span, are unembedded only once.
+
+    Args:
+        paths: at least one trajectory.
+        k: number of most likely tokens to keep, from 1 to the vocabulary size.
+
+    Raises:
+        ValueError: ``k`` out of range, or trajectories of different texts.
+    """
+    first, *others = paths
+    unembed = first.unembed
+    if not 1 <= k <= unembed.vocab_size:
+        raise ValueError(f"k={k}: keep between 1 and {unembed.vocab_size} tokens.")
+    if not all(torch.equal(first.ids, path.ids) for path in others):
+        raise ValueError("The trajectories are of different texts: capture all models on the same text.")
+    if not all(unembed.has_weights_of(path.unembed) for path in others):
+        return [path.logit_lens(k) for path in paths]
+    states, rows = first.states, [list(range(len(first.states)))]
+    for path in others:
+        pairs = zip(first.states, path.states, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: torch.equal(*pair), pairs))
+        rows.append([*range(same), *range(len(states), len(states) + len(path.states) - same)])
+        states = torch.cat([states, path.states[same:]])
+    shares, ids, kl = [], [], []
+    # many rows per product, which reads the whole head; then one token at a time, which fits into the CPU's cache
+    for part in states.split(evaluation_batch(unembed.vocab_size, len(states)), dim=1):
+        rows_of_tokens = part.transpose(0, 1).flatten(0, 1)  # a matrix: bfloat16 is 20 times as slow in batches of them
+        for logits in unembed.logits(rows_of_tokens).split(len(states)):
+            here = logits.log_softmax(-1, dtype=torch.float32)
+            top = here.topk(k)
+            shares.append(top.values.exp())
+            ids.append(top.indices)
+            expected = [(here @ here[own[-1]].exp())[own] for own in rows]  # Σ p_final log p at each depth
+            kl.append(torch.cat([x[-1] - x for x in expected]))
+    all_shares, all_ids, all_kl = (torch.stack(x, 1).cpu() for x in (shares, ids, kl))
+    lenses = []
+    for path, own, own_kl in zip(paths, rows, all_kl.split([len(own) for own in rows]), strict=True):
+        words = {i: path.unembed.word(i) for i in all_ids[own].unique().tolist()}
+        lenses.append(Lens(all_ids[own], all_shares[own], own_kl, path.times, words))
+    return lenses
 
 
 def capture(

@@ -35,6 +35,22 @@ def test_any_accelerator_is_the_default_and_a_launcher_says_which(gpu, monkeypat
     assert machine.default_device() == torch.device(gpu, 0)
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_bfloat16_on_a_gpu_that_has_units_for_it(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert machine.fastest_dtype(torch.device("cuda", 0)) == expected
+    assert machine.fastest_dtype(torch.device("mps")) == torch.float32  # cannot be asked
+
+
+def test_bfloat16_on_a_cpu_that_has_units_for_it(monkeypatch):
+    monkeypatch.setattr(machine, "default_device", lambda: torch.device("cpu"))
+    for units, expected in (({"avx2": True}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        assert machine.fastest_dtype() == expected
+
+
 def test_names_per_device_type(gpu, monkeypatch):
     """MPS has no function that names the chip."""
     device = torch.device(gpu, 0)

@@ -1,5 +1,6 @@
 """Hidden states as data: what is captured, on which axis, and what is read off it."""
 
+import copy
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 import lft_edu as lft
 from lft_edu import text, trajectories
 from lft_edu.flow import STEPS, uniform_times, walk
-from lft_edu.trajectories import divergence, path_of_ids, shared_depths
+from lft_edu.trajectories import divergence, logit_lenses, path_of_ids, shared_depths
 
 TEXT = "for name in names:\n    print(name)"
 HOSTILE = ["<b>", "</script>", "\n", "🙂", "\udce9".encode("utf-8", "surrogateescape").decode("latin-1"), "שלום",
@@ -164,6 +165,47 @@ def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
     for k in (0, 2049):
         with pytest.raises(ValueError, match="between 1 and 2048"):
             path.logit_lens(k)
+
+
+def test_the_lenses_of_two_models_are_those_of_each_and_shared_states_are_read_once(models, tokenizer, monkeypatch):
+    paths = [lft.capture(models[name], tokenizer, TEXT) for name in ("teacher", "flow-walking-6-18", "ridge-6-12")]
+    alone = [path.logit_lens(4) for path in paths]
+    rows, logits = [], trajectories.Unembed.logits
+    monkeypatch.setattr(trajectories.Unembed, "logits", lambda self, x: (rows.append(len(x)), logits(self, x))[1])
+    monkeypatch.setattr(trajectories, "evaluation_batch", lambda *a: 3)  # tokens per product
+    together = logit_lenses(paths, 4)
+    states = len(paths[0].states) + sum(len(path.states) - 7 for path in paths[1:])  # layers 0 to 5: 7 depths
+    assert sum(rows) == states * len(paths[0].ids)
+    for lens, expected in zip(together, alone, strict=True):
+        assert torch.equal(lens.ids, expected.ids)
+        assert torch.equal(lens.times, expected.times)
+        assert lens.words == expected.words
+        torch.testing.assert_close(lens.probabilities, expected.probabilities, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(lens.kl, expected.kl, rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_with_a_head_of_its_own_is_read_with_it(models, tokenizer):
+    student = copy.deepcopy(models["ridge-6-12"])
+    with torch.no_grad():
+        student.get_output_embeddings().weight[:10].add_(1.0)
+    paths = [lft.capture(model, tokenizer, TEXT) for model in (models["teacher"], student)]
+    found = logit_lenses(paths, 3)
+    assert not torch.equal(found[0].probabilities[0], found[1].probabilities[0])  # of the same states
+    for lens, path in zip(found, paths, strict=True):
+        torch.testing.assert_close(lens.probabilities, path.logit_lens(3).probabilities)
+    halved = lft.capture(copy.deepcopy(student).bfloat16(), tokenizer, TEXT)  # of another type
+    assert torch.equal(logit_lenses([paths[0], halved])[1].kl, halved.logit_lens().kl)
+    with pytest.raises(ValueError, match="same text"):
+        logit_lenses([paths[0], lft.capture(student, tokenizer, "x = 1")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lens_s_kl_is_that_of_float64(bundled, tokenizer, dtype):
+    path = lft.capture(copy.deepcopy(bundled[0]).to(dtype), tokenizer, TEXT)
+    final, here = (path.unembed(x).double().log_softmax(-1) for x in (path.states[-1], path.states))
+    exact = (final.exp() * (final - here)).sum(-1).float()
+    # in bfloat16, logits of another number of rows may differ in their last of 8 bits
+    torch.testing.assert_close(path.logit_lens(1).kl, exact, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_tokens_are_shown_as_they_stand_and_broken_bytes_as_bytes(tokenizer):

@@ -11,8 +11,12 @@ import lft_edu as lft
 from lft_edu.cli import main
 from lft_edu.explorer import app, trajectories
 from lft_edu.explorer.scene import packed, unpacked
+from lft_edu.loading import gguf
+from lft_edu.loading.assets import NOTEBOOKS
+from lft_edu.loading.teachers import build_model
 from lft_edu.plots import visible
 from lft_edu.projections import PREPARATIONS
+from lft_edu.support.machine import fastest_dtype
 
 TEXT = "if x:\n    return"
 
@@ -185,8 +189,6 @@ def test_students_must_fit_the_teacher(models, teacher, tmp_path):
 
 def test_another_teacher_is_drawn_on_the_map_of_its_first_text(bundled):
     _, tokenizer = bundled
-    from lft_edu.loading.teachers import build_model
-
     other = build_model(64, 2048, layers=4, seed=3).eval()
     explorer = lft.TrajectoryExplorer(
         other, lft.splice(other, (1, 3), lft.Skip()), tokenizer, text="for x in y: print(x)"
@@ -246,22 +248,121 @@ def test_failures_are_the_largest_divergences(models):
     assert explorer.gallery[0]["label"].startswith("ridge: after “")
 
 
-def test_the_application_is_a_notebook_that_opens_the_explorer(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Run ``lft-edu explore`` with voila replaced by nothing; return the command that would run, and the cell."""
     import nbformat
 
     ran = []
     monkeypatch.setattr("os.execv", lambda *a: ran.append(a) or 0)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(app.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
-    assert main(["explore", "--text", "x = '''", "--", "--port", "9999"]) == 0
-    command = ran[0][1]
+
+    def run(*words):
+        assert main(["explore", *words]) == 0
+        (cell,) = nbformat.read(tmp_path / "explorer.ipynb", as_version=4).cells
+        compile(cell.source, "cell", "exec")
+        return ran[-1][1], cell.source
+
+    return run
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """A computer that seems to have the real model and two students of it."""
+    names = ["smollm2-135m/a-8-20", "smollm2-135m/b-8-20"]
+    monkeypatch.setattr(app, "shipped_students", lambda teacher=None: names)
+    monkeypatch.setattr(app, "operator_file", lambda name: None)
+    monkeypatch.setattr(app.gguf, "folder_of", lambda name: None)
+    monkeypatch.setattr(app.gguf, "is_ready", lambda name: True)
+
+
+def test_the_application_is_a_notebook_that_opens_the_explorer(opened, monkeypatch, capsys):
+    command, source = opened("--text", "x = '''", "--", "--port", "9999")
     assert command[1:3] == ["-m", "voila"]
     assert command[4:6] == ["--port", "9999"]
-    (cell,) = nbformat.read(tmp_path / "explorer.ipynb", as_version=4).cells
-    compile(cell.source, "cell", "exec")
-    assert """text="x = '''")""" in cell.source
+    assert """text="x = '''")""" in source
+    assert "load_teacher('bundled', dtype=torch.float32)" in source
+    assert "text=" not in opened()[1]  # the explorer's own
     assert main(["explore", "--teacher", "elsewhere"]) == 2
-    assert "--teacher needs --student" in capsys.readouterr().err
+    assert "`lft-edu train --teacher elsewhere --span m:n --out FOLDER`" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["explore"]) == 2
     assert "make explore" in capsys.readouterr().err
+
+
+def test_the_application_shows_a_real_model_with_its_students(opened, real, capsys):
+    opened()
+    assert (
+        "A real language model is on this computer: lft-edu explore --teacher smollm2-135m" in capsys.readouterr().err
+    )
+    for words in (["--teacher", "smollm2-135m"], ["--student", "smollm2-135m/b-8-20"]):
+        _, source = opened(*words)
+        assert "load_teacher('smollm2-135m', dtype=fastest_dtype())" in source
+        assert f"text={app.ENGLISH!r}" in source
+        assert ("a-8-20" in source) == (words[0] == "--teacher")
+        assert "b-8-20" in source
+        assert "A real" not in capsys.readouterr().err
+    assert "text='Ciao')" in opened("--teacher", "smollm2-135m", "--text", "Ciao")[1]
+    assert main(["explore", "--teacher", "bundled", "--student", "smollm2-135m/a-8-20"]) == 2
+    assert "give --teacher smollm2-135m" in capsys.readouterr().err
+
+
+def test_the_application_without_the_real_model_says_how_to_get_it(opened, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LFT_EDU_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(app.gguf, "_installed", lambda published: None)
+    assert main(["explore", "--teacher", "smollm2-135m"]) == 2
+    assert "`lft-edu fetch smollm2-135m`" in capsys.readouterr().err
+    opened()
+    assert "A real language model" not in capsys.readouterr().err
+    assert main(["explore", "--student", "bundled/flow-walkin-6-18"]) == 2
+    assert "Did you mean 'bundled/flow-walking-6-18'" in capsys.readouterr().err
+
+
+def test_the_application_finds_folders_from_where_it_runs(opened, monkeypatch, tmp_path):
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert f"[{str(tmp_path / 'run' / 'student')!r}]" in opened("--student", "run")[1]
+
+
+def test_the_application_s_cell_opens_another_teacher(bundled, tmp_path, opened):
+    """The cell runs as it stands, in the type that is fast here."""
+    teacher, tokenizer = build_model(64, 2048, layers=4, seed=3).eval(), bundled[1]
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    lft.splice(teacher, (1, 3), lft.Flow("euler", 1)).save_pretrained(tmp_path / "student")
+    _, source = opened("--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"))
+    *lines, last = source.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    explorer = eval(last, names)
+    assert explorer.scene["text"] == app.ENGLISH
+    assert {explorer.teacher.dtype, *(model.dtype for model in explorer.models.values())} == {fastest_dtype()}
+
+
+def test_lesson_09_runs_without_the_real_model_and_says_how_to_get_it(monkeypatch, capsys):
+    import nbformat
+
+    book = nbformat.read(NOTEBOOKS / "09_teacher_versus_flow.ipynb", 4)
+    (cell,) = [cell for cell in book.cells if cell.cell_type == "code" and "smollm2-135m" in cell.source]
+    monkeypatch.setattr(gguf, "is_ready", lambda name: False)
+    monkeypatch.setattr(lft, "load_teacher", lambda *a, **k: pytest.fail("loaded"))
+    names: dict = {"lft": lft}
+    exec(cell.source, names)
+    assert names["real"] is None
+    assert "`lft-edu fetch smollm2-135m`" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not gguf.is_ready("smollm2-135m"), reason="the real model is not here: lft-edu fetch smollm2-135m")
+def test_a_real_model_is_drawn():
+    teacher, tokenizer = lft.load_teacher("smollm2-135m", dtype=fastest_dtype())
+    student = lft.splice(teacher, (8, 20), lft.Flow("euler", 1))
+    explorer = lft.TrajectoryExplorer(teacher, student, tokenizer, text=app.ENGLISH)
+    shown = explorer.scene
+    assert len(shown["tokens"]) == 12
+    ids = unpacked(shown["models"][0]["lens_ids"])
+    assert shown["words"][str(ids[-1, -1, 0])] == "·Rome"
+    path = lft.capture(teacher, tokenizer, app.ENGLISH)
+    assert (ids == path.logit_lens(5).ids.numpy()).mean() > 0.99  # in bfloat16, equal probabilities change places
+    assert np.isfinite(unpacked(shown["kl"])).all()

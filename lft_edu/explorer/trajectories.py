@@ -24,7 +24,7 @@ from ..projections import PCA, PREPARATIONS, UMAP, Projection, trustworthiness
 from ..splicing import SplicedForCausalLM, check_pair
 from ..support.errors import unknown_name_error
 from ..support.files import atomic_write
-from ..trajectories import Lens, Trajectory, capture
+from ..trajectories import Lens, Trajectory, capture, logit_lenses
 from .scene import TOP, describe, scene
 
 if TYPE_CHECKING:
@@ -170,31 +170,38 @@ class TrajectoryExplorer(anywidget.AnyWidget):
     def _scene(self, settings: dict, solvers: dict, views: Sequence[str] | None = None) -> dict:
         name = settings["student"]
         model, solver = self.models[name], solvers[name]
-        teacher, student = self._path(None, settings["text"], None), self._path(name, settings["text"], solver)
+        teacher, student = self._paths_of(name, settings["text"], solver)
         ready = [view for view in VIEWS if view.startswith("PCA") or view == settings["view"] or self._is_bundled()]
         chosen = {view: self._projection(view, settings["preparation"], teacher[0]) for view in views or ready}
         shown = scene((teacher, student), chosen, name, describe(model, solver))
         solver = solver or {"solver": None, "num_steps": None}
         return shown | {"settings": {**settings, "solver": solver["solver"], "steps": solver["num_steps"]}}
 
-    def _path(self, name: str | None, text: str, solver: dict | None) -> tuple[Trajectory, Lens]:
-        """Capture a text in a student, or the teacher (None), with its logit lens; cached until the weights change."""
-        model = self.teacher if name is None else self.models[name]
-        trained = sum(p._version for p in model.parameters())  # counts changes in place
-        key = (name, text, trained, *(solver or {}).values())
-        if key not in self._paths:
-            own = None if name is None else self._solver_of(model)
-            try:
-                if solver:
-                    model.set_solver(**solver)
-                path = capture(model, self.tokenizer, text, self.substeps if solver else 0)
-            finally:
-                if own:
-                    model.set_solver(**own)
-            while len(self._paths) >= MAX_CACHED:
-                self._paths.pop(next(iter(self._paths)))
-            self._paths[key] = path, path.logit_lens(TOP)
-        return self._paths[key]
+    def _paths_of(self, name: str, text: str, solver: dict | None) -> list[tuple[Trajectory, Lens]]:
+        """Capture a text in the teacher and in a student, with logit lenses; cached until the weights change."""
+        wanted = {}
+        for who, settings in ((None, None), (name, solver)):
+            model = self.teacher if who is None else self.models[who]
+            trained = sum(p._version for p in model.parameters())  # counts changes in place
+            wanted[who, text, trained, *(settings or {}).values()] = who, settings
+        new = {key: self._capture(who, text, how) for key, (who, how) in wanted.items() if key not in self._paths}
+        if new:
+            lenses = logit_lenses(list(new.values()), TOP)
+            self._paths |= {key: (path, lens) for (key, path), lens in zip(new.items(), lenses, strict=True)}
+        found = [self._paths[key] for key in wanted]
+        while len(self._paths) > MAX_CACHED:
+            self._paths.pop(next(iter(self._paths)))
+        return found
+
+    def _capture(self, name: str | None, text: str, solver: dict | None) -> Trajectory:
+        """Capture a text in a student, or the teacher (None)."""
+        if name is None or solver is None:
+            return capture(self.teacher if name is None else self.models[name], self.tokenizer, text, 0)
+        model, own = self.models[name], self._solver_of(self.models[name])
+        try:
+            return capture(model.set_solver(**solver), self.tokenizer, text, self.substeps)
+        finally:
+            model.set_solver(**own)
 
     def _projection(self, view: str, preparation: str, teacher: Trajectory) -> tuple[Projection, float]:
         """Return the projection of a view and its trustworthiness, fitted at first use."""

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # of x86 and Arm, as torch.cpu.get_capabilities has them
 
 
 def evaluation_batch(vocabulary: int, sequence_length: int, most: int = 16, max_bytes: float = 256e6) -> int:
@@ -40,6 +43,24 @@ def default_device() -> torch.device:
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index()))
     return torch.device(accelerator.type, index)
+
+
+def fastest_dtype(device: torch.device | None = None, capabilities: Mapping | None = None) -> torch.dtype:
+    """Return bfloat16 if the device has units for it, else float32.
+
+    Args:
+        device: where a model runs; :func:`default_device` if None.
+        capabilities: of the CPU, name → truth; default: ``torch.cpu.get_capabilities()``.
+    """
+    device = device or default_device()
+    if device.type == "cuda":  # from Ampere on
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    elif device.type == "cpu" and torch.backends.mkldnn.is_available():  # oneDNN's products are what reaches the units
+        capabilities = torch.cpu.get_capabilities() if capabilities is None else capabilities
+        fast = any(capabilities.get(unit, False) for unit in BF16_UNITS)
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
 
 
 def device_name(device: torch.device) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ..support.machine import fastest_dtype
+
 A, B, C = 3.4445, -4.7750, 2.0315  # the quintic a·s + b·s³ + c·s⁵ of Jordan 2024: steepest at 0 that stays bounded
-BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # of x86 and Arm, as torch.cpu.get_capabilities has them
 # Sides below this stay in float32 on a CPU: their products are too short for bfloat16 units to pay for the conversion.
 BF16_MIN_SIDE = 128
 OPTIMIZERS = ("adamw", "muon")
@@ -84,14 +85,9 @@ def newton_schulz_dtype(device: torch.device, side: int, capabilities: Mapping |
         side: the shorter side of the matrices.
         capabilities: of the CPU, name → truth; default: ``torch.cpu.get_capabilities()``.
     """
-    if device.type == "cuda":  # from Ampere on
-        fast = torch.cuda.get_device_capability(device)[0] >= 8
-    elif device.type == "cpu" and torch.backends.mkldnn.is_available():  # oneDNN's products are what reaches the units
-        capabilities = torch.cpu.get_capabilities() if capabilities is None else capabilities
-        fast = side >= BF16_MIN_SIDE and any(capabilities.get(unit, False) for unit in BF16_UNITS)
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
+    if device.type == "cpu" and side < BF16_MIN_SIDE:
+        return torch.float32
+    return fastest_dtype(device, capabilities)
 
 
 def muon_and_adamw(matrices_of: nn.Module, model: nn.Module, muon_lr: float, adamw_lr: float) -> list:
