@@ -115,7 +115,7 @@ def report(speeds: list[dict], trained: list[dict]) -> str:
         "# A real language model, measured", "",
         f"`python -m benchmarks.real` on {hardware()}, torch {torch.__version__}. "
         f"Memory at the end: {psutil.Process().memory_info().rss / 2**30:.1f} GiB.", "",
-        "Speed-up over the teacher: 256 tokens prefill, 24 tokens decoded after 32 (batch 1), median of rounds in turn.",
+        "Speed-up over the teacher: 256 tokens prefill, 24 decoded after 32 (batch 1), median of rounds in turn.",
         "", "| model | dtype | threads | ideal | prefill | decode | tokens/s prefill | tokens/s decode |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -18,6 +18,8 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     # the model
     "families": (),
     "velocity": ("VelocityEstimator",),
+    "transport": (),
+    "closed_forms": (),
     "operators": ("Skip", "MeanShift", "Procrustes", "LinearPatch", "Ridge", "Loop", "Regression", "Flow"),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
     "latents": (),

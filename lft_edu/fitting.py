@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .closed_forms import Moments
 from .families import family_of, layers_of
 from .latents import Latents, StateStore, latents_to_the_end, layer_output, span_latents
 from .objectives import HeadKL, Objective, make_objective
-from .operators import Flow, Moments, Operator
+from .operators import Flow, Operator
 from .sinks import find_sink
 from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import require_memory

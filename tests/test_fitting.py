@@ -18,11 +18,11 @@ from sklearn.linear_model import Ridge as SklearnRidge
 
 import lft_edu as lft
 from lft_edu import latents
+from lft_edu.closed_forms import Moments
 from lft_edu.families import layers_of
 from lft_edu.fitting import LatentSource
 from lft_edu.latents import StateStore, depth_states, hidden_states_at_all_layers, span_latents
 from lft_edu.objectives import OBJECTIVES, HeadKL, logit_kl_loss
-from lft_edu.operators import Moments
 from lft_edu.training import optimizers, sampling
 from lft_edu.training.callbacks import Evaluation
 from lft_edu.training.loop import optimize

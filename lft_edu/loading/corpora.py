@@ -22,12 +22,12 @@ import torch
 from ..support.errors import unknown_name_error
 from ..support.statistics import evenly_spaced
 from . import documentation
+from .documentation import SPLITS, split_of
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-SPLITS = ("train", "validation", "test")
 # Packages in "python-packages" besides the standard library; those not installed are skipped.
 PACKAGES = [
     "torch",
@@ -95,12 +95,6 @@ HUB = {
 }
 LINES = 50  # tokenized as one text, so that the tokenizer can use all cores
 NAMES = ("python-stdlib", "python-packages", "package-docs", *HUB)
-
-
-def split_of(path: str) -> str:
-    """Return the split of a file, from the SHA-256 of its path relative to its library's root."""
-    bucket = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % 20
-    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
 def _roots(name: str) -> Iterator[tuple[str, Path]]:

@@ -1,6 +1,6 @@
 """English that is on every machine with Python packages: their descriptions, documentation files and docstrings.
 
-Documents are split by a hash of their path, like source files (:func:`lft_edu.loading.corpora.split_of`). Packages copy
+Documents are split by a hash of their path, like source files (:func:`split_of`). Packages copy
 text from each other, so a paragraph is kept only where it is met first, in the order test, validation, train: no
 paragraph is in two splits, and none is in one split twice.
 """
@@ -13,6 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+SPLITS = ("train", "validation", "test")
 SUFFIXES = {".md", ".rst", ".txt", ".py"}
 # Not documentation: data of tests, licenses (the same ones everywhere), other languages' packages, vendored copies.
 SKIPPED_FOLDERS = {
@@ -27,6 +28,12 @@ LEAST = 200  # characters in a docstring, and in a document, that count
 LONGEST = 20_000  # characters of one document, so that none outweighs the others
 
 
+def split_of(path: str) -> str:
+    """Return the split of a file, from the SHA-256 of its path relative to its library's root."""
+    bucket = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") % 20
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
 def documents(split: str, characters: int | None = None) -> Iterator[str]:
     """Yield the documents of one split, ordered by the hash of their path: any prefix is a random sample.
 
@@ -34,8 +41,6 @@ def documents(split: str, characters: int | None = None) -> Iterator[str]:
         split: ``"train"``, ``"validation"`` or ``"test"``.
         characters: stop after about this many; None: never.
     """
-    from .corpora import split_of
-
     files = _files()
     order = sorted(files, key=lambda key: hashlib.sha256(key.encode()).digest())
     seen: set[bytes] = set()
