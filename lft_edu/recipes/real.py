@@ -39,7 +39,7 @@ from ..support.files import atomic_write, write_json
 from ..support.statistics import bootstrap_means, evenly_spaced, interval
 from .common import hardware
 from .operators import save_operator
-from .real_report import ship
+from .real_report import render, ship
 from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run
 from .real_text import own_text
 
@@ -218,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--backwards", action="store_true", help="a second process: states from the end")
     parser.add_argument("--list", action="store_true", help="only list the runs, and which are done")
     parser.add_argument("--collect", action="store_true", help="only write real.json")
+    parser.add_argument("--render", action="store_true", help="only write the tables in README.md and docs/results.md")
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     runs = [run for run in RUNS if fnmatch.fnmatch(run.name, a.only)]
@@ -225,6 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
         for run in runs:
             done = (a.work / "results" / f"{run.file}.json").exists()
             print("done" if done else "    ", run.name, f"{run.tokens:,} tokens")
+        return
+    if a.render:
+        render()
         return
     if not a.collect:
         if not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..operators import operator_title
 from ..support.files import atomic_write, write_json
+from .common import README, RESULTS, into_page
 from .real_runs import SHIPPED, TEACHER
 
 PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
@@ -101,6 +102,13 @@ def budget_table(results: dict, span: tuple[int, int]) -> dict:
             found.setdefault((name, row["tokens"]), one | {"kl_seeds": []})["kl_seeds"].append(row["docs"]["kl"])
     rows = [row | {"kl": sum(row["kl_seeds"]) / len(row["kl_seeds"])} for row in found.values()]
     return {"rows": rows}
+
+
+def render() -> None:
+    """Write the tables into README.md and docs/results.md."""
+    results = load()
+    into_page(README, "real", paper_table(results))
+    into_page(RESULTS, "real", table(results, ("headline", "same")))
 
 
 def ship(work: Path, out: Path) -> None:
