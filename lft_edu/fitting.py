@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .closed_forms import Moments
 from .families import family_of, layers_of
-from .latents import Latents, StateStore, latents_to_the_end, layer_output, span_latents
+from .latents import Latents, StateStore, layer_output, span_latents
 from .objectives import HeadKL, Objective, make_objective
 from .operators import Flow, Operator
 from .sinks import find_sink
@@ -166,8 +166,8 @@ class LatentLoss(nn.Module):
 class LogitLoss(nn.Module):
     """KL(teacher ‖ student) of whole models; the gradient reaches the operator through the student's tail.
 
-    Given the latents of :func:`~lft_edu.latents.latents_to_the_end` (or token ids, from which it computes them): the
-    layers before the span are the teacher's own, so they need not run again.
+    Given the latents of :func:`~lft_edu.latents.span_latents`, ``to_the_end`` (or token ids, from which it computes
+    them): the layers before the span are the teacher's own, so they need not run again.
     """
 
     def __init__(self, student: SplicedForCausalLM, teacher: "PreTrainedModel"):
@@ -178,7 +178,7 @@ class LogitLoss(nn.Module):
     def forward(self, latents: Latents | Tensor) -> Tensor:
         student, teacher = self.models
         if isinstance(latents, Tensor):
-            latents = latents_to_the_end(teacher, student.config.span, latents)
+            latents = span_latents(teacher, student.config.span, latents, to_the_end=True)
         x = self.operator(latents.x0, **latents.context).to(latents.x1.dtype)  # the tail keeps the teacher's type
         for layer, context in zip(layers_of(student.model)[student.config.span[0] + 1 :], latents.tail, strict=True):
             x = layer_output(layer(x, **context))
@@ -288,7 +288,7 @@ class LatentSource:
             the same blocks, which has them on disk.
 
     Attributes:
-        tail_from: n, if the latents are those of :func:`~lft_edu.latents.latents_to_the_end`, of the span (m, n).
+        tail_from: n, if the latents of the span (m, n) are to go to the end (:func:`~lft_edu.latents.span_latents`).
     """
 
     def __init__(
@@ -362,7 +362,7 @@ class LatentSource:
     def _computed(self, ids: Tensor) -> Latents:
         if self.tail_from is None:
             return span_latents(self.teacher, self.span, ids)
-        return latents_to_the_end(self.teacher, (self.span[0], self.tail_from), ids)
+        return span_latents(self.teacher, (self.span[0], self.tail_from), ids, to_the_end=True)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
         from tqdm.auto import tqdm

@@ -62,26 +62,37 @@ def layer_output(output) -> Tensor:
 
 @torch.no_grad()
 def span_latents(
-    teacher: PreTrainedModel, span: tuple[int, int], input_ids: Tensor, attention_mask: Tensor | None = None
+    teacher: PreTrainedModel,
+    span: tuple[int, int],
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    to_the_end: bool = False,
 ) -> Latents:
     """Run the teacher up to layer n−1; return the input of layer m and the output of layer n−1.
 
     Args:
         span: ``(m, n)``, layers m to n−1, with 0 ≤ m < n ≤ L.
         input_ids, attention_mask: ``(B, T)``.
+        to_the_end: run all layers: ``x1`` leaves the *last* one, before the final norm, so the logits follow from it, and
+            ``tail`` has what the layers after the span are given.
     """
-    m, n = span
-    family, seen = family_of(teacher.config), {}
+    (m, n), layers = span, layers_of(teacher)
+    family, seen, tail = family_of(teacher.config), {}, []
 
     def enter(module, args, kwargs):
         seen["x0"], seen["context"] = layer_input(args, kwargs, family)
+
+    def follow(module, args, kwargs):
+        tail.append(layer_input(args, kwargs, family)[1])
 
     def leave(module, args, output):
         seen["x1"] = layer_output(output)
         raise StopForward
 
-    layers = layers_of(teacher)
-    hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True), layers[n - 1].register_forward_hook(leave)]
+    after = layers[n:] if to_the_end else []
+    hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in after]
+    hooks.append((layers[-1] if to_the_end else layers[n - 1]).register_forward_hook(leave))
     try:
         teacher(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     except StopForward:
@@ -89,7 +100,7 @@ def span_latents(
     finally:
         for hook in hooks:
             hook.remove()
-    return Latents(**seen)
+    return Latents(**seen, tail=tail)
 
 
 @torch.no_grad()
@@ -125,17 +136,6 @@ def hidden_states_at_all_layers(teacher: PreTrainedModel, input_ids: Tensor) -> 
         for hook in hooks:
             hook.remove()
     return states, logits, contexts
-
-
-@torch.no_grad()
-def latents_to_the_end(teacher: PreTrainedModel, span: tuple[int, int], input_ids: Tensor) -> Latents:
-    """Like :func:`span_latents`, but ``x1`` leaves the *last* layer, before the final norm: the logits follow from it.
-
-    ``tail`` has what the layers after the span are given.
-    """
-    states, _, contexts = hidden_states_at_all_layers(teacher, input_ids)
-    m, n = span
-    return Latents(states[m], states[-1], contexts[m], contexts[n:])
 
 
 all_depths, state_entering, state_leaving = hidden_states_at_all_layers, layer_input, layer_output
