@@ -73,7 +73,7 @@ def span_latents(
     Args:
         span: ``(m, n)``, layers m to n−1, with 0 ≤ m < n ≤ L.
         input_ids, attention_mask: ``(B, T)``.
-        to_the_end: run all layers: ``x1`` leaves the *last* one, before the final norm, so the logits follow from it, and
+        to_the_end: run all layers: ``x1`` leaves the *last* one, before the final norm (logits follow from it), and
             ``tail`` has what the layers after the span are given.
     """
     (m, n), layers = span, layers_of(teacher)
