@@ -18,6 +18,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import lft_edu as lft
 
 from .. import skipping
 from ..fitting import LatentSource
-from ..latents import StateStore
+from ..latents import StateStore, depth_states
 from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..loading.teachers import load_operator
@@ -158,6 +159,14 @@ class Bench:
             found["best"][j] = self.best_skip(ranked[:2])
         return found
 
+    def criteria(self, tokens: int = 1024) -> dict:
+        """Recoupling ratio and ridge error of all spans, with intervals, among tokens of training text."""
+        sequences = self.once("docs", self.docs)[:, :128]  # a shorter text has been read as well
+        states = depth_states(self.teacher, sequences, tokens, torch.Generator().manual_seed(0))
+        path = self.work / "real_scan.json"
+        lft.scan_spans(states, ("recoupling", "ridge"), lengths=range(1, 16), path=path, workers=1)
+        return {"tokens": tokens}
+
     def best_skip(self, spans: list) -> dict:
         kls = skipping.skip_kl(self.teacher, self.held_out, spans, batch_size=4, progress=False)
         span = min(spans, key=lambda s: kls[s].mean())
@@ -206,6 +215,8 @@ def collect(work: Path, out: Path) -> dict:
         "rows": rows,
     }
     write_json(out / "real.json", results)
+    if (work / "real_scan.json").exists():
+        shutil.copyfile(work / "real_scan.json", out / "real_scan.json")
     return results
 
 
@@ -243,6 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
 def work_through(bench: Bench, runs: list[Run]) -> None:
     """Do what is not done yet, in order; skip what another process is doing."""
     todo = [] if bench.backwards else [(bench.work / "scan.json", bench.scan)]
+    todo += [] if bench.backwards else [(bench.work / "criteria.json", bench.criteria)]
     todo += [(bench.work / "results" / f"{run.file}.json", lambda run=run: bench.train(run)) for run in runs]
     for path, job in todo:
         path.parent.mkdir(parents=True, exist_ok=True)
