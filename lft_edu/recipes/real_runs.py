@@ -132,7 +132,7 @@ def comparison() -> list[Run]:
 
 
 SHIPPED = {  # run → name of the student, after the teacher's
-    "headline/flow-matching/13-19": "flow-matching-13-19",
+    "headline/kl-flow-matching/13-19": "flow-matching-kl-13-19",
     "headline/flow-walking/8-20": "flow-walking-8-20",
     "headline/kl-flow-walking/8-20": "flow-walking-kl-8-20",
 }
