@@ -8,7 +8,7 @@ import torch
 from test_exercises import solutions
 
 import lft_edu as lft
-from lft_edu.exercises import check, lesson08
+from lft_edu.exercises import check, lesson08, lesson08_layers
 from lft_edu.exercises.lesson08_costs import BY_HAND, LAYER, WHY, _wrong_operations, finished_runs
 from lft_edu.families import layers_of
 from lft_edu.runs import costs
@@ -281,8 +281,8 @@ def test_no_two_mistakes_choose_the_same_layers():
 
 
 def test_no_two_mistakes_give_the_same_curve():
-    rules = [skipped_layers, *lesson08.LAYER_MISTAKES.values()]
-    found = {tuple(round(rule(kl, lesson08.CURVE), 4) for kl in lesson08.BY_HAND) for rule in rules}
+    rules = [skipped_layers, *lesson08_layers.LAYER_MISTAKES.values()]
+    found = {tuple(round(rule(kl, lesson08_layers.CURVE), 4) for kl in lesson08_layers.BY_HAND) for rule in rules}
     assert len(found) == len(rules)
 
 
@@ -304,7 +304,7 @@ def test_none_is_told_to_be_missing_where_there_is_a_sink():
 
 
 def test_what_the_text_says_of_the_students():
-    curve, rows = lesson08.measured()
+    curve, rows = lesson08_layers.measured()
     found = {(row["name"], *row["span"]): row for row in rows}
     six, twelve = found["regression", 6, 12], found["regression", 6, 18]
     assert [round(row["recovery"], 2) for row in (six, twelve)] == [0.79, 0.80]

@@ -14,6 +14,7 @@ from . import (
     lesson06_generation,
     lesson08,
     lesson08_costs,
+    lesson08_layers,
 )
 from .checking import EXERCISES, Exercise, Report, check
 
@@ -35,4 +36,5 @@ __all__ = [
     "lesson06_generation",
     "lesson08",
     "lesson08_costs",
+    "lesson08_layers",
 ]
