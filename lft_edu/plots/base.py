@@ -257,6 +257,9 @@ def _draw_heatmap(page, axes, trace) -> None:
     )
     page.colorbar(shown, ax=axes, label=_plain(trace.colorbar.title.text or ""))
     if trace.text is None:
+        for ticks, names in ((axes.set_xticks, trace.x), (axes.set_yticks, trace.y)):
+            if names is not None and not isinstance(names[0], str):
+                ticks(range(0, len(names), every := max(1, len(names) // 8)), [f"{name:g}" for name in names[::every]])
         return
     for i, row in enumerate(trace.text):
         for j, word in enumerate(row):

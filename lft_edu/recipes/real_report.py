@@ -10,7 +10,7 @@ from ..loading.assets import ASSETS, operator_notes, sha256
 from ..operators import operator_title
 from ..support.files import atomic_write, write_json
 from .common import README, RESULTS, into_page
-from .real_runs import SHIPPED, TEACHER
+from .real_runs import MUON, SHIPPED, TEACHER
 
 PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
     "flow-matching": (0.407, 2, 0.529),
@@ -97,7 +97,9 @@ def budget_table(results: dict, span: tuple[int, int]) -> dict:
     found: dict[tuple[str, int], dict] = {}
     for row in results["rows"]:
         experiment, name = row["name"].split("/")[:2]
-        if tuple(row["span"]) == tuple(span) and experiment in ("budget", "headline") and not name.startswith("kl-"):
+        swept = experiment == "rate" and MUON.items() <= row["options"].items()  # the sweep has this point already
+        wanted = experiment in ("budget", "headline") or swept
+        if tuple(row["span"]) == tuple(span) and wanted and not name.startswith("kl-"):
             one = {"name": name, "tokens": row["tokens"], "span": row["span"], "operator": row["operator"]}
             found.setdefault((name, row["tokens"]), one | {"kl_seeds": []})["kl_seeds"].append(row["docs"]["kl"])
     rows = [row | {"kl": sum(row["kl_seeds"]) / len(row["kl_seeds"])} for row in found.values()]
