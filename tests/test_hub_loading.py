@@ -103,7 +103,7 @@ def test_a_revision_is_pinned(hub, folder, tmp_path):
     assert depths == {None: 1, "v1": 2, first: 2}
     with pytest.raises(FileNotFoundError, match="no revision 'v2'"):
         lft.load_teacher(NAME, revision="v2")
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="without revisions"):
         lft.load_teacher(folder, revision="v1")
 
 
