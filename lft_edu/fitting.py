@@ -1,5 +1,6 @@
 """Fit an operator to its teacher: which loss, on which tokens, with which optimizer."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -222,6 +223,8 @@ def _check(operator: Operator, objective: Objective, training: Training) -> None
 
 def _source(corpus, teacher, span: tuple[int, int], training: Training, progress: bool) -> "LatentSource":
     source = corpus
+    if isinstance(corpus, LatentSource) and corpus.span != span and (corpus.span[0], len(layers_of(teacher))) == span:
+        source = corpus.to_the_end()
     if not isinstance(corpus, LatentSource):
         source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress)
     if source.span != span:
@@ -358,6 +361,12 @@ class LatentSource:
             )
         x0, x1 = (x[rows].to(self.device) for x in self.stored)
         return Latents(x0, x1, self.context, self.tail)
+
+    def to_the_end(self) -> "LatentSource":
+        """The same text, for an objective that compares logits: its states are computed anew."""
+        other = copy.copy(self)
+        other.span, other.stored, other.context = (self.span[0], len(layers_of(self.teacher))), None, {}
+        return other
 
     def _computed(self, ids: Tensor) -> Latents:
         if self.tail_from is None:

@@ -89,7 +89,7 @@ def span_latents(
         seen["x1"] = layer_output(output)
         raise StopForward
 
-    after = layers[n:] if to_the_end else []
+    after = list(layers[n:]) if to_the_end else []
     hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True)]
     hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in after]
     hooks.append((layers[-1] if to_the_end else layers[n - 1]).register_forward_hook(leave))

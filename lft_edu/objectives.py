@@ -139,7 +139,8 @@ class HeadKL(torch.autograd.Function):
         student, teacher = student_states.flatten(0, -2), teacher_states.flatten(0, -2)
         gradient, total = torch.empty_like(student), 0.0
         for s, t, g in zip(student.split(rows), teacher.split(rows), gradient.split(rows), strict=True):
-            log_q, log_p = (head(x.to(head.weight.dtype)).float().log_softmax(-1) for x in (s, t))
+            logits = (torch.nn.functional.linear(x.to(head.weight.dtype), head.weight, head.bias) for x in (s, t))
+            log_q, log_p = (x.float().log_softmax(-1) for x in logits)
             p = log_p.exp()
             total = total + (p * (log_p - log_q)).sum()
             g.copy_((log_q.exp_() - p).to(head.weight.dtype) @ head.weight)

@@ -134,7 +134,7 @@ def test_a_bundled_operator_fits_the_bundled_teacher_only(teacher):
         lft.load_student("bundled/ridge-6-12", teacher)
     from lft_edu.loading.teachers import build_model
 
-    with pytest.raises(ValueError, match="fits the bundled teacher only"):
+    with pytest.raises(ValueError, match="fits the teacher 'bundled' only"):
         lft.load_student("bundled/ridge-6-12", build_model(32, 300, layers=24))
 
 

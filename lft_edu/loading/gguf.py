@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..support.errors import reason, unknown_name_error
 from ..support.files import write_json
@@ -251,10 +252,10 @@ def _dequantize(file: Path, folder: Path) -> None:
     if hasattr(transformers, "GgufConfig"):  # since 5.24 the weights may stay packed, if nothing is said
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        family_of(
-            transformers.AutoConfig.from_pretrained(**place, trust_remote_code=False)
-        )  # before the weights, which take a while
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(**place, trust_remote_code=False, **options)
+        # the family first: the weights take a while
+        family_of(transformers.AutoConfig.from_pretrained(**place, trust_remote_code=False))
+        loader: Any = transformers.AutoModelForCausalLM
+        model, loading = loader.from_pretrained(**place, trust_remote_code=False, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     except Exception as error:  # gguf, numpy and transformers share no error class for a damaged file
         if isinstance(error, ValueError) and "are not supported yet" in str(error):  # family_of's
