@@ -11,6 +11,7 @@ from lft_edu.loading import assets, corpora, gguf
 from lft_edu.recipes import real_report
 from lft_edu.recipes.real_runs import RUNS, SHIPPED, SPANS
 from lft_edu.sinks import find_sink
+from lft_edu.support.machine import fastest_dtype
 
 NAME = "smollm2-135m"
 fetched = pytest.mark.skipif(not gguf.is_ready(NAME), reason=f"{NAME} has not been fetched: lft-edu fetch {NAME}")
@@ -18,7 +19,7 @@ fetched = pytest.mark.skipif(not gguf.is_ready(NAME), reason=f"{NAME} has not be
 
 @pytest.fixture(scope="module")
 def real():
-    return lft.load_teacher(NAME, device="cpu", dtype=torch.bfloat16)
+    return lft.load_teacher(NAME, device="cpu", dtype=fastest_dtype(torch.device("cpu")))
 
 
 @pytest.fixture(scope="module")
