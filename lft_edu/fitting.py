@@ -98,7 +98,7 @@ def fit(
     goal = make_objective(objective or ("flow_walking" if isinstance(operator, Flow) else "regression"), **options)
     goal = goal.resolve(operator)
     _check(operator, goal, training)
-    source = _source(corpus, teacher, span if goal.latent else (m, len(layers_of(teacher))), training, progress)
+    source = _source(corpus, teacher, span, training, progress, to_the_end=not goal.latent)
     relative = _prepare(student, source, training)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
     loss: LatentLoss | LogitLoss
@@ -108,7 +108,6 @@ def fit(
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     else:
         loss = LogitLoss(student, teacher)
-        source.tail_from = n
         batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     if training.compile:
         torch._dynamo.config.optimize_ddp = False  # it would cut one graph, the walk, into pieces of 25 MB
@@ -221,21 +220,27 @@ def _check(operator: Operator, objective: Objective, training: Training) -> None
         )
 
 
-def _source(corpus, teacher, span: tuple[int, int], training: Training, progress: bool) -> "LatentSource":
+def _source(
+    corpus, teacher, span: tuple[int, int], training: Training, progress: bool, to_the_end: bool = False
+) -> "LatentSource":
     source = corpus
-    if isinstance(corpus, LatentSource) and corpus.span != span and (corpus.span[0], len(layers_of(teacher))) == span:
-        source = corpus.to_the_end()
     if not isinstance(corpus, LatentSource):
         source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress)
-    if source.span != span:
-        raise ValueError(f"These latents are of span {source.span}; this operator and objective need {span}.")
+    if to_the_end:
+        source = source.to_the_end(span[1])
+    wanted = (span[0], len(layers_of(teacher))) if to_the_end else span
+    if source.span != wanted:
+        raise ValueError(f"These latents are of span {source.span}; this operator and objective need {wanted}.")
     return source
 
 
 def _prepare(student: SplicedForCausalLM, source: "LatentSource", training: Training) -> bool:
     """Give the operator the sink that its span writes, if it does; return whether errors are to be relative."""
-    rows = torch.arange(min(training.batch_size, len(source)))
-    latents = span_latents(source.teacher, student.config.span, source.ids(rows))
+    if training.sink != "auto" and training.token_weight != "auto":  # nothing is left to find out
+        return training.token_weight == "relative"
+    rows, span = torch.arange(min(training.batch_size, len(source))), tuple(student.config.span)
+    here = source.tail_from is None  # else the source has the states at the span's start and at the model's end
+    latents = source(rows) if here else span_latents(source.teacher, span, source.ids(rows))
     sink = find_sink(latents.x0, latents.x1)
     if sink.written and training.sink == "auto" and student.operator.sink is None:
         student.operator.set_sink(sink.state.to(source.device, source.teacher.dtype))
@@ -362,10 +367,15 @@ class LatentSource:
         x0, x1 = (x[rows].to(self.device) for x in self.stored)
         return Latents(x0, x1, self.context, self.tail)
 
-    def to_the_end(self) -> "LatentSource":
-        """The same text, for an objective that compares logits: its states are computed anew."""
-        other = copy.copy(self)
-        other.span, other.stored, other.context = (self.span[0], len(layers_of(self.teacher))), None, {}
+    def to_the_end(self, n: int) -> "LatentSource":
+        """The same text, for an objective that compares logits, and a span that ends at layer n.
+
+        What is stored of the states at layer n is of no use to it; what is stored of those at the model's end is kept.
+        """
+        other, (m, end), last = copy.copy(self), self.span, len(layers_of(self.teacher))
+        other.tail_from, other.context, other.tail = n, {}, []
+        if end != last and end == n:
+            other.span, other.stored = (m, last), None
         return other
 
     def _computed(self, ids: Tensor) -> Latents:

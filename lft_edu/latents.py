@@ -93,14 +93,19 @@ def span_latents(
     hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True)]
     hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in after]
     hooks.append((layers[-1] if to_the_end else layers[n - 1]).register_forward_hook(leave))
+    _run_until_stopped(teacher, hooks, input_ids=input_ids, attention_mask=attention_mask)
+    return Latents(**seen, tail=tail)
+
+
+def _run_until_stopped(teacher: PreTrainedModel, hooks: list, **inputs) -> None:
+    """Run the teacher until one of these hooks raises :class:`StopForward`; remove them in any case."""
     try:
-        teacher(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        teacher(**inputs, use_cache=False)
     except StopForward:
         pass
     finally:
         for hook in hooks:
             hook.remove()
-    return Latents(**seen, tail=tail)
 
 
 @torch.no_grad()
@@ -229,23 +234,23 @@ class StateStore:
         """Compute what is missing. A second process that goes ``backwards`` meets the first one in the middle."""
         from tqdm.auto import tqdm
 
-        parts, deepest = self.sequences.split(self.CHUNK), max(self.depths)
+        parts = self.sequences.split(self.CHUNK)
         flags, states = {d: self._done(d) for d in self.depths}, {d: self.states(d) for d in self.depths}
         order = range(len(parts) - 1, -1, -1) if backwards else range(len(parts))
         for i in tqdm(order, desc="states", unit="batch", disable=not progress, mininterval=1.0):
             if all(flags[d][i] for d in self.depths):
                 continue
             rows = slice(i * self.CHUNK, i * self.CHUNK + len(parts[i]))
-            found = states_at(self.teacher, parts[i].to(self.teacher.device), self.depths, deepest)
+            found = states_at(self.teacher, parts[i].to(self.teacher.device), self.depths)
             for d in self.depths:
                 states[d][rows] = found[d].cpu()
                 flags[d][i] = 1
         return self
 
 
-def states_at(teacher: PreTrainedModel, input_ids: Tensor, depths: list[int], deepest: int) -> dict[int, Tensor]:
-    """Run the teacher up to the ``deepest`` depth; return depth → the states ``(B, T, D)`` there."""
-    layers, found = layers_of(teacher), {}
+def states_at(teacher: PreTrainedModel, input_ids: Tensor, depths: list[int]) -> dict[int, Tensor]:
+    """Run the teacher up to the deepest of these depths; return depth → the states ``(B, T, D)`` there."""
+    layers, found, deepest = layers_of(teacher), {}, max(depths)
 
     def enter(depth):
         def hook(module, args, kwargs):
@@ -262,11 +267,5 @@ def states_at(teacher: PreTrainedModel, input_ids: Tensor, depths: list[int], de
     hooks = [layers[d].register_forward_pre_hook(enter(d), with_kwargs=True) for d in depths if d < len(layers)]
     if deepest == len(layers):
         hooks.append(layers[-1].register_forward_hook(leave))
-    try:
-        teacher(input_ids=input_ids, use_cache=False)
-    except StopForward:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _run_until_stopped(teacher, hooks, input_ids=input_ids)
     return found

@@ -181,8 +181,9 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
-        tokens = inputs_embeds if input_ids is None else input_ids
-        self.operator.first = first_tokens(tokens.shape[:2], attention_mask, cache, tokens.device)
+        if self.operator.sink is not None:  # nothing else asks, and decoding comes here for every token
+            tokens = inputs_embeds if input_ids is None else input_ids
+            self.operator.first = first_tokens(tokens.shape[:2], attention_mask, cache, tokens.device)
         try:
             return self.model(
                 input_ids=input_ids,

@@ -496,12 +496,12 @@ def test_filling_a_store_resumes_and_two_share_it(teacher, blocks, tmp_path, mon
     passes, parts = [], []
     real = latents.states_at
 
-    def counted(model, ids, depths, deepest):
+    def counted(model, ids, depths):
         if len(passes) == 2:
             raise KeyboardInterrupt
         passes.append(len(ids))
         parts.append(ids)
-        return real(model, ids, depths, deepest)
+        return real(model, ids, depths)
 
     monkeypatch.setattr(latents, "states_at", counted)
     with pytest.raises(KeyboardInterrupt):

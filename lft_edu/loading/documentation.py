@@ -11,6 +11,7 @@ import hashlib
 import re
 import sysconfig
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
@@ -83,14 +84,8 @@ def _read(path: Path) -> str:
     except (UnicodeDecodeError, OSError):
         return ""
     if path.suffix == ".py":
-        return "\n\n".join(_dedented(d) for d in DOCSTRING.findall(text) if len(d) >= LEAST)
+        return "\n\n".join(cleandoc(d) for d in DOCSTRING.findall(text) if len(d) >= LEAST)
     return text.partition("\n\n")[2] if path.name == "METADATA" else text
-
-
-def _dedented(docstring: str) -> str:
-    from inspect import cleandoc
-
-    return cleandoc(docstring)
 
 
 def _new_paragraphs(text: str, seen: set[bytes]) -> str:

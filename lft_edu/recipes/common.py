@@ -1,5 +1,6 @@
 """Shared by the recipes: the operators that ship and how they are trained, the hardware, tables in pages."""
 
+import math
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 
 import lft_edu as lft
 
+from .. import skipping
 from ..fitting import SOLVED_BY
 from ..loading.assets import ASSETS, sha256
 from ..support.files import atomic_write
@@ -62,6 +64,21 @@ def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
         return lft.fit(student, teacher, source, **options, checkpoint=checkpoint, resume=True)
     options = {name: value for name, value in options.items() if name in SOLVED_BY}
     return lft.fit(student, teacher, source, **options)
+
+
+def in_layers(kl: torch.Tensor, curve: dict[int, torch.Tensor]) -> dict:
+    """A KL in skipped layers, with its interval, for JSON: None where it is above the curve.
+
+    Args:
+        kl: of each sequence, ``(N,)`` float64.
+        curve: layers skipped → KL of each sequence, nats per token.
+    """
+    finite = lambda j: j if math.isfinite(j) else None  # noqa: E731
+    means = {j: one.mean().item() for j, one in curve.items()}
+    return {
+        "skipped_layers": finite(skipping.skipped_layers(kl.mean().item(), means)),
+        "skipped_layers_interval": [finite(j) for j in skipping.skipped_layers_interval(kl, curve)],
+    }
 
 
 def into_page(page: Path, mark: str, text: str) -> None:

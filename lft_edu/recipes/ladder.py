@@ -9,7 +9,6 @@ Three steps, in this order:
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from ..operators import operator_from_dict
 from ..runs import costs
 from ..support import statistics
 from ..support.files import write_json
-from .common import RESULTS, SPANS, experiments, hardware, into_page
+from .common import RESULTS, SPANS, experiments, hardware, in_layers, into_page
 
 # Every flow is also measured with these solvers and numbers of steps, besides the pair it ships with.
 SOLVERS = [("euler", 1), ("euler", 2), ("euler", 3), ("midpoint", 1), ("midpoint", 2), ("midpoint", 3)]
@@ -47,11 +46,6 @@ def best_and_centred(damage: dict, depth: int, lengths) -> dict[int, dict]:
     return table
 
 
-def _finite(j: float) -> float | None:
-    """Return None for infinity, j* beyond the end of the curve, which JSON cannot store."""
-    return j if math.isfinite(j) else None
-
-
 def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float) -> dict:
     """Evaluate one student.
 
@@ -70,8 +64,7 @@ def row(name: str, student, teacher, blocks, curve: dict, same_span_skip: float)
         "operator": student.operator.to_dict(),
         **found.to_dict(),
         "recovery": skipping.recovery(found.kl, same_span_skip),
-        "skipped_layers": _finite(skipping.skipped_layers(found.kl, {j: kl.mean().item() for j, kl in curve.items()})),
-        "skipped_layers_interval": [_finite(j) for j in skipping.skipped_layers_interval(found.sequence_kl, curve)],
+        **in_layers(found.sequence_kl, curve),
     }
 
 

@@ -16,7 +16,6 @@ import argparse
 import fnmatch
 import functools
 import json
-import math
 import os
 import shutil
 import time
@@ -37,11 +36,11 @@ from ..loading.teachers import load_operator
 from ..operators import operator_from_dict
 from ..support.arguments import count
 from ..support.files import atomic_write, write_json
-from ..support.statistics import bootstrap_means, evenly_spaced, interval
-from .common import hardware
+from ..support.statistics import bootstrap_means, evenly_spaced, interval, ratio_interval
+from .common import fit, hardware, in_layers
 from .operators import save_operator
 from .real_report import render, ship
-from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run
+from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run, file_of
 from .real_text import own_text
 
 BATCH = 16  # sequences a step
@@ -112,28 +111,19 @@ class Bench:
         """A new student, or one that starts where another run ended."""
         student = lft.splice(self.teacher, run.span, operator_from_dict(run.operator))
         if run.start:
-            load_operator(student, self.work / "operators" / f"{run.start.replace('/', '-')}.safetensors")
+            load_operator(student, self.work / "operators" / f"{file_of(run.start)}.safetensors")
         return student
 
     def train(self, run: Run) -> dict:
         """One run, from its checkpoint if there is one → its row of results."""
-        began, student, options = time.time(), self.student(run), dict(run.options)
-        steps = max(1, run.tokens // (BATCH * LENGTH))
-        seen = 0
-        if student.operator.trainable:
-            options |= {"max_steps": steps, "seed": run.seed, "precision": "bf16", "save_every": 100}
-            checkpoint = self.work / "checkpoints" / f"{run.file}.safetensors"
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            history = lft.fit(
-                student, self.teacher, self.source(run), batch_size=BATCH, checkpoint=checkpoint, resume=True, **options
-            )
-            seen, losses = history.tokens, list(zip(history.steps, history.losses, strict=True))
-        elif student.operator.closed_form:
-            history = lft.fit(student, self.teacher, self.source(run), batch_size=BATCH, max_steps=steps, **options)
-            seen, losses = history.tokens, []
-        else:
-            losses = []
-        row = run.to_dict() | {"operator": student.operator.to_dict(), "tokens_seen": seen}
+        began, student = time.time(), self.student(run)
+        options = {"max_steps": max(1, run.tokens // (BATCH * LENGTH)), "batch_size": BATCH, "seed": run.seed}
+        options |= {"precision": "bf16", "save_every": 100} | run.options
+        checkpoint = self.work / "checkpoints" / f"{run.file}.safetensors"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        history = fit(student, self.teacher, self.source(run), options, checkpoint)
+        losses = list(zip(history.steps, history.losses, strict=True))
+        row = run.to_dict() | {"operator": student.operator.to_dict(), "tokens_seen": history.tokens}
         row |= {"seconds": round(time.time() - began), "losses": losses[:: max(1, len(losses) // 40)]}
         save_operator(student, self.work / "operators" / f"{run.file}.safetensors", row | {"teacher": TEACHER})
         row["docs"] = self.measured(student, self.held_out)
@@ -181,18 +171,10 @@ def compared(row: dict, best: dict) -> dict:
     """A row's KL in layers, and as a ratio to skipping 2 and 3, with paired intervals."""
     kl = torch.tensor(row["docs"]["sequence_kl"], dtype=torch.float64)
     curve = {int(j): torch.tensor(b["sequence_kl"], dtype=torch.float64) for j, b in best.items()}
-    means = {j: x.mean().item() for j, x in curve.items()}
-    j = skipping.skipped_layers(kl.mean(), means)
-    found = {
-        "skipped_layers": j if math.isfinite(j) else None,
-        "skipped_layers_interval": [
-            x if math.isfinite(x) else None for x in skipping.skipped_layers_interval(kl, curve)
-        ],
-    }
+    found = in_layers(kl, curve)
     for bar in (2, 3):
-        pairs = bootstrap_means(torch.stack([kl, curve[bar]], -1))
         found[f"ratio_to_skip_{bar}"] = (kl.mean() / curve[bar].mean()).item()
-        found[f"ratio_to_skip_{bar}_interval"] = list(interval(pairs[:, 0] / pairs[:, 1]))
+        found[f"ratio_to_skip_{bar}_interval"] = list(ratio_interval(kl, curve[bar]))
     return found
 
 

@@ -10,7 +10,7 @@ from ..loading.assets import ASSETS, operator_notes, sha256
 from ..operators import operator_title
 from ..support.files import atomic_write, write_json
 from .common import README, RESULTS, into_page
-from .real_runs import MUON, SHIPPED, TEACHER
+from .real_runs import MUON, SHIPPED, TEACHER, file_of
 
 PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
     "flow-matching": (0.407, 2, 0.529),
@@ -117,7 +117,7 @@ def ship(work: Path, out: Path) -> None:
     """Copy the operators that ship to ``out``, with checksums, provenance and the attribution of their teacher."""
     out.mkdir(parents=True, exist_ok=True)
     for run, name in SHIPPED.items():
-        source = work / "operators" / f"{run.replace('/', '-')}.safetensors"
+        source = work / "operators" / f"{file_of(run)}.safetensors"
         if source.exists():
             with atomic_write(out / f"{name}.safetensors") as partial:
                 shutil.copyfile(source, partial)

@@ -8,6 +8,11 @@ TEACHER, DEPTH, LENGTH = "smollm2-135m", 30, 256  # its name, its layers, tokens
 SPANS = ((13, 19), (8, 20))  # the six and the twelve contiguous layers that cost least to skip
 
 
+def file_of(run: str) -> str:
+    """The name of a run as that of its files."""
+    return run.replace("/", "-")
+
+
 @dataclass(frozen=True)
 class Run:
     """One operator, trained once.
@@ -36,7 +41,7 @@ class Run:
 
     @property
     def file(self) -> str:
-        return self.name.replace("/", "-")
+        return file_of(self.name)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -118,8 +123,8 @@ def budget(seeds=(0,), tokens=BUDGETS[:4]) -> list[Run]:
         renamed(trained("budget", name, span, n, seed), f"{n / 1e6:g}M/seed {seed}")
         for n in tokens
         for seed in seeds
-        for span, names in ((SIX, ("flow-matching", "regression", "flow-walking")), (TWELVE, HEADLINE))
-        for name in names
+        for span in SPANS
+        for name in HEADLINE
         if (span, n, seed) != (TWELVE, 500_000, 0)  # those are in the sweep of rates
     ]
 
