@@ -22,7 +22,7 @@ def test_lesson_08_with_a_hub(tmp_path, bundled):
         hub.add("EleutherAI/pythia-410m", model)
         hub.add("Salesforce/wikitext", files, kind="dataset")
         book = nbformat.read(NOTEBOOK, as_version=4)
-        # as if there were a GPU, and time for 2,500 tokens
+        # as if there were a GPU, and time for one step of 32 × 256 tokens
         for there, here in (("PYTHIA = HUB and GPU", "PYTHIA = HUB"), ("50_000_000", "2_560"), ("100_000", "1_024")):
             assert there in book.cells[1].source
             book.cells[1].source = book.cells[1].source.replace(there, here)
@@ -35,6 +35,6 @@ def test_lesson_08_with_a_hub(tmp_path, bundled):
         asked = {path for _, path, _ in hub.requests}
     printed = "\n".join(o.text for cell in book.cells if cell.cell_type == "code" for o in cell.outputs if "text" in o)
     assert printed.startswith("This page runs on EleutherAI/pythia-410m: 4 layers, width 1024.")
-    assert "Flow Walking, 2," in printed
+    assert "Flow Walking, 8,192 tokens" in printed, printed
     assert "skipping the best 2" in printed
     assert any(path.endswith("train-00001-of-00002.parquet") for path in asked)
