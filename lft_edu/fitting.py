@@ -98,7 +98,7 @@ def fit(
     goal = make_objective(objective or ("flow_walking" if isinstance(operator, Flow) else "regression"), **options)
     goal = goal.resolve(operator)
     _check(operator, goal, training)
-    source = _source(corpus, teacher, span, training, progress, to_the_end=not goal.latent)
+    source = _source(corpus, teacher, span, training, progress, not goal.latent, goal.needs_path)
     relative = _prepare(student, source, training)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
     loss: LatentLoss | LogitLoss
@@ -160,7 +160,11 @@ class LatentLoss(nn.Module):
         if self.relative:
             token = 1 / x1.square().mean(-1, keepdim=True).clamp(min=1e-12)
             weight = token if weight is None else token * weight
-        return self.objective.loss(self.operator.field(**latents.context), x0, x1, times, weight)
+        velocity = self.operator.field(x0, **latents.context)
+        if not self.objective.needs_path:
+            return self.objective.loss(velocity, x0, x1, times, weight)
+        path = torch.stack([x0, *(x.float() for x in latents.between), x1])
+        return self.objective.loss(velocity, x0, x1, times, weight, path)
 
 
 class LogitLoss(nn.Module):
@@ -188,7 +192,7 @@ class LogitLoss(nn.Module):
 
 def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
     """Shorthand as (training, settings of the objective, callbacks)."""
-    walk = {"num_steps", "solver", "alpha", *FORMER_WALK}
+    walk = {"num_steps", "solver", "alpha", "beta", "interpolant", "waypoints", *FORMER_WALK}
     options = {FORMER_WALK.get(name, name): value for name, value in shorthand.items() if name in walk}
     rest = {name: value for name, value in shorthand.items() if name not in {*walk, "evaluate", "log"}}
     training = replace(training, **Training.renamed(rest))  # TypeError for an unknown name, with the nearest one
@@ -221,11 +225,21 @@ def _check(operator: Operator, objective: Objective, training: Training) -> None
 
 
 def _source(
-    corpus, teacher, span: tuple[int, int], training: Training, progress: bool, to_the_end: bool = False
+    corpus,
+    teacher,
+    span: tuple[int, int],
+    training: Training,
+    progress: bool,
+    to_the_end: bool = False,
+    between: bool = False,
 ) -> "LatentSource":
     source = corpus
     if not isinstance(corpus, LatentSource):
-        source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress)
+        source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress, between)
+    if between and not source.between:
+        raise ValueError(
+            "This objective needs the teacher's states between the layers: LatentSource(..., between=True)."
+        )
     if to_the_end:
         source = source.to_the_end(span[1])
     wanted = (span[0], len(layers_of(teacher))) if to_the_end else span
@@ -294,6 +308,7 @@ class LatentSource:
         batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
         cache: compute the latents of every block once and keep them; or a :class:`~lft_edu.latents.StateStore` of
             the same blocks, which has them on disk.
+        between: the states between the span's layers are needed, too.
 
     Attributes:
         tail_from: n, if the latents of the span (m, n) are to go to the end (:func:`~lft_edu.latents.span_latents`).
@@ -307,6 +322,7 @@ class LatentSource:
         batch_size: int,
         cache: bool | StateStore = False,
         progress: bool = True,
+        between: bool = False,
     ):
         self.streamed = not hasattr(blocks, "__len__")
         if self.streamed:
@@ -318,13 +334,13 @@ class LatentSource:
         if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
             blocks = blocks.with_format("torch", columns=["input_ids"])
         self.teacher, self.span, self.blocks = teacher, (span[0], span[1]), blocks
-        self.device = teacher.device
-        self.stored: tuple[Tensor, Tensor] | None = None
+        self.device, self.between = teacher.device, between
+        self.stored: list[Tensor] | None = None  # x0, the states between, x1; each (N, T, D)
         self.context: dict = {}
         self.tail: list[dict] = []
         self.tail_from: int | None = None
         if isinstance(cache, StateStore):
-            self.stored = cache.states(span[0]), cache.states(span[1])
+            self.stored = [cache.states(d) for d in (range(span[0], span[1] + 1) if between else span)]
         elif cache:
             self._fill(batch_size, progress)
 
@@ -364,8 +380,8 @@ class LatentSource:
                 {k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()}
                 for context in (first.context, *first.tail)
             )
-        x0, x1 = (x[rows].to(self.device) for x in self.stored)
-        return Latents(x0, x1, self.context, self.tail)
+        x0, *path, x1 = (x[rows].to(self.device) for x in self.stored)
+        return Latents(x0, x1, self.context, self.tail, path)
 
     def to_the_end(self, n: int) -> "LatentSource":
         """The same text, for an objective that compares logits, and a span that ends at layer n.
@@ -380,18 +396,19 @@ class LatentSource:
 
     def _computed(self, ids: Tensor) -> Latents:
         if self.tail_from is None:
-            return span_latents(self.teacher, self.span, ids)
+            return span_latents(self.teacher, self.span, ids, between=self.between)
         return span_latents(self.teacher, (self.span[0], self.tail_from), ids, to_the_end=True)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
         from tqdm.auto import tqdm
 
         rows = torch.arange(len(self.blocks))
-        first = span_latents(self.teacher, self.span, self.ids(rows[:1]))
-        need = 2 * first.x0[0].nbytes * len(rows)
+        first = self._computed(self.ids(rows[:1]))
+        need = (2 + len(first.between)) * first.x0[0].nbytes * len(rows)
         require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
-        x0, x1 = (torch.empty((len(rows), *first.x0.shape[1:]), dtype=first.x0.dtype) for _ in range(2))
+        stored = [first.x0.new_empty(len(rows), *x.shape[1:]) for x in (first.x0, *first.between, first.x1)]
         for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
-            found = span_latents(self.teacher, self.span, self.ids(part))
-            x0[part], x1[part] = found.x0.cpu(), found.x1.cpu()
-        self.stored = x0, x1
+            found = self._computed(self.ids(part))
+            for kept, x in zip(stored, (found.x0, *found.between, found.x1), strict=True):
+                kept[part] = x.cpu()
+        self.stored = stored

@@ -35,12 +35,14 @@ class Latents:
         x0, x1: ``(B, T, D)``, the states that enter and leave the span.
         context: the other arguments of its first layer (mask, rotary embeddings), which an operator needs too.
         tail: the same of each layer after the span; empty if they are not needed.
+        between: the states that enter the span's other layers, n − m − 1 of them; empty if they are not needed.
     """
 
     x0: Tensor
     x1: Tensor
     context: dict
     tail: list[dict] = field(default_factory=list)
+    between: list[Tensor] = field(default_factory=list)
 
 
 def layer_input(args: tuple, kwargs: dict, family: Family | None = None) -> tuple[Tensor, dict]:
@@ -67,6 +69,7 @@ def span_latents(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     to_the_end: bool = False,
+    between: bool = False,
 ) -> Latents:
     """Run the teacher up to layer n−1; return the input of layer m and the output of layer n−1.
 
@@ -75,15 +78,19 @@ def span_latents(
         input_ids, attention_mask: ``(B, T)``.
         to_the_end: run all layers: ``x1`` leaves the *last* one, before the final norm (logits follow from it), and
             ``tail`` has what the layers after the span are given.
+        between: also return the states between the span's layers.
     """
     (m, n), layers = span, layers_of(teacher)
-    family, seen, tail = family_of(teacher.config), {}, []
+    family, seen, tail, path = family_of(teacher.config), {}, [], []
 
     def enter(module, args, kwargs):
         seen["x0"], seen["context"] = layer_input(args, kwargs, family)
 
     def follow(module, args, kwargs):
         tail.append(layer_input(args, kwargs, family)[1])
+
+    def pass_by(module, args, kwargs):
+        path.append(layer_input(args, kwargs, family)[0])
 
     def leave(module, args, output):
         seen["x1"] = layer_output(output)
@@ -92,9 +99,11 @@ def span_latents(
     after = list(layers[n:]) if to_the_end else []
     hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True)]
     hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in after]
+    if between:
+        hooks += [layer.register_forward_pre_hook(pass_by, with_kwargs=True) for layer in layers[m + 1 : n]]
     hooks.append((layers[-1] if to_the_end else layers[n - 1]).register_forward_hook(leave))
     _run_until_stopped(teacher, hooks, input_ids=input_ids, attention_mask=attention_mask)
-    return Latents(**seen, tail=tail)
+    return Latents(**seen, tail=tail, between=path)
 
 
 def _run_until_stopped(teacher: PreTrainedModel, hooks: list, **inputs) -> None:

@@ -160,11 +160,17 @@ class Objective:
     Attributes:
         name: on the command line and in results.
         timed: the velocity must know the time; ``latent``: it is trained on hidden states, not on logits.
+        needs_path: :meth:`loss` takes the teacher's own states, ``path`` ``(J+1, B, ..., D)``, too.
     """
 
     name: ClassVar[str]
     timed: ClassVar[bool] = True
     latent: ClassVar[bool] = True
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether :meth:`loss` is to be given the teacher's own states between x0 and x1."""
+        return False
 
     def resolve(self, operator) -> "Objective":
         """Take what is not set (None) from the operator: training then takes the walk that the student takes."""
@@ -185,26 +191,62 @@ class Objective:
         return 1
 
 
+INTERPOLANTS = ("line", "teacher", "start")
+
+
 @dataclass(frozen=True)
 class FlowMatching(Objective):
-    """:func:`flow_matching_loss`."""
+    """:func:`flow_matching_loss`.
+
+    Args:
+        beta: t ~ Beta(1, beta). 1: uniform; the larger, the nearer to t = 0; infinite: always t = 0, where it is
+            regression.
+        interpolant: what x_t is. ``"line"``: between x0 and x1; ``"teacher"``: the teacher's own state at the last depth
+            before t, from which the velocity is to point at x1, ``(x1 − x_t) / (1 − t)``, as it does on a line;
+            ``"start"``: x0 at every t, so that nothing of x1 is to be seen.
+    """
 
     name = "flow_matching"
+    beta: float = 1.0
+    interpolant: str = "line"
+
+    def __post_init__(self):
+        if not self.beta > 0:
+            raise ValueError(f"beta={self.beta!r}: Beta(1, beta) needs a number above 0; infinity is t = 0.")
+        if self.interpolant not in INTERPOLANTS:
+            raise unknown_name_error("interpolant", self.interpolant, INTERPOLANTS)
+
+    @property
+    def needs_path(self):
+        return self.interpolant == "teacher"
 
     def times(self, n, generator=None):
-        return torch.rand(n, generator=generator, device=_device(generator))
+        u = torch.rand(n, generator=generator, device=_device(generator))
+        return u if self.beta == 1 else 1 - (1 - u) ** (1 / self.beta)  # the inverse of Beta's distribution function
 
-    def loss(self, velocity, x0, x1, times=None, weight=None):
-        return flow_matching_loss(velocity, x0, x1, weight=weight, times=times)
+    def loss(self, velocity, x0, x1, times=None, weight=None, path=None):
+        if self.interpolant == "line":
+            return flow_matching_loss(velocity, x0, x1, weight=weight, times=times)
+        if self.interpolant == "start":
+            return mean_squared_error(velocity(x0, as_time(times, x0)), x1 - x0, weight)
+        parts = len(path) - 1
+        depth = (times * parts).long().clamp(max=parts - 1)
+        t, x_t = depth / parts, path[depth, torch.arange(len(x0), device=x0.device)]
+        return mean_squared_error(velocity(x_t, t), (x1 - x_t) / (1 - pad_t_like_x(t, x_t)), weight)
 
 
 @dataclass(frozen=True)
 class FlowWalking(Objective):
-    """:func:`flow_walking_loss`. ``num_steps`` (k) and ``solver`` of the walk; None: the student's own."""
+    """:func:`flow_walking_loss`. ``num_steps`` (k) and ``solver`` of the walk; None: the student's own.
+
+    ``waypoints``: take equal steps and compare the state after each with the teacher's at the matching depth, too. The
+    span must have a multiple of k layers.
+    """
 
     name = "flow_walking"
     num_steps: int | None = None
     solver: str | None = None
+    waypoints: bool = False
 
     def __post_init__(self):
         if self.num_steps is not None:
@@ -212,11 +254,22 @@ class FlowWalking(Objective):
         if self.solver is not None and self.solver not in STEPS:
             raise unknown_name_error("solver", self.solver, STEPS)
 
-    def times(self, n, generator=None):
-        return random_times(self.num_steps, n, generator)
+    @property
+    def needs_path(self):
+        return self.waypoints
 
-    def loss(self, velocity, x0, x1, times=None, weight=None):
-        return flow_walking_loss(velocity, x0, x1, step=STEPS[self.solver], weight=weight, times=times)
+    def times(self, n, generator=None):
+        return None if self.waypoints else random_times(self.num_steps, n, generator)
+
+    def loss(self, velocity, x0, x1, times=None, weight=None, path=None):
+        if path is None:
+            return flow_walking_loss(velocity, x0, x1, step=STEPS[self.solver], weight=weight, times=times)
+        every, rest = divmod(len(path) - 1, self.num_steps)
+        if rest:
+            raise ValueError(f"{len(path) - 1} layers in {self.num_steps} steps: no layer ends where a step does.")
+        walked = walk(velocity, x0, uniform_times(self.num_steps), STEPS[self.solver], return_path=True)
+        errors = [mean_squared_error(x, y, weight) for x, y in zip(walked[1:], path[every::every], strict=True)]
+        return torch.stack(errors).mean()
 
     def evaluations(self, operator=None):
         own = self.resolve(operator)
@@ -232,6 +285,8 @@ class Hybrid(FlowWalking):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.waypoints:
+            raise ValueError("A hybrid has no waypoints: use flow_walking.")
         if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha={self.alpha!r}: give a number of at least 0.")
 

@@ -54,7 +54,7 @@ class Regression(_OwnsLayer, Operator):
         self.more = nn.ModuleList(copy.deepcopy(layer) for _ in range(self.settings.get("layers", 1) - 1))
         return self
 
-    def field(self, **context):
+    def field(self, x0=None, **context):
         """Their update as a velocity that does not depend on time: ``u(x, t) = Layers(x) − x``."""
         return lambda x, t: self.applied(x, context) - x
 
@@ -91,6 +91,9 @@ class Flow(Operator):
         solver: ``"euler"`` (one velocity evaluation per step) or ``"midpoint"`` (two).
         num_steps: k, at least 1. May differ from training; change it later with ``student.set_solver``.
         init_layer: the teacher's layer to start from; None: the first one of the span.
+        layers: of which the velocity is made, each with weights and modulations of its own.
+        conditional: the velocity is given x0 besides x_t (through a matrix that starts at zero), so that no two paths
+            can be taken for one another: u(x_t, t; x0).
     """
 
     kind = "flow"
@@ -101,6 +104,8 @@ class Flow(Operator):
         solver: str = "euler",
         num_steps: int = 1,
         init_layer: int | None = None,
+        layers: int = 1,
+        conditional: bool = False,
         *,
         steps: int | None = None,
     ):
@@ -111,28 +116,56 @@ class Flow(Operator):
         self.settings = {"solver": solver, "num_steps": check_steps(num_steps)}
         if init_layer is not None:
             self.settings["init_layer"] = init_layer
+        if check_steps(layers) != 1:
+            self.settings["layers"] = layers
+        if conditional:
+            self.settings["conditional"] = True
 
     @property
     def slots(self):
-        return EVALUATIONS[self.settings["solver"]] * self.settings["num_steps"]
+        walked = EVALUATIONS[self.settings["solver"]] * self.settings["num_steps"]
+        return walked * self.settings.get("layers", 1)
 
     def build(self, layer, config, generator=None):
+        more = [copy.deepcopy(layer) for _ in range(self.settings.get("layers", 1) - 1)]
         self.velocity = VelocityEstimator(layer, config, generator)
+        self.more = nn.ModuleList(VelocityEstimator(one, config, generator) for one in more)
+        if self.settings.get("conditional"):
+            self.start = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+            nn.init.zeros_(self.start.weight)
         return self
 
-    def field(self, **context):
-        """``u(x, t)`` for tokens in this context. Its i-th call writes the i-th of the operator's KV-cache entries."""
-        slots = itertools.count(self.first_slot)
-        return lambda x, t: self.velocity(x, t, **at_slot(context, next(slots)))
+    def field(self, x0: Tensor | None = None, **context):
+        """``u(x, t)`` for tokens in this context. Its i-th call writes the i-th of the operator's KV-cache entries.
+
+        ``x0`` is where the walk starts; only a conditional velocity needs it.
+
+        Raises:
+            ValueError: the velocity is conditional and ``x0`` is not given.
+        """
+        slots, start = itertools.count(self.first_slot), None
+        if self.settings.get("conditional"):
+            if x0 is None:
+                raise ValueError("A conditional velocity needs to know where the walk starts: field(x0, ...).")
+            start = self.start(x0)
+
+        def velocity(x, t):
+            update = self.velocity(x if start is None else x + start, t, **at_slot(context, next(slots)))
+            for layer in self.more:
+                update = update + layer(x + update, t, **at_slot(context, next(slots)))
+            return update
+
+        return velocity
 
     def forward(self, x, **context):
         k = self.settings["num_steps"]
-        return walk(self.field(**context), x, [i / k for i in range(k + 1)], STEPS[self.settings["solver"]])
+        return walk(self.field(x, **context), x, [i / k for i in range(k + 1)], STEPS[self.settings["solver"]])
 
     @torch.no_grad()
     def path(self, x0, context, substeps=0):
-        k, step, velocity = self.settings["num_steps"], STEPS[self.settings["solver"]], self.field(**context)
+        k, step = self.settings["num_steps"], STEPS[self.settings["solver"]]
         states, times, parts, start = [], [], substeps + 1, self.with_sink(x0)
+        velocity = self.field(start, **context)
         for i in range(k):
             for j in range(1, parts + 1):
                 states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))

@@ -73,6 +73,30 @@ def test_cached_latents_are_the_same(teacher, blocks):
         assert torch.allclose(velocity(fresh.x0, **fresh.context), velocity(kept.x0, **kept.context), atol=1e-4)
 
 
+def test_states_between_the_layers_are_the_teachers(teacher, blocks):
+    states, _, _ = hidden_states_at_all_layers(teacher, blocks[:3])
+    for cache in (False, True):
+        source = LatentSource(teacher, SPAN, blocks[:3], 2, cache=cache, progress=False, between=True)
+        found = source(torch.arange(3))
+        assert len(found.between) == SPAN[1] - SPAN[0] - 1
+        for x, expected in zip([found.x0, *found.between, found.x1], states[SPAN[0] : SPAN[1] + 1], strict=True):
+            assert torch.allclose(x, expected, atol=1e-5)
+    assert LatentSource(teacher, SPAN, blocks[:3], 2)(torch.arange(3)).between == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"objective": "flow_matching", "interpolant": "teacher"}, {"waypoints": True, "num_steps": 3}]
+)
+def test_the_teachers_own_states_train_an_operator(teacher, blocks, options):
+    student = lft.splice(teacher, SPAN, lft.Flow("euler", 1))
+    settings = {"max_steps": 30, "batch_size": 8, "log_every": 1, "progress": False}
+    history = lft.fit(student, teacher, blocks, **settings, **options)
+    assert history.losses[-1] < 0.9 * history.losses[0]
+    plain = LatentSource(teacher, SPAN, blocks, 8)
+    with pytest.raises(ValueError, match="between=True"):
+        lft.fit(student, teacher, plain, **settings, **options)
+
+
 @pytest.mark.parametrize("operator", [lft.Regression(), lft.Flow("euler", 1)])
 def test_one_euler_step_of_the_field_is_the_operator(teacher, blocks, operator):
     """What is trained is what is run."""

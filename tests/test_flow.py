@@ -54,6 +54,75 @@ def test_constant_fields_are_exact_for_any_shape_and_type(batch, middle, k, name
     assert torch.allclose(end.float(), shift.expand_as(x0).float(), atol=0.05 if dtype == torch.bfloat16 else 1e-5)
 
 
+@pytest.mark.parametrize("b", [0.5, 1.0, 3.0, 10.0])
+def test_times_of_flow_matching_follow_beta(b):
+    times = objectives.FlowMatching(beta=b).times(200_000, torch.Generator().manual_seed(0)).double()
+    assert ((times >= 0) & (times <= 1)).all()
+    assert abs(times.mean() - 1 / (1 + b)) < 0.003
+    assert abs(times.var() - b / ((1 + b) ** 2 * (2 + b))) < 0.003
+
+
+def test_flow_matching_at_the_start_alone_is_regression():
+    x0, x1 = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0))
+    field = lambda x, t: x * 0.3 + objectives.pad_t_like_x(objectives.as_time(t, x), x)  # noqa: E731
+    start = objectives.FlowMatching(beta=math.inf)
+    times = start.times(6, torch.Generator().manual_seed(0))
+    assert times.eq(0).all()
+    assert torch.allclose(start.loss(field, x0, x1, times), objectives.regression_loss(field, x0, x1))
+
+
+def test_flow_matching_through_states_on_a_line_is_flow_matching():
+    """The teacher's states replace the line; where they lie on it, at their own times, nothing changes."""
+    x0, x1 = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0))
+    path = torch.stack([torch.lerp(x0, x1, j / 4) for j in range(5)])
+    field = lambda x, t: x * 0.3 + objectives.pad_t_like_x(objectives.as_time(t, x), x)  # noqa: E731
+    drawn = torch.tensor([0.0, 0.2, 0.3, 0.6, 0.9, 1.0])
+    at = torch.tensor([0.0, 0.0, 0.25, 0.5, 0.75, 0.75])  # the last state before each
+    found = objectives.FlowMatching(interpolant="teacher").loss(field, x0, x1, drawn, path=path)
+    assert torch.allclose(found, objectives.FlowMatching().loss(field, x0, x1, at), atol=1e-6)
+    path[1] += 1  # and where they do not, it does
+    assert not torch.allclose(
+        found, objectives.FlowMatching(interpolant="teacher").loss(field, x0, x1, drawn, path=path)
+    )
+
+
+def test_times_without_motion_are_regression_at_every_time():
+    x0, x1 = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(0))
+    goal = objectives.FlowMatching(interpolant="start")
+    assert not goal.needs_path
+    found = goal.loss(lambda x, t: x * 0.3, x0, x1, goal.times(6, torch.Generator().manual_seed(0)))
+    assert torch.allclose(found, objectives.regression_loss(lambda x, t: x * 0.3, x0, x1))
+
+
+def test_waypoints_are_compared_after_each_step():
+    x0 = torch.zeros(2, 3)
+    path = torch.stack([x0, x0 + 5, x0 + 1, x0 + 5, x0 + 2])  # after half the way 1, at the end 2
+    goal = objectives.FlowWalking(num_steps=2, solver="euler", waypoints=True)
+    assert goal.needs_path
+    assert goal.times(2) is None
+    steady = lambda x, t: torch.full_like(x, 2.0)  # noqa: E731
+    assert goal.loss(steady, x0, path[-1], path=path) == 0
+    late = lambda x, t: torch.full_like(x, 4.0) * float(t)  # stays, then moves by 1: both wrong by 1  # noqa: E731
+    assert goal.loss(late, x0, path[-1], path=path) == 1
+    with pytest.raises(ValueError, match="4 layers in 3 steps"):
+        objectives.FlowWalking(num_steps=3, solver="euler", waypoints=True).loss(steady, x0, path[-1], path=path)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "words"),
+    [
+        (objectives.FlowMatching, {"beta": 0}, "above 0"),
+        (objectives.FlowMatching, {"beta": -1.0}, "above 0"),
+        (objectives.FlowMatching, {"beta": float("nan")}, "above 0"),
+        (objectives.FlowMatching, {"interpolant": "lines"}, "Did you mean 'line'|line, teacher"),
+        (objectives.Hybrid, {"waypoints": True}, "no waypoints"),
+    ],
+)
+def test_what_an_objective_cannot_do_is_refused(cls, options, words):
+    with pytest.raises(ValueError, match=words):
+        cls(**options)
+
+
 def test_times_reach_the_field_one_per_sample():
     seen = []
     times = torch.tensor([[0.0, 0.25, 1.0], [0.0, 0.5, 1.0]])

@@ -116,8 +116,8 @@ def test_one_step_of_flow_walking_is_regression(teacher, blocks):
         (lft.Ridge(), {"callbacks": [Callback()]}, "would ignore callbacks"),
         (lft.MeanShift(), {"num_steps": 2}, "would ignore num_steps"),
         (lft.Skip(), {"seed": 3}, "nothing to fit.*would ignore seed"),
-        (lft.Flow(), {"objective": "flow_matching", "num_steps": 2}, "objective 'flow_matching' has no settings"),
-        (lft.Flow(), {"objective": "flow_walking", "alpha": 1.0}, "has only num_steps, solver"),
+        (lft.Flow(), {"objective": "flow_matching", "num_steps": 2}, "has only beta, interpolant"),
+        (lft.Flow(), {"objective": "flow_walking", "alpha": 1.0}, "has only num_steps, solver, waypoints"),
         (lft.Flow(), {"objective": "logit_kl", "first_weight": 1.0}, "would ignore first_weight"),
     ],
 )

@@ -23,6 +23,8 @@ CASES = {
     "euler-1": lft.Flow("euler", 1),
     "euler-3": lft.Flow("euler", 3),
     "midpoint-2": lft.Flow("midpoint", 2),
+    "two-layers": lft.Flow("euler", 2, layers=2),
+    "conditional": lft.Flow("midpoint", 1, conditional=True),
 }
 
 
@@ -90,6 +92,28 @@ def test_a_fresh_flow_is_the_teachers_layer(teacher, ids):
     flow, layer = (lft.splice(teacher, SPAN, op) for op in (lft.Flow("euler", 1), lft.Regression()))
     assert (logits(flow, ids) - logits(layer, ids)).abs().max() < 1e-4
     assert (logits(flow, ids) - logits(lft.splice(teacher, SPAN, lft.Skip()), ids)).abs().max() > 1e-2
+
+
+def test_what_a_flow_may_be_made_of_starts_as_the_teachers_layers(teacher, ids):
+    """Given x0, a velocity is at first what it is without; two layers are the two that two-layer regression has."""
+    plain, given = (lft.splice(teacher, SPAN, lft.Flow("midpoint", 2, conditional=c)) for c in (False, True))
+    assert (logits(plain, ids) - logits(given, ids)).abs().max() < 1e-6
+    flow, layers = (lft.splice(teacher, SPAN, op) for op in (lft.Flow(layers=2), lft.Regression(layers=2)))
+    assert (logits(flow, ids) - logits(layers, ids)).abs().max() < 1e-4
+    assert flow.operator.nfe == layers.operator.nfe == 2
+
+
+def test_a_conditional_velocity_knows_where_the_walk_starts(teacher):
+    operator = lft.splice(teacher, SPAN, lft.Flow("midpoint", 1, conditional=True)).operator
+    with torch.no_grad():
+        operator.start.weight.normal_(generator=torch.Generator().manual_seed(0))
+    x0, x = torch.randn(2, 2, 4, 64, generator=torch.Generator().manual_seed(1))
+    place = {"position_embeddings": teacher.gpt_neox.rotary_emb(x, torch.arange(4)[None]), "attention_mask": None}
+    with torch.no_grad():
+        here, there = (operator.field(start, **place)(x, 0.5) for start in (x0, x0 + 1))
+    assert (here - there).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="where the walk starts"):
+        operator.field(**place)
 
 
 def test_cached_generation_is_uncached_generation(student, ids):

@@ -44,6 +44,8 @@ from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run, file_of
 from .real_text import own_text
 
 BATCH = 16  # sequences a step
+# besides the edges of the spans: the teacher's own path through six layers; the last states, of which logits are made
+DEPTHS = {"docs": set(range(13, 20)), "mixed": {DEPTH}}
 
 
 class Bench:
@@ -68,7 +70,7 @@ class Bench:
     def store(self, text: str) -> StateStore:
         """The teacher's states of a text to train on, computed now if they are not on disk."""
         sequences = self.once(text, {"docs": self.docs, "mixed": self.mixed}[text])
-        depths = sorted({edge for span in SPANS for edge in span} | {DEPTH})
+        depths = sorted({edge for span in SPANS for edge in span} | DEPTHS[text])
         return StateStore(self.work / f"states-{text}", self.teacher, sequences, depths).fill(self.backwards)
 
     def once(self, name: str, make) -> torch.Tensor:

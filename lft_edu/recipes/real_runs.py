@@ -109,6 +109,14 @@ def headline() -> list[Run]:
     return [*runs[:2], *finished[:2], runs[2], finished[2], *runs[3:]]
 
 
+def again() -> list[Run]:
+    """The paper's two operators with another seed: other new weights, another order, other times."""
+    runs = (
+        trained("again", name, span, 4_000_000, 1) for name, span in (("flow-matching", SIX), ("flow-walking", TWELVE))
+    )
+    return [renamed(run, f"seed {run.seed}") for run in runs]
+
+
 def finish(run: Run, tokens: int) -> Run:
     """Continue a run on the logits of the whole model."""
     name = run.name.replace("headline/", "headline/kl-")
@@ -158,6 +166,6 @@ RUNS: list[Run] = [
     *headline(),
     *budget(),
     *comparison(),
-    *budget(seeds=(1,), tokens=(2_000_000,)),
+    *again(),
     *budget(tokens=BUDGETS[4:]),
 ]
