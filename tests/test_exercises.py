@@ -38,7 +38,7 @@ def solutions() -> dict:
 
 def test_every_exercise_has_a_solution_and_every_solution_a_check():
     assert set(solutions()) == set(EXERCISES)
-    for lesson in ("1", "2", "3", "4", "5", "6", "8"):
+    for lesson in ("1", "2", "3", "4", "5", "7", "8"):
         assert sum(number.startswith(lesson + ".") for number in EXERCISES) >= 4
 
 
