@@ -59,6 +59,8 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("explorer/plane.py", "{html.escape(str(error))}", "{error}", "plots_explorer"),
     ("exercises/checking.py", "html.escape(repr(self))", "repr(self)", "exercises"),
     ("exercises/checking.py", "except NotImplementedError:", "except ZeroDivisionError:", "exercises"),
+    ("exercises/renumbered.py", "number in exercises and name != asked", "number in exercises", "exercises"),
+    ("exercises/renumbered.py", "name if name.isidentifier() else asked", "name", "exercises"),
     ("exercises/books.py", "raise NotImplementedError\\n", "pass\\n", "exercises"),
     ("export.py", "figure | tojson", "figure | string", "export"),
     ("trajectories.py", "states[m + 2 :]", "states[m + 1 :]", "trajectories"),

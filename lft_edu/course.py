@@ -27,12 +27,14 @@ OUTSIDE = re.compile(r"\[([^\[\]]*)\]\(\.\./([^()\s]+)\)")  # links of lessons t
 @dataclass
 class Given:
     """What :func:`give` did: names of files, by what happened to them. ``outdated``: changed by the learner *and* in
-    the course since it was given; these are among ``kept``."""
+    the course since it was given; these are among ``kept``. ``former``: given before, and no longer in the course under
+    this name; they stay where they are."""
 
     new: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     outdated: list[str] = field(default_factory=list)
+    former: list[str] = field(default_factory=list)
 
     def report(self, folder: Path) -> str:
         """Say it in a line each; ``folder`` is where the copy lies."""
@@ -43,6 +45,8 @@ class Given:
             lines.append(f"Kept as you changed them: {_names(self.kept)}.")
         if self.outdated:
             lines.append(f"Of these, the course has newer versions of: {_names(self.outdated)}.")
+        if self.former:
+            lines.append(f"No longer in the course by this name, yours to keep or delete: {_names(self.former)}.")
         return "\n".join(lines)
 
 
@@ -116,8 +120,9 @@ def give(folder: Path) -> Given:
         OSError: it cannot be written.
     """
     folder = _usable(folder)
-    before, now, done = _read_manifest(folder), {}, Given()
-    for name, data in contents().items():
+    before, now, done, course = _read_manifest(folder), {}, Given(), contents()
+    done.former = [name for name in before if name not in course and (folder / name).exists()]
+    for name, data in course.items():
         path, new = folder / name, _sha256(data)
         mine = _sha256(path.read_bytes()) if path.exists() else None
         if mine in (None, before.get(name)) and mine != new:

@@ -37,7 +37,7 @@ def test_the_page_shows_what_ranks_the_spans(results):
     assert trained["teacher_sha256"] == results["teacher"]["sha256"]
     assert set(cut.trained(trained, "flow-walking")) == set(cut.spans_of(24))
     of = cut.correlations(found, cut.trained(trained, "flow-matching"))
-    assert of["recoupling"][1] > 0.2  # what docs/results.md and lesson 05 say in words
+    assert of["recoupling"][1] > 0.2  # what docs/results.md and lesson 07 say in words
     walked = cut.correlations(found, cut.trained(trained, "flow-walking"))
     assert walked["recoupling"][1] < 0 < walked["recoupling"][2]
 

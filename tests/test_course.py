@@ -73,6 +73,16 @@ def test_unchanged_files_are_updated_and_changed_ones_kept(tmp_path, small):
     assert "newer versions of: 03_flow_walking." in report
 
 
+def test_a_lesson_that_has_another_number_now_stays_where_it_is_and_is_named(tmp_path, small):
+    course.give(tmp_path)
+    small["04_flow_walking.ipynb"] = small.pop(LESSON)
+    done = course.give(tmp_path)
+    assert (done.new, done.former) == (["04_flow_walking.ipynb"], [LESSON])
+    assert "yours to keep or delete: 03_flow_walking." in done.report(tmp_path)
+    assert (tmp_path / LESSON).read_bytes() == b"lesson"
+    assert course.give(tmp_path) == course.Given()  # said once
+
+
 def test_an_interrupted_copy_is_completed_and_an_interrupted_update_too(tmp_path, small, monkeypatch):
     write = course._write
 

@@ -18,6 +18,7 @@ from lft_edu import shapes
 from lft_edu.couplings import Coupling, cost_matrix, optimal_assignment
 from lft_edu.exercises import EXERCISES, books, check
 from lft_edu.exercises import checking as checks
+from lft_edu.exercises.renumbered import RENUMBERED
 from lft_edu.flow import euler_step, midpoint_step, random_times, uniform_times, walk
 from lft_edu.objectives import flow_matching_loss, flow_walking_loss
 
@@ -38,7 +39,7 @@ def solutions() -> dict:
 
 def test_every_exercise_has_a_solution_and_every_solution_a_check():
     assert set(solutions()) == set(EXERCISES)
-    for lesson in ("1", "2", "3", "4", "5", "6", "8"):
+    for lesson in ("1", "2", "3", "4", "5", "7", "8"):
         assert sum(number.startswith(lesson + ".") for number in EXERCISES) >= 4
 
 
@@ -376,6 +377,43 @@ def test_the_largest_difference_is_shown():
 def test_unknown_exercises_are_named():
     with pytest.raises(ValueError, match=r"Did you mean '3\.2'"):
         check("32", lambda: None)
+
+
+def asked_for() -> dict:
+    """The name that each exercise asks for, as its source has it."""
+    pairs = [found for source in books.sources() for found in books.CHECK.findall(source.read_text())]
+    return dict(pairs)
+
+
+def test_old_numbers_lead_to_the_exercises_that_had_them():
+    assert {now for now, _ in RENUMBERED.values()} <= set(EXERCISES)
+    for number, (now, name) in RENUMBERED.items():
+        assert name == asked_for()[now]
+        report = check(number, solutions()[now])
+        assert report.exercise.number == now
+        assert repr(report).startswith(f'Exercise {number} is called {now} now: check("{now}", {name}).\n{now} · ')
+        assert number in report._repr_html_()
+
+
+def test_an_old_number_that_is_in_use_again_is_told_by_the_name_of_the_function():
+    def my_ratio(x0, x1):
+        raise NotImplementedError
+
+    assert check("5.1", my_ratio).exercise.number == "7.1"
+    assert "Not filled in yet" in check("5.1", my_ratio).message
+    for answer in (solutions()["5.1"], lambda t: t, None, torch.zeros(2)):
+        report = check("5.1", answer)
+        assert report.exercise.number == "5.1"
+        assert not report.renumbered
+
+
+def test_an_old_number_that_no_exercise_has_is_understood_whatever_is_handed_over():
+    for answer, name in ((lambda *a: 0, "my_spliced"), (None, "my_spliced"), (raises, "raises")):
+        report = check("6.3", answer)
+        assert not report
+        assert repr(report).startswith(f'Exercise 6.3 is called 5.3 now: check("5.3", {name}).')
+    with pytest.raises(ValueError, match=r"6\.7"):
+        check("6.7", None)
 
 
 def test_an_autograder_sees_an_exception(monkeypatch):

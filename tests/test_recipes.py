@@ -56,7 +56,7 @@ def test_teacher_and_operators_from_nothing(few_files, tmp_path):
 
 
 def test_short_runs_on_spans_and_the_scan_go_on_where_they_stopped(few_files, monkeypatch, tmp_path):
-    """The recipe behind lesson 05: every kind of run on two spans, then one more."""
+    """The recipe behind lesson 07: every kind of run on two spans, then one more."""
     common = [
         "--work",
         str(tmp_path / "work"),

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .renumbered import renumber
+
 EXERCISES: dict[str, "Exercise"] = {}
 NOTHING = "Your function returned nothing. Not filled in yet, or is `return` missing?"
 
@@ -50,18 +52,23 @@ class Exercise:
 
 @dataclass
 class Report:
-    """The result of a check: stages ``passed``, the stage that ``failed`` and why. True if all passed."""
+    """The result of a check: stages ``passed``, the stage that ``failed`` and why. True if all passed.
+
+    ``renumbered``: a line about the exercise's number, if the one asked for was an old one.
+    """
 
     exercise: Exercise
     passed: list[str] = field(default_factory=list)
     failed: str = ""
     message: str = ""
+    renumbered: str = ""
 
     def __bool__(self) -> bool:
         return not self.message
 
     def __repr__(self) -> str:
-        lines = [f"{self.exercise.number} · {self.exercise.title}: {'passed' if self else 'not yet'}"]
+        lines = [self.renumbered] if self.renumbered else []
+        lines += [f"{self.exercise.number} · {self.exercise.title}: {'passed' if self else 'not yet'}"]
         lines += [f"  ✓ {stage}" for stage in self.passed]
         lines += [f"  ✗ {self.failed}"] if self.failed else []
         return "\n".join([*lines, *(f"    {line}" for line in self.message.splitlines())])
@@ -89,19 +96,20 @@ def check(number: str, answer: Callable) -> Report:
     """Check your answer to an exercise and report which stages pass.
 
     Args:
-        number: the exercise, such as ``"3.2"``.
+        number: the exercise, such as ``"3.2"``. An old number is understood (:mod:`.renumbered`).
         answer: your function itself, not called.
 
     Raises:
         ValueError: unknown exercise.
         AssertionError: the answer is wrong and nbgrader is running (it sets ``NBGRADER_EXECUTION``).
     """
-    if str(number) not in EXERCISES:
+    current, renumbered = renumber(str(number), answer, EXERCISES)
+    if current not in EXERCISES:
         from ..support.errors import unknown_name_error
 
         raise unknown_name_error("exercise", number, EXERCISES)
-    chosen = EXERCISES[str(number)]
-    report = Report(chosen)
+    chosen = EXERCISES[current]
+    report = Report(chosen, renumbered=renumbered)
     stage = "is a function"
     try:
         for following in chosen.run(Answer(answer, chosen.number)):

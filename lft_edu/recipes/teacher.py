@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = sampling.ShuffledRows(len(sequences), a.seed)
 
     def evaluate(step: int) -> dict:
-        model.save_pretrained(a.work / f"step-{step:06d}")  # notebook 07: skipping layers costs more with training
+        model.save_pretrained(a.work / f"step-{step:06d}")  # notebook 06: skipping layers costs more with training
         return {"held_out_loss": held_out_loss(model, held_out[::4]), "tokens": step * a.tokens_per_step}
 
     settings = {k: getattr(a, k) for k in ("width", "vocabulary", "tokens_per_step", "block", "seed")}

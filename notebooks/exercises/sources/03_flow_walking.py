@@ -241,5 +241,5 @@ check("3.6", my_alpha)
 # **And the prediction?** Nearer to 0.03, on the machine this was written on from about 0.02 to 0.05.
 
 # %% [markdown]
-# Back to the lessons: [07 · Compressing a transformer](../../07_compressing_a_transformer.ipynb), where the same loss
+# Back to the lessons: [06 · Compressing a transformer](../../06_compressing_a_transformer.ipynb), where the same loss
 # replaces twelve layers.

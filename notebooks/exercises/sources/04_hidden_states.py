@@ -289,4 +289,4 @@ check("4.6", my_text)
 # **And the prediction?** The documentation, KL 0.67. The list of zeros has 0.05, counting from 1 to 19 0.10, the licence 0.12. Put `hsl(7, 31%, 84%)` and `hsl(7deg 31% 84%)` into the same line: the KL falls to 0.37, the teacher's loss rises from 0.95 to 2.5.
 
 # %% [markdown]
-# Back to the lessons: [05 · Where to cut](../../05_where_to_cut.ipynb), where such paths are to tell which layers can go.
+# Back to the lessons: [05 · Building an LFT](../../05_building_an_lft.ipynb), where a flow takes over a stretch of such a path.

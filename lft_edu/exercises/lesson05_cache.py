@@ -1,4 +1,4 @@
-"""Check of exercise 6.5: one KV-cache entry per velocity evaluation."""
+"""Check of exercise 5.5: one KV-cache entry per velocity evaluation."""
 
 from operator import index
 
@@ -61,7 +61,7 @@ class Toy:
 
 
 def walked(value, shape) -> tuple[Tensor, int]:
-    """Return an answer to 6.5 as (state, next free slot), or explain what is wrong with it."""
+    """Return an answer to 5.5 as (state, next free slot), or explain what is wrong with it."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise Wrong(
             f"You returned {describe(value)}: return two, (x, slot): the state at t = 1, and the first slot that is "
@@ -125,7 +125,7 @@ def explain_slots(calls: list[list[tuple]], following: int, first: int, solver: 
     return f"You returned {following} as the next free slot; you used {first} … {last - 1}, so it is {last}."
 
 
-@exercise("6.5", "A slot for each look", difficulty=2, minutes=12)
+@exercise("5.5", "A slot for each look", difficulty=2, minutes=12)
 def slots(answer):
     text = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     cases = [(4, "midpoint", 3), (0, "euler", 4), (7, "midpoint", 1), (2, "euler", 1), (1, "midpoint", 2)]

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Exercises 06 · Building an LFT
+# # Exercises 05 · Building an LFT
 #
-# Six exercises to the lesson [06 · Building an LFT](../../06_building_an_lft.ipynb). For each: write down what you
+# Six exercises to the lesson [05 · Building an LFT](../../05_building_an_lft.ipynb). For each: write down what you
 # expect, fill in the function, run the check. The lesson has built every one of these pieces; write them from memory
 # before you look back. Spans `(m, n)` are half open: layers m … n − 1 are replaced.
 
@@ -11,7 +11,7 @@ import torch
 from lft_edu.exercises import check
 
 # %% [markdown]
-# ## 6.1 · A clock ●○○ 8 minutes
+# ## 5.1 · A clock ●○○ 8 minutes
 #
 # Spread a time over 128 features, as the library does it: multiply by 1000, then cosines and sines at 64 frequencies,
 #
@@ -48,13 +48,13 @@ def my_features(t):
 
 
 # %%
-check("6.1", my_features)
+check("5.1", my_features)
 
 # %% [markdown]
 # **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its clock at t = 0 and its KL from the teacher on held-out code rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
 
 # %% [markdown]
-# ## 6.2 · Six knobs ●●○ 12 minutes
+# ## 5.2 · Six knobs ●●○ 12 minutes
 #
 # The velocity of a layer with parallel residual, as Pythia's:
 #
@@ -95,13 +95,13 @@ def my_velocity(x, knobs, attend, mlp, norm1, norm2):
 
 
 # %%
-check("6.2", my_velocity)
+check("5.2", my_velocity)
 
 # %% [markdown]
 # **And the prediction?** Zeros; and in nothing: every token, whatever its state, is moved by the same vector, made of biases. In one Euler step over layers 6–18 of the bundled teacher, on held-out code, that is hardly better than leaving the twelve layers out: KL 1.46 against 1.48 (with the `1 +`, untrained: 1.27). In the trained student `bundled/flow-walking-6-18`, whose γ learned to be added to 1, forgetting it takes the KL from 0.23 to 1.04.
 
 # %% [markdown]
-# ## 6.3 · The splice ●○○ 8 minutes
+# ## 5.3 · The splice ●○○ 8 minutes
 #
 # Head layers, the operator in the place of layers m … n − 1, tail layers, the final norm, the head. The layers are plain
 # functions here.
@@ -140,13 +140,13 @@ def my_spliced(x, layers, span, operator, norm, head):
 
 
 # %%
-check("6.3", my_spliced)
+check("5.3", my_spliced)
 
 # %% [markdown]
 # **And the prediction?** Layer 0: KL 6.4 nats a token. The second worst is layer 5 with 0.20, a thirtieth of it; layer 17 costs 0.02. Every layer adds to what is there already, and nearly any one of them can be missed; not the first, which all others build on.
 
 # %% [markdown]
-# ## 6.4 · The budget ●●○ 10 minutes
+# ## 5.4 · The budget ●●○ 10 minutes
 #
 # What does a spliced model cost? Count a layer as $12 D^2$ weights (no biases, no norms), the clock as two matrices,
 # $128 \times D$ and $D \times 6D$. Each attention that is evaluated keeps a key and a value of D numbers for each
@@ -186,13 +186,13 @@ def my_budget(layers, width, span, solver, steps):
 
 
 # %%
-check("6.4", my_budget)
+check("5.4", my_budget)
 
 # %% [markdown]
 # **And the prediction?** Weights in the layers from 302 to 245 million, 19 % less. Evaluations from 24 to 24 and the cache from 49,152 numbers a token to 49,152: not at all. Over layers 6–18 with one Euler step it is 170 million, 13 evaluations and 26,624 numbers.
 
 # %% [markdown]
-# ## 6.5 · A slot for each look ●●○ 12 minutes
+# ## 5.5 · A slot for each look ●●○ 12 minutes
 #
 # Walk from t = 0 to 1 inside a model that has a cache. Each look at the velocity is an attention: it writes the keys of
 # the tokens it is given into a slot of the cache, and reads what the slot holds of earlier tokens. You say which slot.
@@ -242,13 +242,13 @@ def my_walk(look, x, first_slot, solver, steps):
 
 
 # %%
-check("6.5", my_walk)
+check("5.5", my_walk)
 
 # %% [markdown]
 # **And the prediction?** One slot for all: 0.61, and the logits after `for i, name in enumerate(names):\n    print(` differ by up to 3.7; where the student writes `name, name)`, it now writes `str(name, name, name, name, name, name, …`. A slot for each step: 0.256 instead of 0.231. The less it costs, the longer nobody notices: measure a cached model against an uncached one, not by its text.
 
 # %% [markdown]
-# ## 6.6 · The loop that writes ●●● 20 minutes
+# ## 5.6 · The loop that writes ●●● 20 minutes
 #
 # Write greedily with a cache: the prompt goes in at once, then one token at a time, each the most likely one. Stop
 # behind `eos`, or after n new tokens. Use the model as it is, by calls of `model(…)`; the text must be the one it
@@ -298,11 +298,11 @@ def my_generate(model, input_ids, n, eos):
 
 
 # %%
-check("6.6", my_generate)
+check("5.6", my_generate)
 
 # %% [markdown]
 # **And the prediction?** 419 with, 87,800 without: 210 times as many. But it is only three times as fast (2.6 against 8.1 seconds on one slow core): in a model this small, a pass with a single token takes nearly as long as one with a hundred. The larger the model and the longer the text, the more of the 210 is left. See for yourself: `my_generate(lft.load_student("bundled/flow-walking-6-18"), ids, 40, 0)`, with `import lft_edu as lft` and ids from `lft.load_teacher()[1]("def area(", return_tensors="pt")["input_ids"]`.
 
 # %% [markdown]
-# Back to the lessons: [07 · Compressing a transformer](../../07_compressing_a_transformer.ipynb), where such models are
+# Back to the lessons: [06 · Compressing a transformer](../../06_compressing_a_transformer.ipynb), where such models are
 # trained and measured.

@@ -1,4 +1,4 @@
-"""Check of exercise 6.6: greedy generation with a KV cache."""
+"""Check of exercise 5.6: greedy generation with a KV cache."""
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def settings_of(model) -> dict:
     }
 
 
-@exercise("6.6", "The loop that writes", difficulty=3, minutes=20)
+@exercise("5.6", "The loop that writes", difficulty=3, minutes=20)
 def generate(answer):
     from ..operators import Flow
 

@@ -1,4 +1,4 @@
-"""Checks of lesson 05 with trained operators or the bundled teacher: how well criteria predict the KL."""
+"""Checks of lesson 07 with trained operators or the bundled teacher: how well criteria predict the KL."""
 
 import json
 from functools import cache
@@ -9,9 +9,9 @@ from torch import Tensor
 from ..spans import SpanScan
 from ..support.statistics import rank_correlation
 from .checking import Wrong, close, describe, exercise
-from .lesson05 import close_hinted, number
+from .lesson07 import close_hinted, number
 
-# --- 5.4 ----------------------------------------------------------------------------------------------------------
+# --- 7.4 ----------------------------------------------------------------------------------------------------------
 
 
 def results():
@@ -116,9 +116,9 @@ def lengths_count(lengths: Tensor) -> Tensor:
     return (lengths[:, None] == lengths).sum(1).double()
 
 
-@exercise("5.4", "Is an oracle any good?", difficulty=2, minutes=12)
+@exercise("7.4", "Is an oracle any good?", difficulty=2, minutes=12)
 def spearman(answer):
-    from .lesson05 import _alike
+    from .lesson07 import _alike
 
     generator = torch.Generator().manual_seed(29)
     lengths = torch.tensor([6] * 9 + [12] * 5 + [3] * 4)[torch.randperm(18, generator=generator)]
@@ -164,7 +164,7 @@ def spearman(answer):
     close(asked(*given, lengths_of(spans)), want, "rho of R and the KL after flow matching")
 
 
-# --- 5.5 ----------------------------------------------------------------------------------------------------------
+# --- 7.5 ----------------------------------------------------------------------------------------------------------
 
 N_SAME, RATIO, SPAN = 256, 0.35, (6, 18)
 
@@ -200,7 +200,7 @@ def of_token(token: int) -> tuple[float, float, float]:
     return recoupling_ratio(x0, x1).ratio, torch.pdist(x0).mean().item(), (x1 - x0).norm(dim=-1).mean().item()
 
 
-@exercise("5.5", "A word whose paths cross", difficulty=2, minutes=10)
+@exercise("7.5", "A word whose paths cross", difficulty=2, minutes=10)
 def word(answer):
     from ..couplings import recoupling_ratio
 
@@ -247,12 +247,12 @@ def word(answer):
         )
 
 
-# --- 5.6 ----------------------------------------------------------------------------------------------------------
+# --- 7.6 ----------------------------------------------------------------------------------------------------------
 
 RHO = 0.5  # on these tokens block influence, the best of lft_edu.criteria, has 0.49, and R −0.11
 
 
-@exercise("5.6", "Beat the oracle", difficulty=3, minutes=20)
+@exercise("7.6", "Beat the oracle", difficulty=3, minutes=20)
 def beat_the_best(answer):
     from ..couplings import recoupling_ratio
 

@@ -1,4 +1,4 @@
-"""Checks of lesson 06: the splice and its budget."""
+"""Checks of lesson 05: the splice and its budget."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..flow import EVALUATIONS
 from .checking import Wrong, close, describe, exercise, tensor
 
-# --- 6.3 ----------------------------------------------------------------------------------------------------------
+# --- 5.3 ----------------------------------------------------------------------------------------------------------
 
 
 class Parts:
@@ -112,7 +112,7 @@ def explain_run(ran: list, layers: int, m: int, n: int) -> str:
     return f"You ran: {say(ran[:40])}.\nIt should be: {say(right)}."
 
 
-@exercise("6.3", "The splice", difficulty=1, minutes=8)
+@exercise("5.3", "The splice", difficulty=1, minutes=8)
 def splice(answer):
     def run(layers, span, digits=False):
         parts = Parts(layers, digits)
@@ -172,7 +172,7 @@ def _compare(value, layers: int, m: int, n: int) -> None:
     })  # fmt: skip
 
 
-# --- 6.4 ----------------------------------------------------------------------------------------------------------
+# --- 5.4 ----------------------------------------------------------------------------------------------------------
 
 TIME_FEATURES = 128  # the time embedding has matrices D × 128 and 6D × D
 
@@ -259,7 +259,7 @@ def _wrong_cache(layers, width, span, solver, steps) -> dict[str, int]:
     }  # fmt: skip
 
 
-@exercise("6.4", "The budget", difficulty=2, minutes=10)
+@exercise("5.4", "The budget", difficulty=2, minutes=10)
 def cost(answer):
     """Check each of the three numbers separately, to recognize its mistakes."""
     names = "the weights in the layers", "the evaluations per token", "the numbers in the cache per token"
