@@ -201,8 +201,8 @@ class FlowMatching(Objective):
     Args:
         beta: t ~ Beta(1, beta). 1: uniform; the larger, the nearer to t = 0; infinite: always t = 0, where it is
             regression.
-        interpolant: what x_t is. ``"line"``: between x0 and x1; ``"teacher"``: the teacher's own state at the last depth
-            before t, from which the velocity is to point at x1, ``(x1 − x_t) / (1 − t)``, as it does on a line;
+        interpolant: what x_t is. ``"line"``: between x0 and x1; ``"teacher"``: the teacher's own state at the last
+            depth before t, from which the velocity is to point at x1, ``(x1 − x_t) / (1 − t)``, as it does on a line;
             ``"start"``: x0 at every t, so that nothing of x1 is to be seen.
     """
 
