@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import lft_edu as lft
 from lft_edu.drafting import Reader, acceptance, best_speedup, draft, expected_tokens, speedup
-from lft_edu.loading.teachers import build_model
+from lft_edu.loading.assets import ASSETS
+from lft_edu.loading.teachers import build_model, shipped_students
 from lft_edu.operators import OPERATORS
+from lft_edu.recipes import drafting as recipe
 
 SPAN, NEW = (2, 5), 17
 STUDENTS = {
@@ -222,3 +225,35 @@ def test_a_cache_that_cannot_be_cropped_is_refused(ids, monkeypatch):
     assert not hasattr(DynamicCache, "activate_past_recording")
     with pytest.raises(ValueError, match="sliding window"):
         draft(mistral, STUDENTS["skip"](mistral), ids[:1])
+
+
+def test_the_recipe_measures_a_student_and_keeps_the_other_teachers_rows(tmp_path):
+    (tmp_path / "drafting.json").write_text('{"smollm2-135m": {"rows": []}}')
+    small = ["--only", "flow-walking-euler-6-12", "--tokens", "512", "--prompts", "2", "--new-tokens", "6"]
+    recipe.main([*small, "--rounds", "1", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "drafting.json").read_text())
+    assert list(results) == ["smollm2-135m", "bundled"]
+    found = results["bundled"]
+    assert found["sequences"] == [4, 128]
+    assert set(found["pass_costs"]) == {"1", "2", "4"}
+    (row,) = found["rows"]
+    assert row["best_speedup"] == best_speedup(row["greedy"], row["cost_ratio"])[1]
+    for one in row["draft"]:
+        assert one["same_text"] == 1
+        assert one["passes"] + one["accepted"] == 2 * 6
+        assert one["speedup"] == pytest.approx(row["ms_loop"] / one["ms"])
+    recipe.main(["--latency", "--rounds", "1", "--out", str(tmp_path)])
+    (again,) = json.loads((tmp_path / "drafting.json").read_text())["bundled"]["rows"]
+    assert again["draft"] == row["draft"]
+    assert again["best_speedup"] == best_speedup(row["greedy"], again["cost_ratio"])[1]
+    with pytest.raises(ValueError, match=r"fits no student.*bundled/ridge-6-12"):
+        recipe.main(["--only", "nobody", "--tokens", "256", "--prompts", "1"])
+
+
+def test_the_results_that_ship_hold_together():
+    """Every shipped student has a row, the text is the teacher's, and the formula's numbers are the formula's."""
+    for teacher, found in json.loads((ASSETS / "results" / "drafting.json").read_text()).items():
+        assert [row["name"] for row in found["rows"]] == shipped_students(teacher)
+        for row in found["rows"]:
+            assert (row["best_lookahead"], row["best_speedup"]) == best_speedup(row["greedy"], row["cost_ratio"])
+            assert all(one["same_text"] == 1 for one in row["draft"]) or found["dtype"] != "float32"
