@@ -28,6 +28,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     # how good, and where to cut
     "metrics": ("evaluate", "worst_tokens"),
     "skipping": (),
+    "drafting": ("draft", "acceptance"),
     "criteria": (),
     "spans": ("scan_spans", "SpanScan"),
     # to look at
