@@ -161,10 +161,10 @@ class LatentLoss(nn.Module):
             token = 1 / x1.square().mean(-1, keepdim=True).clamp(min=1e-12)
             weight = token if weight is None else token * weight
         velocity = self.operator.field(x0, **latents.context)
-        if not self.objective.needs_path:
-            return self.objective.loss(velocity, x0, x1, times, weight)
-        path = torch.stack([x0, *(x.float() for x in latents.between), x1])
-        return self.objective.loss(velocity, x0, x1, times, weight, path)
+        path = {}
+        if self.objective.needs_path:
+            path["path"] = torch.stack([x0, *(x.float() for x in latents.between), x1])
+        return self.objective.loss(velocity, x0, x1, times, weight, **path)
 
 
 class LogitLoss(nn.Module):

@@ -4,7 +4,7 @@ in a notebook, and ``static_image`` renders one as a PNG for places that run no 
 
 from .base import CONFIG, SERIES, animate, heatmap, label, lines, new_figure, show, static_image, visible
 from .plane import clouds, coupling, crossing_points, velocity_field, walks
-from .results import AXES, COLORS, budget, comparison, skip_curve, skip_growth, skipped_layers, token_kl, training
+from .results import AXES, COLORS, budget, comparison, dots, skip_curve, skip_growth, skipped_layers, token_kl, training
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .trajectories import hidden_distance, lens, norms, token_field, trajectory
 
@@ -21,6 +21,7 @@ __all__ = [
     "comparison",
     "coupling",
     "crossing_points",
+    "dots",
     "heatmap",
     "hidden_distance",
     "label",

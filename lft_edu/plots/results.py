@@ -163,6 +163,37 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
     return figure
 
 
+def dots(groups: dict, title: str, x: str, reference: float = 1.0) -> go.Figure:
+    """Plot values with intervals, one line per name, one color and mark per group, on a log axis.
+
+    Args:
+        groups: group → name → (value, low, high).
+        reference: where a dashed line is drawn.
+    """
+    figure = new_figure(title, x, "")
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    for i, (group, found) in enumerate(groups.items()):
+        shift = (i - (len(groups) - 1) / 2) * 0.22  # groups side by side on a name's line
+        values, lows, highs = zip(*found.values(), strict=True)
+        figure.add_scatter(
+            x=values, y=[names.index(name) + shift for name in found], mode="markers", name=html.escape(group),
+            marker={"color": SERIES[i % len(SERIES)], "symbol": MARKS[i % len(MARKS)], "size": 9},
+            error_x={"array": [h - v for h, v in zip(highs, values, strict=True)],
+                     "arrayminus": [v - low for low, v in zip(lows, values, strict=True)], "thickness": 1.5, "width": 3},
+            customdata=[f"{html.escape(name)}: {v:.2f} ({low:.2f}–{high:.2f})" for name, (v, low, high) in found.items()],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=reference, line={"dash": "dash", "color": BLACK, "width": 1})
+    values = [v for found in groups.values() for one in found.values() for v in one]
+    ticks = [t for t in (0.25, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8, 12) if 0.8 * min(values) < t < 1.2 * max(values)]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=[html.escape(name) for name in names], autorange="reversed"
+    )
+    legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+    return figure.update_layout(height=160 + 44 * len(names), legend=legend, margin={"l": 210})
+
+
 def _log_ticks(values: list[float]) -> list[float]:
     """Return ticks at 1, 2 and 5 times powers of ten between the extremes; at 1 to 9 times where those are few."""
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)

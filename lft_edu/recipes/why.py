@@ -42,6 +42,7 @@ from ..loading.assets import ASSETS
 from ..operators import operator_from_dict
 from ..support.files import write_json
 from .common import hardware
+from .why_report import render
 
 REGRESSION, FLOW = {"kind": "regression"}, {"kind": "flow", "solver": "euler", "num_steps": 1}
 MATCHING = {"objective": "flow_matching"}
@@ -117,7 +118,7 @@ def train(bench, source: LatentSource, name: str, seed: int, tokens: int) -> dic
     tokens = int(tokens * options.pop("tokens", 1))
     student = lft.splice(bench.teacher, source.span, operator_from_dict(operator))
     options = options | {"batch_size": bench.batch_size, "lr": bench.lr, "precision": bench.precision, "seed": seed}
-    steps = tokens // (bench.batch_size * source.block_size)
+    steps = max(1, tokens // (bench.batch_size * source.block_size))
     history = lft.fit(student, bench.teacher, source, max_steps=steps, optimizer="muon", **options)
     row = {"name": name, "span": list(source.span), "seed": seed, "tokens": history.tokens, "operator": operator}
     row |= {"options": {k: v if v != math.inf else "infinity" for k, v in options.items()}}
@@ -145,13 +146,17 @@ def velocity_errors(student, teacher, held_out: torch.Tensor, times: tuple[float
     ``E ‖u(x_t, t) − (x1 − x0)‖² / E ‖x1 − x0‖²``, without position 0.
     """
     errors, total = torch.zeros(len(times), dtype=torch.float64), 0.0
+    operator = student.operator
+    kept_type = next(operator.parameters()).dtype
+    operator.float()
     for ids in held_out.split(batch):
         latents = span_latents(teacher, student.config.span, ids.to(teacher.device))
-        x0, x1 = student.operator.with_sink(latents.x0.float()), latents.x1.float()
+        x0, x1 = operator.with_sink(latents.x0.float()), latents.x1.float()
         total += (x1 - x0)[:, 1:].square().sum().item()
         for i, t in enumerate(times):
-            u = student.operator.float().field(x0, **latents.context)(torch.lerp(x0, x1, t), torch.tensor(t))
+            u = operator.field(x0, **latents.context)(torch.lerp(x0, x1, t), torch.tensor(t))
             errors[i] += (u - (x1 - x0))[:, 1:].double().square().sum().item()
+    operator.to(kept_type)
     return (errors / total).tolist()
 
 
@@ -164,7 +169,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/why"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     parser.add_argument("--collect", action="store_true", help="only write why.json")
+    parser.add_argument("--render", action="store_true", help="only write the table in docs/results.md")
     a = parser.parse_args(arguments)
+    if a.render:
+        render()
+        return
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if not a.collect:
