@@ -174,18 +174,22 @@ def dots(groups: dict, title: str, x: str, reference: float = 1.0) -> go.Figure:
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     for i, (group, found) in enumerate(groups.items()):
         shift = (i - (len(groups) - 1) / 2) * 0.22  # groups side by side on a name's line
-        values, lows, highs = zip(*found.values(), strict=True)
+        above, below = ([abs(one[0] - one[i]) for one in found.values()] for i in (2, 1))
         figure.add_scatter(
-            x=values, y=[names.index(name) + shift for name in found], mode="markers", name=html.escape(group),
+            x=[value for value, _, _ in found.values()],
+            y=[names.index(name) + shift for name in found],
+            mode="markers",
+            name=html.escape(group),
             marker={"color": SERIES[i % len(SERIES)], "symbol": MARKS[i % len(MARKS)], "size": 9},
-            error_x={"array": [h - v for h, v in zip(highs, values, strict=True)],
-                     "arrayminus": [v - low for low, v in zip(lows, values, strict=True)], "thickness": 1.5, "width": 3},
-            customdata=[f"{html.escape(name)}: {v:.2f} ({low:.2f}–{high:.2f})" for name, (v, low, high) in found.items()],
+            error_x={"array": above, "arrayminus": below, "thickness": 1.5, "width": 3},
+            customdata=[f"{html.escape(name)}: {v:.2f} ({a:.2f}–{b:.2f})" for name, (v, a, b) in found.items()],
             hovertemplate="%{customdata}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=reference, line={"dash": "dash", "color": BLACK, "width": 1})
     values = [v for found in groups.values() for one in found.values() for v in one]
-    ticks = [t for t in (0.25, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8, 12) if 0.8 * min(values) < t < 1.2 * max(values)]
+    coarse, fine = (0.25, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8, 12), (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6)
+    steps = coarse if max(values) / min(values) > 2 else fine
+    ticks = [t for t in steps if 0.95 * min(values) < t < 1.05 * max(values)]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=[html.escape(name) for name in names], autorange="reversed"

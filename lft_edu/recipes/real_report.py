@@ -36,6 +36,14 @@ def headline(results: dict, kind: str, finished: bool = False) -> dict | None:
     return row_of(results, f"headline/{'kl-' * finished}{kind}/{span[0]}-{span[1]}")
 
 
+def seeds(results: dict, kind: str) -> list[float]:
+    """The KL of the paper's operator of a kind, trained on states, with each seed."""
+    first = headline(results, kind)
+    m, n = first["span"]
+    rows = [first, *(row for row in results["rows"] if row["name"].startswith(f"again/{kind}/{m}-{n}/"))]
+    return [row["docs"]["kl"] for row in rows]
+
+
 def paper_table(results: dict) -> str:
     """The paper's four numbers beside ours, in Markdown."""
     lines = [
@@ -59,7 +67,8 @@ def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) ->
     lines = ["| operator | layers | tokens | NFE | KL, nats (95 %) | in layers |", "|---|---|---|---|---|---|"]
     for row in results["rows"]:
         experiment, name = row["name"].split("/")[:2]
-        if experiment in experiments:
+        half = experiment in ("budget", "rate") and row["tokens"] == 500_000 and MUON.items() <= row["options"].items()
+        if experiment in experiments or (half and "same" in experiments):
             (m, n), found = row["span"], row["docs"]
             what = name.removeprefix("kl-") + (", then logits" if name.startswith("kl-") else "")
             lines.append(
@@ -98,7 +107,7 @@ def budget_table(results: dict, span: tuple[int, int]) -> dict:
     for row in results["rows"]:
         experiment, name = row["name"].split("/")[:2]
         swept = experiment == "rate" and MUON.items() <= row["options"].items()  # the sweep has this point already
-        wanted = experiment in ("budget", "headline") or swept
+        wanted = experiment in ("budget", "headline", "again") or swept
         if tuple(row["span"]) == tuple(span) and wanted and not name.startswith("kl-"):
             one = {"name": name, "tokens": row["tokens"], "span": row["span"], "operator": row["operator"]}
             found.setdefault((name, row["tokens"]), one | {"kl_seeds": []})["kl_seeds"].append(row["docs"]["kl"])

@@ -167,5 +167,5 @@ RUNS: list[Run] = [
     *budget(),
     *comparison(),
     *again(),
-    *budget(tokens=BUDGETS[4:]),
+    *budget(tokens=BUDGETS[5:]),
 ]
