@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,14 +30,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedModel
 
-SOLVED_BY = (
-    "max_steps",
-    "batch_size",
-    "first_weight",
-    "sink",
-    "token_weight",
-    "cache_latents",
-)  # the settings that a closed form has use for
+# the settings that a closed form has use for
+SOLVED_BY = ("max_steps", "batch_size", "first_weight", "sink", "token_weight", "cache_latents")
 FORMER_WALK = {"k": "num_steps", "step": "solver"}  # former names of an objective's settings
 
 
@@ -83,8 +77,7 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
     """
     check_pair(student, teacher)
-    operator, (m, n) = student.operator, student.config.span
-    span = (m, n)
+    operator, span = student.operator, tuple(student.config.span)
     training, options, more = _sorted_out(training or Training(), shorthand)
     callbacks, log = [*callbacks, *more], shorthand.get("log")
     if not operator.trainable:
@@ -101,14 +94,9 @@ def fit(
     source = _source(corpus, teacher, span, training, progress, not goal.latent, goal.needs_path)
     relative = _prepare(student, source, training)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
-    loss: LatentLoss | LogitLoss
-    batch_at: Callable[[Tensor], tuple]
+    loss: nn.Module = LogitLoss(student, teacher)
     if goal.latent:
         loss = LatentLoss(operator, goal, _weight(source, training), relative)
-        batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
-    else:
-        loss = LogitLoss(student, teacher)
-        batch_at = lambda numbers: (source(order(numbers)),)  # noqa: E731
     if training.compile:
         torch._dynamo.config.optimize_ddp = False  # it would cut one graph, the walk, into pieces of 25 MB
         loss.compile()
@@ -123,7 +111,7 @@ def fit(
         return optimize(
             loss,
             _optimizers(operator, training.optimizer, rate),
-            batch_at,
+            lambda numbers: (source(order(numbers)),),
             training,
             draw=goal.times,
             accelerator=accelerator,
@@ -372,9 +360,7 @@ class LatentSource:
     def __call__(self, rows: Tensor) -> Latents:
         if self.stored is None:
             return self._computed(self.ids(rows))
-        if (
-            not self.context
-        ):  # the same for every batch of unpadded blocks: one row of a mask serves batches of any size
+        if not self.context:  # the same for every batch of unpadded blocks: one row of a mask serves any batch
             first = self._computed(self.ids(torch.arange(2) % len(self)))
             self.context, *self.tail = (
                 {k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()}
