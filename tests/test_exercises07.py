@@ -14,6 +14,8 @@ import lft_edu as lft
 from lft_edu.couplings import cost_matrix, optimal_assignment
 from lft_edu.criteria import CRITERIA, Depth, Pair, recoupling_among
 from lft_edu.exercises import check, lesson07, lesson07_teacher
+from lft_edu.exercises.books import ROOT
+from lft_edu.loading.assets import ASSETS
 
 
 def cost(x0, x1, metric="euclidean"):
@@ -459,3 +461,23 @@ def test_what_beats_the_oracle_does_so_on_other_tokens():
         states = depth_states(teacher, blocks, 512, torch.Generator().manual_seed(seed))
         mine = torch.stack([turned(states[m], states[n]).std() for m, n in spans])
         assert lft.support.statistics.rank_correlation(mine, measured, lengths, resamples=9)[0] > 0.5
+
+
+def test_the_numbers_in_the_answers_are_those_of_the_sample_that_they_name():
+    """R of lesson 07's sample of the standard library, and of the long scan of installed packages."""
+    teacher, tokenizer = lft.load_teacher("bundled")
+    corpus = lft.load_corpus("python-stdlib", tokenizer, "validation", block_size=128, max_tokens=512 * 128)
+    states = lft.latents.depth_states(teacher, corpus, 512, torch.Generator().manual_seed(0))
+    source = (ROOT / "sources" / "07_where_to_cut.py").read_text()
+
+    assert "re-pairs 88 %" in source
+    assert share(solved(cost(states[0], states[6]))).item() == pytest.approx(0.88, abs=0.05)
+    assert "**And the prediction?** 68 %." in source
+    assert fair(states[0], states[6]).item() == pytest.approx(0.68, abs=0.05)
+    assert "0.00 among 2, 0.03 among 64 and 0.18 among 512" in source
+    for size, said in ((2, 0.00), (64, 0.03), (512, 0.18)):
+        draws = [slice(i, i + size) for i in range(0, 512 - size + 1, size)]
+        assert torch.stack([fair(states[1, d], states[19, d]) for d in draws]).mean() == pytest.approx(said, abs=0.05)
+    assert "0.01 among 64, 0.10 among 512 and 0.24 among 2048" in source
+    growth = lft.SpanScan.load(ASSETS / "results" / "scan.json").growth
+    assert [round(growth[size][1, 19].item(), 2) for size in (64, 512, 2048)] == [0.01, 0.10, 0.24]

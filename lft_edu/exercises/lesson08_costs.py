@@ -121,7 +121,7 @@ def hours(answer):
         "You have it upside down: work over speed is time, not speed over work.": 1 / right,
     }
     equal(answer(50, 7200, 400, 0.2), right, "the hours", mistakes, " h")
-    yield "the paper's flow matching, 2.6 billion tokens, 40 % of an A100"
+    yield "flow matching over layers 6–12, a run of 2.6 billion tokens, 40 % of an A100"
     wanted = 2 * LAYER * 15 * 2.6e9 / (312e12 * 0.4) / 3600
     equal(answer(LAYER * 15, 2.6e9, 312e12, 0.4), wanted, "the hours", {}, " h")
 

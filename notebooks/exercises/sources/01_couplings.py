@@ -89,7 +89,7 @@ def my_recoupling_ratio(x0, x1):
 check("1.2", my_recoupling_ratio)
 
 # %% [markdown]
-# **And the prediction?** 1, if there are just two pairs: optimal transport either keeps both or swaps both. With N pairs the smallest is 2/N.
+# **And the prediction?** 0 or 1: with two pairs optimal transport either keeps both or swaps both. With N pairs, the smallest value other than 0 is 2/N, since one pair alone cannot be changed.
 
 # %% [markdown]
 # ## 1.3 · Which lines cross? ●●○ 12 minutes

@@ -51,7 +51,7 @@ def my_features(t):
 check("5.1", my_features)
 
 # %% [markdown]
-# **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its clock at t = 0 and its KL from the teacher on held-out code rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
+# **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its clock at t = 0 and its KL from the teacher, on the 24 sequences of held-out code of lesson 05, rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
 
 # %% [markdown]
 # ## 5.2 · Six knobs ●●○ 12 minutes
@@ -98,7 +98,7 @@ def my_velocity(x, knobs, attend, mlp, norm1, norm2):
 check("5.2", my_velocity)
 
 # %% [markdown]
-# **And the prediction?** Zeros; and in nothing: every token, whatever its state, is moved by the same vector, made of biases. In one Euler step over layers 6–18 of the bundled teacher, on held-out code, that is hardly better than leaving the twelve layers out: KL 1.46 against 1.48 (with the `1 +`, untrained: 1.27). In the trained student `bundled/flow-walking-6-18`, whose γ learned to be added to 1, forgetting it takes the KL from 0.23 to 1.04.
+# **And the prediction?** Zeros; and in nothing: every token, whatever its state, is moved by the same vector, made of biases. In one Euler step over layers 6–18 of the bundled teacher, on the same 24 sequences, that is hardly better than leaving the twelve layers out: KL 1.46 against 1.48 (with the `1 +`, untrained: 1.27). In the trained student `bundled/flow-walking-6-18`, whose γ learned to be added to 1, forgetting it takes the KL from 0.23 to 1.04.
 
 # %% [markdown]
 # ## 5.3 · The splice ●○○ 8 minutes
@@ -198,8 +198,8 @@ check("5.4", my_budget)
 # the tokens it is given into a slot of the cache, and reads what the slot holds of earlier tokens. You say which slot.
 # Slots below `first_slot` belong to the head layers; the tail goes on with the slot you return.
 #
-# **Predict first.** `bundled/flow-walking-6-18` looks six times. On held-out code its KL from the teacher is 0.23, and
-# leaving out the twelve layers costs 1.48. What if its six looks share one slot? And if the two looks of each midpoint
+# **Predict first.** `bundled/flow-walking-6-18` looks six times. On the 24 sequences of held-out code of lesson 05 its KL
+# from the teacher is 0.23, and leaving out the twelve layers costs 1.48. What if its six looks share one slot? And if the two looks of each midpoint
 # step do? *My prediction: …*
 #
 # <details><summary>Hint 1</summary>

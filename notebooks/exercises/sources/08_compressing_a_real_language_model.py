@@ -174,8 +174,8 @@ check("8.3", my_operations)
 # From operations to time: tokens, the device's peak in FLOP/s (a multiply-add is two FLOP), and the fraction of the peak
 # that real code reaches.
 #
-# **Predict first.** How long does the paper's flow matching take (8.3; 2.6 billion tokens) on 40 % of an A100, rated at
-# 312 TFLOP/s? And how large a disk would keep x0 and x1 of every token for Pythia-1.4B, twice as wide as
+# **Predict first.** How long does flow matching over layers 6–12 (8.3) take for a run of 2.6 billion tokens, on 40 % of an
+# A100, rated at 312 TFLOP/s? And how large a disk would keep x0 and x1 of every token for Pythia-1.4B, twice as wide as
 # Pythia-410M: 2048 numbers of two bytes each? *My prediction: …*
 #
 # <details><summary>Hint</summary>
@@ -301,7 +301,7 @@ check("8.6", my_cheapest)
 
 # %% [markdown]
 # **And the prediction?** Flow Walking by *one* midpoint step, 3.2 million tokens: 0.249 nats, where the best of all
-# reaches 0.239. The paper's three steps get there too, with as many tokens, for 1.5 times the operations. With a
+# reaches 0.239. Three midpoint steps get there, too, with as many tokens, for 1.5 times the operations. With a
 # tolerance of 20 % half the tokens do. Flow matching and anything with a single evaluation never come within 10 %,
 # whatever they are given.
 
