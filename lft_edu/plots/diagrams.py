@@ -27,7 +27,7 @@ def spliced_model(depth: int, span: tuple[int, int], title: str = "A teacher and
     """
     m, n = check_span(span, depth)
     parts = [
-        ("embedding of the tokens", 1, EDGE),
+        ("embedding", 1, EDGE),
         (f"<b>head</b><br>{_layers(0, m)}", m, 2.6),
         (f"{_layers(m, n)}<br>← replaced by →", n - m, 5.2),
         (f"<b>tail</b><br>{_layers(n, depth)}", depth - n, 2.6),
