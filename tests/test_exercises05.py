@@ -1,6 +1,7 @@
 """Lesson 05: every typical mistake gets the message meant for it. (Solutions, stubs, garbage: test_exercises.py.)"""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import DynamicCache
 
 import lft_edu as lft
 from lft_edu.exercises import check, lesson05, lesson05_assembly, lesson05_generation
-from lft_edu.flow import EVALUATIONS, STEPS, uniform_times, walk
+from lft_edu.flow import EVALUATIONS, STEPS, euler_step, midpoint_step, uniform_times, walk
 from lft_edu.latents import span_latents
 
 
@@ -346,6 +347,71 @@ def no_stop(new, eos, text):
     return False
 
 
+# --- 5.7 ----------------------------------------------------------------------------------------------------------
+def stepped(
+    loss=lambda path, x0, x1: (path[-1] - x1)[:, 1:].square().mean(),
+    order=("zero_grad", "backward", "step"),
+    frozen=True,
+    graph=True,
+    through=lambda times: times,
+    returned=lambda value: value.item(),
+    step=midpoint_step,
+    cut=lambda x: x,
+    given=lambda x: x,
+):
+    """A training step, with one thing changed: the loss of a path, the order of calls, what has a gradient."""
+
+    def answer(head, span, velocity, optimizer, ids, times):
+        with torch.set_grad_enabled(not frozen):
+            x0 = given(head(ids))
+            x1 = span(x0)
+        path = [x0]
+        with torch.set_grad_enabled(graph):
+            for t, s in itertools.pairwise(through(times)):
+                path.append(step(velocity, cut(path[-1]), t, s))
+        value = loss(path, x0, x1)
+        calls = {"zero_grad": optimizer.zero_grad, "backward": value.backward, "step": optimizer.step}
+        for name in order:
+            calls[name]()
+        return returned(value)
+
+    return answer
+
+
+def along_the_path(first):
+    return lambda path, x0, x1: (torch.stack(path[1:]) - x1)[:, :, first:].square().mean()
+
+
+def of_the_end(f):
+    return lambda path, x0, x1: f((path[-1] - x1)[:, 1:])
+
+
+def climbs(head, span, velocity, optimizer, ids, times):
+    return -stepped(lambda *a: -of_the_end(lambda e: e.square().mean())(*a))(
+        head, span, velocity, optimizer, ids, times
+    )
+
+
+def number_too_early(*parts):
+    return stepped(loss=lambda path, x0, x1: (path[-1] - x1)[:, 1:].square().mean().item())(*parts)
+
+
+def steps_first(head, span, velocity, optimizer, *rest):
+    optimizer.step()
+    return stepped(order=("zero_grad", "backward"))(head, span, velocity, optimizer, *rest)
+
+
+def detaches(head, span, velocity, optimizer, ids, times):
+    """No torch.no_grad(): the teacher's states are detached."""
+    x0 = head(ids).detach()
+    x1 = span(x0).detach()
+    loss = (walk(velocity, x0, times) - x1)[:, 1:].square().mean()
+    velocity.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
 WRONG = [
     ("5.1", functools.partial(clock, scale=1.0), "cosine 0.970"),
     ("5.1", lambda t: clock(t, order=lambda c, s: torch.cat([s, c], -1)), "begin with the sines"),
@@ -570,6 +636,38 @@ WRONG = [
     ("5.6", lambda model, ids, n, eos: lesson05_generation.greedy_text(model.model, ids, n), "never called model(…)"),
     ("5.6", lambda model, ids, n, eos: model(input_ids=ids[0]).logits, "You gave the model a tensor of shape (5,)"),
     ("5.6", lambda model, ids, n, eos: model(input_ids=ids).logits, "must have shape (1, T + 9)"),
+    ("5.7", stepped(frozen=False), "You trained the teacher, too"),
+    ("5.7", stepped(frozen=False, order=("zero_grad", "backward")), "The gradient ran into the teacher"),
+    ("5.7", stepped(returned=lambda value: None), "returned nothing: return the loss"),
+    ("5.7", stepped(loss=along_the_path(1)), "Only the end counts"),
+    ("5.7", stepped(loss=along_the_path(0)), "and position 0 is in the loss"),
+    ("5.7", stepped(loss=lambda path, x0, x1: (path[-1] - x1).square().mean()), "Position 0 is in the loss"),
+    ("5.7", stepped(loss=lambda path, x0, x1: (path[-1] - x0)[:, 1:].square().mean()), "compare with x0"),
+    ("5.7", stepped(loss=of_the_end(lambda e: 0.8 * e.square().mean())), "divide by all tokens still"),
+    ("5.7", stepped(loss=of_the_end(lambda e: e.square().sum())), "You sum: take the mean"),
+    ("5.7", stepped(loss=of_the_end(lambda e: e.square().sum(-1).mean())), "sum over dimensions"),
+    ("5.7", stepped(loss=of_the_end(lambda e: e.norm(dim=-1).mean())), "not its square"),
+    ("5.7", stepped(given=lambda x: x[:, 1:]), "leave it out of the loss only"),
+    ("5.7", stepped(step=euler_step), "These are Euler steps"),
+    ("5.7", stepped(through=lambda times: [0.0, 1.0]), "one step from 0 to 1"),
+    ("5.7", stepped(through=lambda times: [0.0, 1 / 3, 2 / 3, 1.0]), "You took equal steps"),
+    ("5.7", stepped(through=lambda times: times[:-1]), "one step early"),
+    ("5.7", stepped(cut=torch.Tensor.detach), "detached between its steps"),
+    ("5.7", climbs, "you climb"),
+    ("5.7", stepped(order=("backward", "step")), "*adds* to the gradients"),
+    ("5.7", stepped(order=("backward", "zero_grad", "step")), "cleared the gradient between"),
+    ("5.7", stepped(order=("step", "zero_grad", "backward")), "optimizer.step() comes last"),
+    ("5.7", steps_first, "The step came before backward"),
+    ("5.7", stepped(order=("zero_grad", "backward")), "No optimizer.step()"),
+    ("5.7", stepped(order=("zero_grad", "step")), "Nothing computed the gradient"),
+    ("5.7", stepped(order=("zero_grad", "backward", "step", "step")), "Each call takes one step"),
+    ("5.7", stepped(graph=False), "Only the teacher's part belongs"),
+    ("5.7", number_too_early, "Call backward on the loss itself"),
+    ("5.7", stepped(returned=lambda value: torch.set_grad_enabled(False) and None), "disabled gradients globally"),
+    ("5.7", stepped(returned=lambda value: value.expand(2)), "must have a single number"),
+    ("5.7", lambda head, span, velocity, optimizer, ids, times: head(ids.float()), "it takes the token ids"),
+    ("5.7", lambda head, span, velocity, optimizer, ids, times: span(head(ids)[0]), "it takes states"),
+    ("5.7", stepped(returned=lambda value: 2 * value.item()), "Largest difference in the loss"),
 ]  # fmt: skip
 
 
@@ -598,6 +696,8 @@ def test_other_ways_pass():
     assert check("5.6", loop(more=lambda text, new, past: {"attention_mask": torch.ones(text.shape, dtype=torch.long)}))
     assert check("5.6", lambda *a: right_loop(*a).numpy())
     assert check("5.6", prompt_in_two_parts)
+    assert check("5.7", detaches)
+    assert check("5.7", stepped(order=("backward", "step", "zero_grad"), returned=lambda value: value))
 
 
 def prompt_in_two_parts(model, ids, n, eos):
@@ -681,7 +781,7 @@ def test_a_shared_slot_is_shown_not_asserted():
     assert apart > 0.1
 
 
-@pytest.mark.parametrize("number", ["5.1", "5.2", "5.3", "5.4", "5.5", "5.6"])
+@pytest.mark.parametrize("number", ["5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7"])
 def test_stranger_answers_do_not_crash_a_check(number):
     import pandas
 

@@ -83,7 +83,7 @@ def _wrong_features(t: Tensor) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-@exercise("5.1", "A clock", difficulty=1, minutes=8)
+@exercise("5.1", "A time embedding", difficulty=1, minutes=8)
 def time_embedding(answer):
     t = torch.tensor([0.0, 1.0, 0.4567])
     yield "128 features for each time, (N, 128)"
@@ -234,7 +234,7 @@ def _wrong_velocities(x, modulations, attend, mlp, norm1, norm2) -> dict[str, Te
     }  # fmt: skip
 
 
-@exercise("5.2", "Six knobs", difficulty=2, minutes=12)
+@exercise("5.2", "Six modulations", difficulty=2, minutes=12)
 def residual(answer):
     body = Body()
     yield "a velocity shaped like the states"

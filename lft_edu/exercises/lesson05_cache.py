@@ -35,12 +35,12 @@ class Toy:
     def look(self, x, t, slot) -> Tensor:
         """Call :meth:`velocity` and record the call; this is passed to the learner."""
         if not isinstance(x, Tensor) or x.shape[-1:] != (6,) or x.ndim != 3:
-            raise Wrong(f"You called look with {describe(x)}: it takes states, (B, T, D), a time and a slot.")
+            raise Wrong(f"You called velocity with {describe(x)}: it takes states, (B, T, D), a time and a slot.")
         try:
             t, slot = float(t), index(slot)
         except (TypeError, ValueError, RuntimeError):
             raise Wrong(
-                f"You called look(x, t, slot) with t = {describe(t)}, slot = {describe(slot)}: give a number from "
+                f"You called velocity(x, t, slot) with t = {describe(t)}, slot = {describe(slot)}: give a number from "
                 "0 to 1 as time and an integer as slot."
             ) from None
         self.calls[-1].append((t, slot))
@@ -125,7 +125,7 @@ def explain_slots(calls: list[list[tuple]], following: int, first: int, solver: 
     return f"You returned {following} as the next free slot; you used {first} … {last - 1}, so it is {last}."
 
 
-@exercise("5.5", "A slot for each look", difficulty=2, minutes=12)
+@exercise("5.5", "A cache entry for each evaluation", difficulty=2, minutes=12)
 def slots(answer):
     text = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     cases = [(4, "midpoint", 3), (0, "euler", 4), (7, "midpoint", 1), (2, "euler", 1), (1, "midpoint", 2)]

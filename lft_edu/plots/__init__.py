@@ -3,6 +3,7 @@ in a notebook, and ``static_image`` renders one as a PNG for places that run no 
 """
 
 from .base import CONFIG, SERIES, animate, heatmap, label, lines, new_figure, show, static_image, visible
+from .diagrams import spliced_model
 from .plane import clouds, coupling, crossing_points, velocity_field, walks
 from .results import AXES, COLORS, budget, comparison, dots, skip_curve, skip_growth, skipped_layers, token_kl, training
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
@@ -37,6 +38,7 @@ __all__ = [
     "skip_growth",
     "skipped_layers",
     "span_coupling",
+    "spliced_model",
     "static_image",
     "token_field",
     "token_kl",

@@ -195,7 +195,8 @@ def static_image(figure: go.Figure, alt: str, width: float = 9.0) -> "Image":
 
 def _plain(text: str) -> str:
     """Convert a figure's HTML text to plain text for matplotlib."""
-    return html.unescape(text).replace("\u2068", "").replace("\u2069", "").replace("<br>", "\n")
+    text = text.replace("<br>", "\n").replace("<b>", "").replace("</b>", "")  # before a token's &lt;b&gt; is a <b>
+    return html.unescape(text).replace("\u2068", "").replace("\u2069", "")
 
 
 def _rasterize(figure: go.Figure, width: float = 9.0):
@@ -276,6 +277,8 @@ def _draw_scatter(axes, trace) -> None:
         if error.array is not None:
             sides = [list(error.arrayminus), list(error.array)]
             axes.errorbar(trace.x, trace.y, **{direction: sides}, fmt="none", ecolor="#333333", elinewidth=1)
+    if trace.fill == "toself":
+        _draw_polygons(axes, trace)
     symbol = trace.marker.symbol or "circle"
     open_mark, marker = symbol.endswith("-open"), MATPLOTLIB_MARKERS.get(symbol.removesuffix("-open"), "o")
     size = trace.marker.size if isinstance(trace.marker.size, (int, float)) else 8
@@ -291,10 +294,20 @@ def _draw_scatter(axes, trace) -> None:
         _draw_text(axes, trace)
 
 
+def _draw_polygons(axes, trace) -> None:
+    """Fill the polygons of a trace, which None separates."""
+    corners = np.array([[np.nan if v is None else v for v in values] for values in (trace.x, trace.y)], dtype=float).T
+    for polygon in np.split(corners, np.flatnonzero(np.isnan(corners[:, 0]))):
+        axes.fill(*polygon[~np.isnan(polygon[:, 0])].T, color=trace.fillcolor, linewidth=0)
+
+
 def _draw_text(axes, trace) -> None:
+    offset, look = (5, 3), {"fontsize": 8}
+    if trace.textposition == "middle center":
+        offset, look = (0, 0), {"fontsize": 9, "ha": "center", "va": "center", "color": trace.textfont.color}
     for x, y, word in zip(trace.x, trace.y, trace.text, strict=True):
         axes.annotate(
-            _plain(word), (x, y), (5, 3), textcoords="offset points", fontsize=8, annotation_clip=True, parse_math=False
+            _plain(word), (x, y), offset, textcoords="offset points", annotation_clip=True, parse_math=False, **look
         )
 
 
@@ -315,7 +328,11 @@ def _format_axes(axes, x, y) -> None:
         axes.minorticks_off()
     if y.ticktext and y.visible is not False:
         axes.set_yticks(y.tickvals, [_plain(text) for text in y.ticktext])
+    if x.visible is False:
+        axes.set_xticks([])
     if y.visible is False:
         axes.set_yticks([])
+        if x.visible is False:
+            axes.set_frame_on(False)
     elif not axes.images:
         axes.grid(alpha=0.3)

@@ -1,31 +1,33 @@
 # %% [markdown]
 # # Exercises 05 · Building an LFT
 #
-# Six exercises to the lesson [05 · Building an LFT](../../05_building_an_lft.ipynb). For each: write down what you
+# Seven exercises to the lesson [05 · Building an LFT](../../05_building_an_lft.ipynb). For each: write down what you
 # expect, fill in the function, run the check. The lesson has built every one of these pieces; write them from memory
-# before you look back. Spans `(m, n)` are half open: layers m … n − 1 are replaced.
+# before you look back. If you have time for one only, take 5.7, the training step. Spans `(m, n)` are half open: layers
+# m … n − 1 are replaced.
 
 # %%
 import torch
 
 from lft_edu.exercises import check
+from lft_edu.flow import walk
 
 # %% [markdown]
-# ## 5.1 · A clock ●○○ 8 minutes
+# ## 5.1 · A time embedding ●○○ 8 minutes
 #
 # Spread a time over 128 features, as the library does it: multiply by 1000, then cosines and sines at 64 frequencies,
 #
 # $$\cos(1000\,\omega_i\,t),\ \sin(1000\,\omega_i\,t), \qquad \omega_i = 10000^{-i/64},\quad i = 0, \dots, 63.$$
 #
-# Order: all 64 cosines, then all 64 sines, each from i = 0 to 63. A network that learns anew would take any order; the
+# Order: all 64 cosines, then all 64 sines, each from i = 0 to 63. A new network would learn either order; the
 # weights of the bundled students were trained with this one.
 #
-# **Predict first.** The student `bundled/flow-walking-6-18` looks at t = 0, 1/6, …, 5/6. How similar (cosine) are the
-# features of two neighbouring looks, without the factor 1000 and with it? *My prediction: …*
+# **Predict first.** The student `bundled/flow-walking-6-18` evaluates its velocity at t = 0, 1/6, …, 5/6. How similar
+# (cosine) are the features of two neighboring times, without the factor 1000 and with it? *My prediction: …*
 #
 # <details><summary>Hint</summary>
 #
-# `t[:, None] * frequencies` is a table (N, 64): a row a time. `torch.cat([…, …], -1)` puts two tables side by side.
+# `t[:, None] * frequencies` is a table (N, 64): one row per time. `torch.cat([…, …], -1)` puts two tables side by side.
 #
 # </details>
 
@@ -51,10 +53,10 @@ def my_features(t):
 check("5.1", my_features)
 
 # %% [markdown]
-# **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its clock at t = 0 and its KL from the teacher, on the 24 sequences of held-out code of lesson 05, rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
+# **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its time at t = 0 and its KL from the teacher, on the 24 sequences of held-out code of lesson 05, rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
 
 # %% [markdown]
-# ## 5.2 · Six knobs ●●○ 12 minutes
+# ## 5.2 · Six modulations ●●○ 12 minutes
 #
 # The velocity of a layer with parallel residual, as Pythia's:
 #
@@ -65,18 +67,18 @@ check("5.1", my_features)
 #
 # <details><summary>Hint</summary>
 #
-# `gamma1, beta1, alpha1, gamma2, beta2, alpha2 = knobs`. A helper of one line says what modulating is; use it twice.
+# `gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulations`. A helper of one line says what modulating is; use it twice.
 #
 # </details>
 
 
 # %%
-def my_velocity(x, knobs, attend, mlp, norm1, norm2):
-    """What a layer with its knobs turned adds to the states.
+def my_velocity(x, modulations, attend, mlp, norm1, norm2):
+    """What a modulated layer adds to the states.
 
     Args:
         x: (B, T, D), states.
-        knobs: (6, D): γ1, β1, α1 for attention, γ2, β2, α2 for the MLP.
+        modulations: (6, D): γ1, β1, α1 for attention, γ2, β2, α2 for the MLP.
         attend, mlp: functions from (B, T, D) to (B, T, D).
         norm1, norm2: the layer's norms, before attention and before the MLP; functions from (B, T, D) to (B, T, D).
 
@@ -88,7 +90,7 @@ def my_velocity(x, knobs, attend, mlp, norm1, norm2):
     def modulate(x, gamma, beta):
         return (1 + gamma) * x + beta
 
-    gamma1, beta1, alpha1, gamma2, beta2, alpha2 = knobs
+    gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulations
     attended = alpha1 * attend(modulate(norm1(x), gamma1, beta1))
     return attended + alpha2 * mlp(modulate(norm2(x), gamma2, beta2))
     ### END SOLUTION
@@ -107,7 +109,7 @@ check("5.2", my_velocity)
 # functions here.
 #
 # **Predict first.** Take the identity for an operator and replace a single layer of the bundled teacher's 24. Which
-# layer hurts most, and how many times as much as the second worst? *My prediction: …*
+# layer costs most, and how many times as much as the second worst? *My prediction: …*
 #
 # <details><summary>Hint</summary>
 #
@@ -143,13 +145,13 @@ def my_spliced(x, layers, span, operator, norm, head):
 check("5.3", my_spliced)
 
 # %% [markdown]
-# **And the prediction?** Layer 0: KL 6.4 nats a token. The second worst is layer 5 with 0.20, a thirtieth of it; layer 17 costs 0.02. Every layer adds to what is there already, and nearly any one of them can be missed; not the first, which all others build on.
+# **And the prediction?** Layer 0: KL 6.4 nats per token. The second worst is layer 5 with 0.20, a thirtieth of it; layer 17 costs 0.02. Every layer adds to what is there already, and nearly any one of them can be missed; not the first, which all others build on.
 
 # %% [markdown]
 # ## 5.4 · The budget ●●○ 10 minutes
 #
-# What does a spliced model cost? Count a layer as $12 D^2$ weights (no biases, no norms), the clock as two matrices,
-# $128 \times D$ and $D \times 6D$. Each attention that is evaluated keeps a key and a value of D numbers for each
+# What does a spliced model cost? Count a layer as $12 D^2$ weights (no biases, no norms), the time embedding's network as two
+# matrices, $128 \times D$ and $D \times 6D$. Each attention that is evaluated keeps a key and a value of D numbers for each
 # token.
 #
 # **Predict first.** Pythia-410M (24 layers, D = 1024), layers 6–12 replaced, three midpoint steps: by how much does each
@@ -174,7 +176,7 @@ def my_budget(layers, width, span, solver, steps):
         steps: k.
 
     Returns:
-        (weights in layers and operator, layer evaluations a token, numbers in the cache a token), whole numbers.
+        (weights in layers and operator, layer evaluations per token, numbers in the cache per token), whole numbers.
     """
     ### BEGIN SOLUTION
     m, n = span
@@ -189,37 +191,39 @@ def my_budget(layers, width, span, solver, steps):
 check("5.4", my_budget)
 
 # %% [markdown]
-# **And the prediction?** Weights in the layers from 302 to 245 million, 19 % less. Evaluations from 24 to 24 and the cache from 49,152 numbers a token to 49,152: not at all. Over layers 6–18 with one Euler step it is 170 million, 13 evaluations and 26,624 numbers.
+# **And the prediction?** Weights in the layers from 302 to 245 million, 19 % less. Evaluations from 24 to 24 and the cache from 49,152 numbers per token to 49,152: not at all. Over layers 6–18 with one Euler step it is 170 million, 13 evaluations and 26,624 numbers.
 
 # %% [markdown]
-# ## 5.5 · A slot for each look ●●○ 12 minutes
+# ## 5.5 · A cache entry for each evaluation ●●○ 12 minutes
 #
-# Walk from t = 0 to 1 inside a model that has a cache. Each look at the velocity is an attention: it writes the keys of
-# the tokens it is given into a slot of the cache, and reads what the slot holds of earlier tokens. You say which slot.
-# Slots below `first_slot` belong to the head layers; the tail goes on with the slot you return.
+# Walk from t = 0 to 1 inside a model that has a KV cache. Each velocity evaluation is an attention: it writes the keys
+# and values of the tokens it is given into one entry of the cache, and reads what that entry holds of earlier tokens.
+# You say which entry: a number, the *slot*. Slots below `first_slot` belong to the head layers; the tail continues with
+# the slot you return.
 #
-# **Predict first.** `bundled/flow-walking-6-18` looks six times. On the 24 sequences of held-out code of lesson 05 its KL
-# from the teacher is 0.23, and leaving out the twelve layers costs 1.48. What if its six looks share one slot? And if the two looks of each midpoint
-# step do? *My prediction: …*
+# **Predict first.** `bundled/flow-walking-6-18` evaluates its velocity six times. On the 24 sequences of held-out code of
+# lesson 05 its KL from the teacher is 0.23, and leaving out the twelve layers costs 1.48. What if its six evaluations
+# share one slot? And if the two of each midpoint step do? *My prediction: …*
 #
 # <details><summary>Hint 1</summary>
 #
-# A midpoint step: look at x and t, go half a step, look again there, then the whole step from x with what was seen there.
+# A midpoint step: evaluate at x and t, go half a step, evaluate again there, then take the whole step from x with that
+# second velocity.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Step i looks at t = i / k, and, if midpoint, at t = (i + ½) / k. How many looks were there before?
+# Step i evaluates at t = i / k, and, if midpoint, at t = (i + ½) / k. How many evaluations were there before?
 #
 # </details>
 
 
 # %%
-def my_walk(look, x, first_slot, solver, steps):
-    """Walk in equal steps, each look with its slot.
+def my_walk(velocity, x, first_slot, solver, steps):
+    """Walk in equal steps, each evaluation with its slot.
 
     Args:
-        look: look(x, t, slot) is the velocity (B, T, D) at states x (B, T, D) and time t, a number.
+        velocity: velocity(x, t, slot) is (B, T, D) at states x (B, T, D) and time t, a number.
         x: (B, T, D), the states at t = 0.
         first_slot: the first slot that is the operator's.
         solver: "euler" or "midpoint".
@@ -231,10 +235,10 @@ def my_walk(look, x, first_slot, solver, steps):
     ### BEGIN SOLUTION
     slot = first_slot
     for i in range(steps):
-        u = look(x, i / steps, slot)
+        u = velocity(x, i / steps, slot)
         slot += 1
         if solver == "midpoint":
-            u = look(x + u / (2 * steps), (i + 0.5) / steps, slot)
+            u = velocity(x + u / (2 * steps), (i + 0.5) / steps, slot)
             slot += 1
         x = x + u / steps
     return x, slot
@@ -245,13 +249,13 @@ def my_walk(look, x, first_slot, solver, steps):
 check("5.5", my_walk)
 
 # %% [markdown]
-# **And the prediction?** One slot for all: 0.61, and the logits after `for i, name in enumerate(names):\n    print(` differ by up to 3.7; where the student writes `name, name)`, it now writes `str(name, name, name, name, name, name, …`. A slot for each step: 0.256 instead of 0.231. The less it costs, the longer nobody notices: measure a cached model against an uncached one, not by its text.
+# **And the prediction?** One slot for all: 0.61, and the logits after `for i, name in enumerate(names):\n    print(` differ by up to 3.7; where the student writes `name, name)`, it now writes `str(name, name, name, name, name, name, …`. A slot for each step: 0.256 instead of 0.231. The less it costs, the longer it stays unnoticed: measure a cached model against an uncached one, not by its text.
 
 # %% [markdown]
 # ## 5.6 · The loop that writes ●●● 20 minutes
 #
 # Write greedily with a cache: the prompt goes in at once, then one token at a time, each the most likely one. Stop
-# behind `eos`, or after n new tokens. Use the model as it is, by calls of `model(…)`; the text must be the one it
+# after `eos`, or after n new tokens. Use the model as it is, by calls of `model(…)`; the text must be the one it
 # writes without a cache.
 #
 # **Predict first.** A prompt of 20 tokens and 400 new ones. How many tokens are run through the model, with a cache and
@@ -275,7 +279,7 @@ def my_generate(model, input_ids, n, eos):
     """Greedy text with a cache.
 
     Args:
-        model: a spliced model for causal language modelling.
+        model: a spliced model for causal language modeling.
         input_ids: (1, T), the prompt.
         n: new tokens, at most.
         eos: the token that ends a text. It belongs to the text.
@@ -304,5 +308,62 @@ check("5.6", my_generate)
 # **And the prediction?** 419 with, 87,800 without: 210 times as many. But it is only three times as fast (2.6 against 8.1 seconds on one slow core): in a model this small, a pass with a single token takes nearly as long as one with a hundred. The larger the model and the longer the text, the more of the 210 is left. See for yourself: `my_generate(lft.load_student("bundled/flow-walking-6-18"), ids, 40, 0)`, with `import lft_edu as lft` and ids from `lft.load_teacher()[1]("def area(", return_tensors="pt")["input_ids"]`.
 
 # %% [markdown]
+# ## 5.7 · Train it yourself ●●○ 15 minutes
+#
+# One step of the training loop. The teacher is given as two functions with weights: `head` (the layers before the span)
+# and `span` (the layers that the operator replaces). The loss is Flow Walking's: walk from x0 through the given times by
+# midpoint steps, compare the *end* with x1; the mean over all tokens but position 0, and over dimensions. The optimizer
+# was made with the weights of the whole model, as `student.parameters()` has them; only the operator may change.
+#
+# **Predict first.** In the lesson's loop (200 steps), make one mistake at a time: never clear the gradient; detach the
+# walk between its steps; compare every state of the path with x1; count position 0. Which one ruins the student, and
+# which one would you not notice? *My prediction: …*
+#
+# <details><summary>Hint 1</summary>
+#
+# Two lines under `torch.no_grad()`, a walk (`walk(velocity, x0, times)`, imported above, or yours of exercise 3.2), a loss, three calls.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Position 0 walks along, since the other tokens attend to it. `[:, 1:]` comes after the walk.
+#
+# </details>
+
+
+# %%
+def my_train_step(head, span, velocity, optimizer, ids, times):
+    """Take one training step on a batch.
+
+    Args:
+        head: ids (B, T) → x0 (B, T, D), the states that enter the span. Has weights, the teacher's.
+        span: x0 → x1 (B, T, D), the states that leave it. Has weights, the teacher's.
+        velocity: velocity(x, t) → (B, T, D), the operator, an nn.Module.
+        optimizer: a torch.optim.Optimizer of all these weights.
+        ids: (B, T), tokens.
+        times: from 0 to 1, the times of this walk, a list of numbers.
+
+    Returns:
+        The loss before the step, a number.
+    """
+    ### BEGIN SOLUTION
+    with torch.no_grad():
+        x0 = head(ids)
+        x1 = span(x0)
+    loss = (walk(velocity, x0, times) - x1)[:, 1:].square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+    ### END SOLUTION
+
+
+# %%
+check("5.7", my_train_step)
+
+# %% [markdown]
+# **And the prediction?** Never clearing the gradient ruins it: the loss explodes, and the KL ends at 7.9 nats per token (untrained: 1.28; done right: 0.39). The other three you would not notice, unless you had the right one to compare: 0.46 if the walk is detached, 0.51 if the whole path is compared with $x_1$, 0.40 with position 0. (One run each, the same seed.) Position 0 matters this little because the bundled teacher's sink is weak. In SmolLM2-135M, the model of lesson 08, its root mean square is 1,000 where other tokens have 6.
+
+# %% [markdown]
 # Back to the lessons: [06 · Compressing a transformer](../../06_compressing_a_transformer.ipynb), where such models are
-# trained and measured.
+# compared.
