@@ -150,7 +150,10 @@ def _draw_agreement(figure: go.Figure, panels: int, last: int) -> None:
             row=1,
             col=panel,
         )
-    figure.update_xaxes(range=[0, last + 1.5]).update_yaxes(range=[0, last + 1.5])
+    ticks = [1, *range(5, last + 1, 5)]
+    axis = {"range": [0, last + 1.5], "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
+    figure.update_xaxes(axis).update_yaxes(axis)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
 
 
 def rank_correlations(found: dict[str, dict[str, tuple[float, float, float]]], title: str) -> go.Figure:
