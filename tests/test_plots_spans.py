@@ -69,6 +69,28 @@ def test_predictions_and_measurements_of_the_same_span_meet(scan):
     assert figure.layout.yaxis.type == "log"
 
 
+def test_ranks_are_taken_within_a_length_and_ties_share_theirs(scan):
+    measured = {(0, 2): 0.5, (1, 3): 0.25, (2, 4): 0.75, (0, 4): 2.0, (1, 5): 3.0}
+    tied = scan.add(
+        "tied", {span: torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0][i]).expand(4) for i, span in enumerate(measured)}
+    )
+    figure = plots.predictions(tied, measured, ["angular", "tied"], ranks=True)
+    second = {trace.name: trace for trace in figure.data if trace.xaxis == "x2"}
+    assert set(second) == {"2 layers", "4 layers", "both agree"}
+    assert (second["2 layers"].x, second["2 layers"].y) == ((1.5, 1.5, 3.0), (2.0, 1.0, 3.0))
+    assert (second["4 layers"].x, second["4 layers"].y) == ((1.0, 2.0), (1.0, 2.0))
+    assert second["2 layers"].text == ("0", "1", "2")
+    assert "layers 0 … 1: 0 → KL 0.500" in second["2 layers"].customdata
+    assert (second["both agree"].x, second["both agree"].y) == ((1, 3), (1, 3))
+    assert figure.layout.yaxis.type != "log"
+    assert plots.static_image(figure, alt="ranks").data[:4] == b"\x89PNG"
+
+
+def test_the_paper_s_spans_have_a_key_and_others_none(scan):
+    assert plots.recoupling_heatmap(scan).data[1].showlegend
+    assert not plots.recoupling_heatmap(scan, marked=[(0, 2)]).data[1].showlegend
+
+
 def test_correlations_stand_in_order_and_nothing_is_said_of_nothing():
     nothing = (math.nan,) * 3
     found = {"a": {"angular": (0.2, 0.1, 0.4), "cka": nothing, "ridge": (0.7, 0.5, 0.8)}}

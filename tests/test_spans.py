@@ -12,7 +12,7 @@ from lft_edu import skipping
 from lft_edu.criteria import CRITERIA, RIDGE_PENALTY, Depth, Pair
 from lft_edu.latents import depth_states, hidden_states_at_all_layers
 from lft_edu.spans import SpanScan, scan_spans
-from lft_edu.support.statistics import rank_correlation, summary
+from lft_edu.support.statistics import rank_correlation, rank_correlation_gain, summary
 
 
 def layered(depth=4, n=60, d=5, seed=0, step=0.7):
@@ -240,6 +240,19 @@ def test_unknown_criteria_and_lengths(scan):
 
 def test_summary_of_one_row_has_no_interval():
     assert summary(torch.tensor([[2.0, 3.0]])).isnan().tolist() == [[False] * 2, [True] * 2, [True] * 2]
+
+
+def test_a_gain_of_rank_correlation_is_their_difference_resampled_together():
+    generator = torch.Generator().manual_seed(0)
+    a, noise, other = torch.randn(3, 40, generator=generator)
+    strata = torch.arange(40) % 2
+    near, far = a + 0.1 * noise, a + 2 * other
+    gain, low, high = rank_correlation_gain(near, far, a, strata)
+    assert gain == pytest.approx(rank_correlation(near, a, strata)[0] - rank_correlation(far, a, strata)[0])
+    assert 0 < low < gain < high
+    assert rank_correlation_gain(near, near, a, strata) == (0, 0, 0)
+    with pytest.raises(ValueError, match="one length"):
+        rank_correlation_gain(near, far[:3], a)
 
 
 def test_rank_correlation_is_scipys_within_one_stratum():

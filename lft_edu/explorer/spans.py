@@ -20,7 +20,7 @@ class SpanApp(App):
     Args:
         scan: criteria of every span.
         states: ``(L+1, N, D)``, the states scanned (or others, such as those of a single token id).
-        measured: operator → span (m, n) → KL after training, for the spans that were trained.
+        measured: operator → span (m, n) → KL, for the spans that were measured.
         span: chosen at first.
         shown: number of tokens drawn; the assignment is that of all N.
     """
@@ -82,7 +82,7 @@ class SpanApp(App):
             f"{TITLES.get(name, name)} {self.scan[name][m, n]:.3f}{self.place(name, m, n)}" for name in self.scan.tables
         ]
         came = [f"{name} {kl[m, n]:.3f}" for name, kl in self.measured.items() if (m, n) in kl]
-        trained = f"KL after training, nats: {', '.join(came)}." if came else "No operator was trained for this span."
+        trained = f"KL, nats: {', '.join(came)}." if came else "No operator was trained for this span."
         return f"Layers {m} … {n - 1}, {n - m} of them. " + "; ".join(said) + f". {trained}"
 
     def place(self, criterion: str, m: int, n: int) -> str:

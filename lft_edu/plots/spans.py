@@ -14,7 +14,7 @@ from ..spans import SpanScan
 from .base import BLACK, GRAY, GROUP_SYMBOLS, SERIES, VERMILLION, new_figure
 from .plane import coupling_traces
 
-PAPER = ((6, 12), (6, 18))
+PAPER = ((6, 12), (6, 18))  # our reading of the paper's "6-12" and "6-18": half-open [D]
 
 
 def title_of(criterion: str) -> str:
@@ -29,7 +29,7 @@ def recoupling_heatmap(
 
     Args:
         criterion: a key of ``scan.tables``.
-        marked: spans (m, n) to draw a frame around; those of the paper by default.
+        marked: spans (m, n) to draw a frame around; by default the paper's, which the legend then names.
     """
     table, (low, high) = scan[criterion], scan.intervals(criterion)
     values = [[None if x != x else x for x in row] for row in table.tolist()]  # JSON has no NaN
@@ -43,9 +43,11 @@ def recoupling_heatmap(
         customdata=cells, hovertemplate="%{customdata}<extra></extra>", hoverongaps=False, xgap=1, ygap=1,
     )  # fmt: skip
     figure.add_scatter(
-        x=[n for _, n in marked], y=[m for m, _ in marked], mode="markers", hoverinfo="skip", showlegend=False,
+        x=[n for _, n in marked], y=[m for m, _ in marked], mode="markers", hoverinfo="skip",
+        name="the paper's spans", showlegend=marked is PAPER,
         marker={"symbol": "square-open", "size": 17, "color": VERMILLION, "line": {"width": 3}},
     )  # fmt: skip
+    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
     figure.update_xaxes(range=[-0.5, len(table) - 0.5], dtick=2, showgrid=False, zeroline=False)
     figure.update_yaxes(range=[len(table) - 0.5, -0.5], dtick=2, showgrid=False, zeroline=False)
     return figure
@@ -80,30 +82,78 @@ def predictions(
     measured: dict[tuple[int, int], float],
     criteria: Sequence[str],
     title: str = "Predicted and measured",
+    ranks: bool = False,
 ) -> go.Figure:
     """Plot the KL after training against each criterion, one panel each; color and symbol by length of the span.
 
     Args:
         measured: span (m, n) → KL after training, nats.
         criteria: keys of ``scan.tables``.
+        ranks: plot rank against rank among the spans of the same length (1: the least; ties share their mean rank),
+            which is what a rank correlation within lengths sees; each point is labeled with its span's first layer.
+            Otherwise plot the values, KL on a logarithmic axis.
     """
     figure = make_subplots(1, len(criteria), subplot_titles=[title_of(c) for c in criteria], shared_yaxes=True)
-    frame = new_figure(title, "", "")
-    figure.update_layout(frame.layout).update_layout(xaxis_title=None, yaxis_title="KL after training, nats")
+    figure.update_layout(new_figure(title, "", "").layout).update_layout(xaxis_title=None)
     lengths = sorted({n - m for m, n in measured})
+    if ranks:
+        last = max(sum(n - m == length for m, n in measured) for length in lengths)
+        _draw_agreement(figure, len(criteria), last)
     for panel, criterion in enumerate(criteria, 1):
         for i, length in enumerate(lengths):
             spans = [span for span in measured if span[1] - span[0] == length]
+            predicted, kl = [scan[criterion][span].item() for span in spans], [measured[span] for span in spans]
+            names = [f"layers {m} … {n - 1}" for m, n in spans]
+            hover = [f"{span}: {x:.3g} → KL {y:.3f}" for span, x, y in zip(names, predicted, kl, strict=True)]
             figure.add_scatter(
-                x=[scan[criterion][span].item() for span in spans], y=[measured[span] for span in spans],
-                mode="markers", name=f"{length} layers", showlegend=panel == 1, legendgroup=str(length),
+                x=_ranks(predicted) if ranks else predicted,
+                y=_ranks(kl) if ranks else kl,
+                mode="markers+text" if ranks else "markers",
+                text=[str(m) for m, _ in spans],
+                textposition="top right",
+                textfont={"size": 10, "color": SERIES[i]},
+                name=f"{length} layers",
+                showlegend=panel == 1,
+                legendgroup=str(length),
                 marker={"color": SERIES[i], "symbol": GROUP_SYMBOLS[i], "size": 9},
-                text=[f"layers {m} … {n - 1}" for m, n in spans], hovertemplate="%{text}: %{x:.3g} → KL %{y:.3f}",
-                row=1, col=panel,
-            )  # fmt: skip
+                customdata=hover,
+                hovertemplate="%{customdata}<extra></extra>",
+                row=1,
+                col=panel,
+            )
+    if ranks:
+        figure.update_xaxes(title="rank of the criterion")
+        return figure.update_layout(yaxis_title="rank of the KL after training")
     ticks = [digit * 10.0**power for power in range(-3, 2) for digit in (1, 2, 5)]
     figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], minor_ticks="")
-    return figure
+    return figure.update_layout(yaxis_title="KL after training, nats")
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    from scipy.stats import rankdata
+
+    return rankdata(values).tolist()
+
+
+def _draw_agreement(figure: go.Figure, panels: int, last: int) -> None:
+    """Draw the diagonal from rank 1 to rank ``last`` in every panel: there, both ranks agree."""
+    for panel in range(1, panels + 1):
+        figure.add_scatter(
+            x=[1, last],
+            y=[1, last],
+            mode="lines",
+            name="both agree",
+            line={"color": GRAY, "dash": "dash", "width": 1},
+            hoverinfo="skip",
+            showlegend=panel == 1,
+            legendgroup="agree",
+            row=1,
+            col=panel,
+        )
+    ticks = [1, *range(5, last + 1, 5)]
+    axis = {"range": [0, last + 1.5], "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
+    figure.update_xaxes(axis).update_yaxes(axis)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
 
 
 def rank_correlations(found: dict[str, dict[str, tuple[float, float, float]]], title: str) -> go.Figure:

@@ -79,15 +79,48 @@ def rank_correlation(
     Raises:
         ValueError: different shapes, or fewer than 3 spans.
     """
+    rho = _resampled_rho(predicted, measured, strata, resamples)
+    samples = rho[1:] if rho[1:].isnan().all() else rho[1:][~rho[1:].isnan()]
+    return rho[0].item(), *interval(samples, level)
+
+
+def rank_correlation_gain(
+    first: Tensor,
+    second: Tensor,
+    measured: Tensor,
+    strata: Tensor | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float, float]:
+    """Return how much larger the rank correlation of criterion ``first`` is than that of ``second``, with its interval.
+
+    Both are resampled together: two correlations whose own intervals overlap may still differ clearly, because spans
+    that are hard for one criterion are hard for the other.
+
+    Args:
+        first, second, measured: ``(S,)``, one number per span.
+        strata, level, resamples: see :func:`rank_correlation`.
+
+    Returns:
+        ``(difference of rho, low, high)``; NaN if a criterion is the same for all spans.
+
+    Raises:
+        ValueError: different shapes, or fewer than 3 spans.
+    """
+    gain = _resampled_rho(first, measured, strata, resamples) - _resampled_rho(second, measured, strata, resamples)
+    samples = gain[1:] if gain[1:].isnan().all() else gain[1:][~gain[1:].isnan()]
+    return gain[0].item(), *interval(samples, level)
+
+
+def _resampled_rho(predicted: Tensor, measured: Tensor, strata: Tensor | None, resamples: int) -> Tensor:
+    """Return the rank correlation of all spans, then those of bootstrap samples: ``(1 + resamples,)``."""
     strata = torch.zeros(len(predicted), dtype=torch.long) if strata is None else torch.as_tensor(strata)
     if not predicted.shape == measured.shape == strata.shape or predicted.ndim != 1 or len(predicted) < 3:
         shapes = ", ".join(str(tuple(x.shape)) for x in (predicted, measured, strata))
         raise ValueError(f"Shapes {shapes}: give predicted, measured and strata of one length, at least 3 spans.")
     order, sizes = strata.argsort(stable=True), strata.unique(return_counts=True)[1].tolist()
     rows = torch.cat([order[None], bootstrap_rows(len(strata), resamples, strata=strata)])
-    rho = torch.from_numpy(spearman(predicted.cpu()[rows], measured.cpu()[rows], sizes))
-    samples = rho[1:] if rho[1:].isnan().all() else rho[1:][~rho[1:].isnan()]
-    return rho[0].item(), *interval(samples, level)
+    return torch.from_numpy(spearman(predicted.cpu()[rows], measured.cpu()[rows], sizes))
 
 
 def spearman(a: np.ndarray | Tensor, b: np.ndarray | Tensor, sizes: list[int] | None = None) -> np.ndarray:
