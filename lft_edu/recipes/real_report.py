@@ -17,6 +17,12 @@ PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of t
     "flow-walking": (0.736, 3, 0.932),
 }
 TITLES = {"flow-matching": "flow matching, 6 layers → 1", "flow-walking": "Flow Walking, 12 layers → 1"}
+NAMES = {  # of runs whose operators differ by their number of evaluations, which has a column of its own
+    "loop": "loop, untrained",
+    **{f"loop-{k}": "trained loop" for k in (2, 3, 6)},
+    **{f"flow-walking-{k}": "flow-walking" for k in (1, 6)},
+    "two-layers": "two layers",
+}
 LAYERS = {"flow-matching": 6, "flow-walking": 12}
 
 
@@ -65,12 +71,13 @@ def paper_table(results: dict) -> str:
 def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> str:
     """Rows of some experiments, in Markdown: tokens seen, evaluations, KL, in layers."""
     lines = ["| operator | layers | tokens | NFE | KL, nats (95 %) | in layers |", "|---|---|---|---|---|---|"]
-    for row in results["rows"]:
+    for row in sorted(results["rows"], key=lambda row: (row["span"], row["docs"]["kl"])):
         experiment, name = row["name"].split("/")[:2]
         half = experiment in ("budget", "rate") and row["tokens"] == 500_000 and MUON.items() <= row["options"].items()
         if experiment in experiments or (half and "same" in experiments):
             (m, n), found = row["span"], row["docs"]
-            what = name.removeprefix("kl-") + (", then logits" if name.startswith("kl-") else "")
+            name, end = name.removeprefix("kl-"), ", then logits" if name.startswith("kl-") else ""
+            what = NAMES.get(name, name) + end
             lines.append(
                 f"| {what} ({operator_title(row)}) | {m}–{n} | {row['tokens_seen'] / 1e6:.2g} M | {found['nfe']} | "
                 f"{_kl(row)} | {_layers(row)} |"
