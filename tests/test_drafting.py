@@ -97,6 +97,17 @@ def test_transformers_writes_the_same_text(teacher, ids, name):
         assert torch.equal(greedy(teacher, prompt, assistant_model=student), greedy(teacher, prompt))
 
 
+def test_transformers_takes_one_padded_prompt_and_refuses_two(teacher, ids):
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), ids[:2]], 1)
+    mask = (torch.arange(15) >= 3).long().expand(2, -1)
+    student = STUDENTS["sink"](teacher)
+    found = greedy(teacher, padded[:1], attention_mask=mask[:1], assistant_model=student)
+    assert torch.equal(found, greedy(teacher, padded[:1], attention_mask=mask[:1]))
+    assert torch.equal(found[:, 3:], greedy(teacher, ids[:1]))
+    with pytest.raises(ValueError, match="batch_size = 1"):
+        greedy(teacher, padded, attention_mask=mask, assistant_model=student)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "qwen2", "gpt2"])
 def test_other_families_too_with_sliding_windows_shorter_than_the_text(kind, ids):
     teacher = tiny(kind)
