@@ -143,6 +143,8 @@ def test_a_click_on_the_map_shows_the_span(page, lab):
     cell = box["width"] / 9  # nine depths, m = 1 and n = 5
     page.mouse.click(box["x"] + 5.5 * cell, box["y"] + 1.5 * box["height"] / 9)
     page.wait_for_selector("text=Layers 1 … 4", state="attached")
+    page.wait_for_selector(".noUi-handle[aria-valuenow='5.0']", state="attached")  # the slider has followed
+    page.wait_for_timeout(1000)
     slider = page.locator(".noUi-handle").nth(1)  # and the keyboard: n one further
     slider.focus()
     slider.press("ArrowRight")

@@ -82,7 +82,7 @@ def test_pictures_inside_a_step_do_not_change_where_it_ends(solver, generator):
     """A turning field, for which an Euler step is a straight line and a midpoint step is bent."""
 
     class Turn(lft.Flow):
-        def field(self, **context):
+        def field(self, x0=None, **context):
             return lambda x, t: 2 * torch.stack([-x[..., 1], x[..., 0]], -1)
 
     x0 = torch.randn(1, 5, 2, generator=generator, dtype=torch.float64)
