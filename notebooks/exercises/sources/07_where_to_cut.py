@@ -20,7 +20,7 @@ from lft_edu.exercises import check
 # new since [exercise 1.2](../../exercises/01_couplings.ipynb): at depth 0 every `self` is the *same* point. Exchanging two
 # of them changes nothing in the total, so it must not count: where the given pairs are as good as any, keep them.
 #
-# **Predict first.** Of the lesson's 512 tokens (standard library, validation split) on layers 0 to 5, the solver left alone
+# **Predict first.** Of 512 tokens (standard library, validation split) on layers 0 to 5, the solver left alone
 # re-pairs 88 %. How many are left if ties go to the given pairs: 85 %, 68 %, 20 %? *My prediction: …*
 #
 # <details><summary>Hint 1</summary>
@@ -64,7 +64,7 @@ check("7.1", my_ratio)
 # **And the prediction?** 68 %. Nearly a quarter of what looked like re-pairing was only a matter of names. The rest is real: words that start apart would be given each other's ends. On all spans that begin at layer 1 or later no two tokens share a state, and both ways agree. The next cell measures it again.
 
 # %%
-# The sample of lesson 07, each token from a text of its own.
+# 512 tokens of the standard library, each from a text of its own.
 teacher, tokenizer = lft.load_teacher("bundled")
 corpus = lft.load_corpus("python-stdlib", tokenizer, "validation", block_size=128, max_tokens=512 * 128)
 states = lft.latents.depth_states(teacher, corpus, 512, torch.Generator().manual_seed(0))
@@ -112,7 +112,7 @@ def my_growth(x0, x1, sizes):
 check("7.2", my_growth)
 
 # %% [markdown]
-# **And the prediction?** By lot, 1/2 and 63/64: the best of all permutations knows nothing of yours, and on average one pair of however many falls in its place by chance, so R = 1 − 1/N. For the real pairs of layers 1 to 18, on the lesson's sample of the standard library: 0.00 among 2, 0.03 among 64 and 0.18 among 512. The long scan that the lesson loads has 0.01 among 64, 0.10 among 512 and 0.24 among 2048: same teacher, same span, *other text* (installed packages). A ratio without its N says nothing, and little without its text.
+# **And the prediction?** By lot, 1/2 and 63/64: the best of all permutations knows nothing of yours, and on average one pair of however many falls in its place by chance, so R = 1 − 1/N. For the real pairs of layers 1 to 18, on these tokens of the standard library: 0.00 among 2, 0.03 among 64 and 0.18 among 512. The long scan that the lesson loads has 0.01 among 64, 0.10 among 512 and 0.24 among 2048: same teacher, same span, *other text* (installed packages). A ratio without its N says nothing, and little without its text.
 
 # %%
 for size in (2, 64, 512):  # layers 1 to 18, on the sample above
