@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .closed_forms import Moments
 from .families import family_of, layers_of
 from .latents import Latents, StateStore, layer_output, span_latents
-from .objectives import HeadKL, Objective, make_objective
+from .objectives import OBJECTIVES, HeadKL, Objective, make_objective
 from .operators import Flow, Operator
 from .sinks import find_sink
 from .splicing import SplicedForCausalLM, check_pair
@@ -180,9 +180,9 @@ class LogitLoss(nn.Module):
 
 def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
     """Shorthand as (training, settings of the objective, callbacks)."""
-    walk = {"num_steps", "solver", "alpha", "beta", "interpolant", "waypoints", *FORMER_WALK}
-    options = {FORMER_WALK.get(name, name): value for name, value in shorthand.items() if name in walk}
-    rest = {name: value for name, value in shorthand.items() if name not in {*walk, "evaluate", "log"}}
+    of_objectives = {f.name for cls in OBJECTIVES.values() for f in fields(cls)} | {*FORMER_WALK}
+    options = {FORMER_WALK.get(name, name): value for name, value in shorthand.items() if name in of_objectives}
+    rest = {name: value for name, value in shorthand.items() if name not in {*of_objectives, "evaluate", "log"}}
     training = replace(training, **Training.renamed(rest))  # TypeError for an unknown name, with the nearest one
     evaluate = shorthand.get("evaluate")
     return training, options, [Evaluation(evaluate, shorthand.get("log"))] if evaluate else []

@@ -2,16 +2,19 @@
 
 import math
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 import lft_edu as lft
 
 from .. import skipping
 from ..fitting import SOLVED_BY
 from ..loading.assets import ASSETS, sha256
-from ..support.files import atomic_write
+from ..support.files import atomic_write, write_json
 from ..training.callbacks import History
 
 README = ASSETS.parent / "README.md"
@@ -64,6 +67,18 @@ def fit(student, teacher, source, options: dict, checkpoint: Path) -> History:
         return lft.fit(student, teacher, source, **options, checkpoint=checkpoint, resume=True)
     options = {name: value for name, value in options.items() if name in SOLVED_BY}
     return lft.fit(student, teacher, source, **options)
+
+
+def unless_done(path: Path, job: Callable[[], object]) -> None:
+    """Write what ``job`` returns to a JSON file, unless the file exists or another process is at it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock", timeout=0):
+            if not path.exists():
+                print(f"{time.strftime('%H:%M:%S')} {path.stem} (process {os.getpid()})", flush=True)
+                write_json(path, job())
+    except Timeout:
+        pass
 
 
 def in_layers(kl: torch.Tensor, curve: dict[int, torch.Tensor]) -> dict:

@@ -7,7 +7,7 @@
     python -m lft_edu.recipes.real --collect         # only write assets/results/real.json from what is done
 
 Each run is one operator with its own seed, rate and number of tokens. The teacher's states are computed once and kept
-on disk (``--work``, 21 GB for 2.6 M tokens), and read many times. A run that another process has begun is left to it.
+on disk (``--work``, 32 GB for 2.6 M tokens), and read many times. A run that another process has begun is left to it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import argparse
 import fnmatch
 import functools
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 import lft_edu as lft
@@ -37,7 +36,7 @@ from ..operators import operator_from_dict
 from ..support.arguments import count
 from ..support.files import atomic_write, write_json
 from ..support.statistics import bootstrap_means, evenly_spaced, interval, ratio_interval
-from .common import fit, hardware, in_layers
+from .common import fit, hardware, in_layers, unless_done
 from .operators import save_operator
 from .real_report import render, ship
 from .real_runs import DEPTH, LENGTH, RUNS, SPANS, TEACHER, Run, file_of
@@ -45,7 +44,7 @@ from .real_text import own_text
 
 BATCH = 16  # sequences a step
 # besides the edges of the spans: the teacher's own path through six layers; the last states, of which logits are made
-DEPTHS = {"docs": set(range(13, 20)), "mixed": {DEPTH}}
+DEPTHS = {"docs": set(range(*SPANS[0])), "mixed": {DEPTH}}
 
 
 class Bench:
@@ -241,14 +240,7 @@ def work_through(bench: Bench, runs: list[Run]) -> None:
     todo += [] if bench.backwards else [(bench.work / "criteria.json", bench.criteria)]
     todo += [(bench.work / "results" / f"{run.file}.json", lambda run=run: bench.train(run)) for run in runs]
     for path, job in todo:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(f"{path}.lock", timeout=0):
-                if not path.exists():
-                    print(f"{time.strftime('%H:%M:%S')} {path.stem} (process {os.getpid()})", flush=True)
-                    write_json(path, job())
-        except Timeout:
-            continue
+        unless_done(path, job)
 
 
 if __name__ == "__main__":

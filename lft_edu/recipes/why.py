@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
 import math
 import re
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 import lft_edu as lft
 
@@ -41,7 +41,7 @@ from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..operators import operator_from_dict
 from ..support.files import write_json
-from .common import hardware
+from .common import hardware, unless_done
 from .why_report import render
 
 REGRESSION, FLOW = {"kind": "regression"}, {"kind": "flow", "solver": "euler", "num_steps": 1}
@@ -82,6 +82,7 @@ class Bundled:
     """The bundled teacher, its training text and its held-out text."""
 
     spans, seeds, batch_size, lr, precision = ((6, 12), (6, 18)), (0, 1, 2), 16, 0.03, "no"
+    tokens = 1_000_000  # of a run, if it is not told otherwise
 
     def __init__(self, tokens: int):
         self.teacher, tokenizer = lft.load_teacher("bundled")
@@ -96,11 +97,12 @@ class Real:
     """SmolLM2-135M, on the states that :mod:`lft_edu.recipes.real` keeps."""
 
     spans, seeds, batch_size, lr, precision = ((13, 19),), (0, 1), 16, 0.04, "bf16"
+    tokens = 500_000
 
     def __init__(self, tokens: int):
         from .real import Bench
 
-        self.bench = Bench(Path("runs/real"), tokens, {})
+        self.bench = Bench(Path("runs/real"), 2_600_000, {})  # all that is stored, however little a run takes
         self.teacher, self.held_out = self.bench.teacher, self.bench.held_out
 
     def source(self, span: tuple[int, int]) -> LatentSource:
@@ -177,8 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if not a.collect:
-        tokens = a.tokens or {"bundled": 1_000_000, "smollm2-135m": 500_000}[a.teacher]
-        bench = BENCHES[a.teacher](2_600_000 if a.teacher == "smollm2-135m" else tokens)
+        tokens = a.tokens or BENCHES[a.teacher].tokens
+        bench = BENCHES[a.teacher](tokens)
         for seed in a.seed or bench.seeds:
             for span in bench.spans:
                 work_through(bench, span, seed, tokens, a.work / a.teacher, a.only)
@@ -187,18 +189,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def work_through(bench, span, seed: int, tokens: int, work: Path, only: str) -> None:
     """Train every variant that is not done yet, and that no other process is training."""
-    source = None
-    work.mkdir(parents=True, exist_ok=True)
+    source = functools.cache(bench.source)
     for name in fnmatch.filter(VARIANTS, only):
         words = re.findall(r"[a-z0-9]+", name.lower())
         path = work / "-".join([*words, f"{span[0]}-{span[1]}-seed-{seed}.json"])
-        try:
-            with FileLock(f"{path}.lock", timeout=0):
-                if not path.exists():
-                    source = source or bench.source(span)
-                    write_json(path, train(bench, source, name, seed, tokens))
-        except Timeout:
-            continue
+        unless_done(path, lambda name=name: train(bench, source(span), name, seed, tokens))
 
 
 def collect(work: Path, out: Path) -> dict:
