@@ -56,6 +56,16 @@ def midpoint_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
     return x + pad_t_like_x(2 * half, x) * velocity(halfway, t + half)
 
 
+def shortcut_step(velocity, x: Tensor, t, s) -> Tensor:
+    """Step from ``t`` to ``s`` by a velocity that is told how long the step is, ``u(x, t, s − t)``.
+
+    Such a velocity is the mean one of the whole step (shortcut models, arXiv 2410.12557; MeanFlow, arXiv 2505.13447):
+    a long step need not be less exact than a short one. One evaluation.
+    """
+    t, s = as_time(t, x), as_time(s, x)
+    return x + pad_t_like_x(s - t, x) * velocity(x, t, s - t)
+
+
 STEPS: dict[str, Step] = {"euler": euler_step, "midpoint": midpoint_step}
 EVALUATIONS = {"euler": 1, "midpoint": 2}  # velocity evaluations per step
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .closed_forms import LinearPatch, MeanShift, Procrustes, Ridge
-from .flow import EVALUATIONS, STEPS, check_steps, walk
+from .flow import EVALUATIONS, STEPS, check_steps, shortcut_step, walk
 from .support.errors import unknown_name_error
 from .transport import Operator, at_slot
 from .velocity import VelocityEstimator, _OwnsLayer
@@ -94,6 +94,8 @@ class Flow(Operator):
         layers: of which the velocity is made, each with weights and modulations of its own.
         conditional: the velocity is given x0 besides x_t (through a matrix that starts at zero), so that no two paths
             can be taken for one another: u(x_t, t; x0).
+        step_aware: the velocity is told how long the step is, u(x, t, Δt), and is the mean one of that step, so that
+            one set of weights may serve any number of steps. For Euler steps only.
     """
 
     kind = "flow"
@@ -106,11 +108,14 @@ class Flow(Operator):
         init_layer: int | None = None,
         layers: int = 1,
         conditional: bool = False,
+        step_aware: bool = False,
         *,
         steps: int | None = None,
     ):
         if solver not in STEPS:
             raise ValueError(f"solver={solver!r}: choose one of {', '.join(STEPS)}.")
+        if step_aware and solver != "euler":
+            raise ValueError(f"solver={solver!r}: a step-aware velocity is for Euler steps. Use solver='euler'.")
         super().__init__()
         num_steps = num_steps if steps is None else steps  # its name before 1.0, and in operators saved then
         self.settings = {"solver": solver, "num_steps": check_steps(num_steps)}
@@ -120,6 +125,13 @@ class Flow(Operator):
             self.settings["layers"] = layers
         if conditional:
             self.settings["conditional"] = True
+        if step_aware:
+            self.settings["step_aware"] = True
+
+    @property
+    def step(self):
+        """The function that takes a step, such as :func:`lft_edu.flow.euler_step`."""
+        return shortcut_step if self.settings.get("step_aware") else STEPS[self.settings["solver"]]
 
     @property
     def slots(self):
@@ -128,15 +140,16 @@ class Flow(Operator):
 
     def build(self, layer, config, generator=None):
         more = [copy.deepcopy(layer) for _ in range(self.settings.get("layers", 1) - 1)]
-        self.velocity = VelocityEstimator(layer, config, generator)
-        self.more = nn.ModuleList(VelocityEstimator(one, config, generator) for one in more)
+        estimator = lambda one: VelocityEstimator(one, config, generator, self.settings.get("step_aware", False))  # noqa: E731
+        self.velocity, self.more = estimator(layer), nn.ModuleList(estimator(one) for one in more)
         if self.settings.get("conditional"):
             self.start = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
             nn.init.zeros_(self.start.weight)
         return self
 
     def field(self, x0: Tensor | None = None, **context):
-        """``u(x, t)`` for tokens in this context. Its i-th call writes the i-th of the operator's KV-cache entries.
+        """``u(x, t)`` for tokens in this context; ``u(x, t, Δt)`` if the operator is step-aware. Its i-th call writes
+        the i-th of the operator's KV-cache entries.
 
         ``x0`` is where the walk starts; only a conditional velocity needs it.
 
@@ -149,26 +162,33 @@ class Flow(Operator):
                 raise ValueError("A conditional velocity needs to know where the walk starts: field(x0, ...).")
             start = self.start(x0)
 
-        def velocity(x, t):
-            update = self.velocity(x if start is None else x + start, t, **at_slot(context, next(slots)))
+        def velocity(x, *times):
+            if (len(times) == 2) != self.settings.get("step_aware", False):
+                raise ValueError(
+                    "This velocity is told the time alone, u(x, t); lft.Flow(step_aware=True) is told the step, too."
+                    if len(times) == 2
+                    else "A step-aware velocity is told how long the step is, u(x, t, Δt): train it by an objective "
+                    "that walks with shortcut_step (lft_edu.recipes.any_steps has two)."
+                )
+            update = self.velocity(x if start is None else x + start, *times, **at_slot(context, next(slots)))
             for layer in self.more:
-                update = update + layer(x + update, t, **at_slot(context, next(slots)))
+                update = update + layer(x + update, *times, **at_slot(context, next(slots)))
             return update
 
         return velocity
 
     def forward(self, x, **context):
         k = self.settings["num_steps"]
-        return walk(self.field(x, **context), x, [i / k for i in range(k + 1)], STEPS[self.settings["solver"]])
+        return walk(self.field(x, **context), x, [i / k for i in range(k + 1)], self.step)
 
     @torch.no_grad()
     def path(self, x0, context, substeps=0):
-        k, step = self.settings["num_steps"], STEPS[self.settings["solver"]]
+        k = self.settings["num_steps"]
         states, times, parts, start = [], [], substeps + 1, self.with_sink(x0)
         velocity = self.field(start, **context)
         for i in range(k):
             for j in range(1, parts + 1):
-                states.append(step(velocity, start, i / k, (i * parts + j) / (k * parts)))
+                states.append(self.step(velocity, start, i / k, (i * parts + j) / (k * parts)))
                 times.append((i * parts + j) / (k * parts))
             start = states[-1]
         return states, torch.tensor(times, dtype=torch.float64)

@@ -122,7 +122,8 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"A {self.operator.kind!r} operator has no solver; only lft.Flow has one.")
         now = self.operator.settings
         num_steps = steps if num_steps is None else num_steps  # its name before 1.0
-        self.operator.settings = now | Flow(solver or now["solver"], num_steps or now["num_steps"]).settings
+        new = Flow(solver or now["solver"], num_steps or now["num_steps"], step_aware=now.get("step_aware", False))
+        self.operator.settings = now | new.settings
         self.wire()
         return self
 

@@ -26,25 +26,28 @@ class TimeModulation(nn.Module):
     """Time → γ1, β1, α1, γ2, β2, α2 (adaLN of DiT, arXiv 2212.09748), ``(..., 6, D)``. Starts as γ = β = 0, α = 1.
 
     Times are scaled by 1000 first: to sinusoids with periods of at least 2π, t = 0 and t = 1 look nearly alike.
+    ``inputs`` is how many numbers it is told: the time alone, or the time and the length of the step.
     """
 
     FEATURES = 128
 
-    def __init__(self, width: int, generator: torch.Generator | None = None):
+    def __init__(self, width: int, generator: torch.Generator | None = None, inputs: int = 1):
         super().__init__()
-        self.inner = nn.Linear(self.FEATURES, width)
+        self.inner = nn.Linear(inputs * self.FEATURES, width)
         self.outer = nn.Linear(width, 6 * width)
         nn.init.normal_(self.inner.weight, std=self.FEATURES**-0.5, generator=generator)
         for zero in (self.inner.bias, self.outer.weight, self.outer.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, t: Tensor) -> Tensor:
-        t = t.to(torch.promote_types(t.dtype, torch.float32))  # bfloat16 would round 996 and 999 to one number
-        half = self.FEATURES // 2
-        frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
-        angles = 1000 * t[..., None] * frequencies
-        features = torch.cat([angles.cos(), angles.sin()], -1).to(self.inner.weight.dtype)
-        with maybe_autocast(t.device.type, enabled=False):  # near α = 1, bfloat16 has steps of 1/128
+    def forward(self, *times: Tensor) -> Tensor:
+        half, waves = self.FEATURES // 2, []
+        for t in times:
+            t = t.to(torch.promote_types(t.dtype, torch.float32))  # bfloat16 would round 996 and 999 to one number
+            frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / half))
+            angles = 1000 * t[..., None] * frequencies
+            waves += [angles.cos(), angles.sin()]
+        features = torch.cat(waves, -1).to(self.inner.weight.dtype)
+        with maybe_autocast(features.device.type, enabled=False):  # near α = 1, bfloat16 has steps of 1/128
             modulations = self.outer(nn.functional.silu(self.inner(features))).unflatten(-1, (6, -1))
         is_alpha = torch.arange(6, device=t.device) % 3 == 2
         return modulations.to(torch.promote_types(modulations.dtype, torch.float32)) + is_alpha[:, None]
@@ -59,18 +62,20 @@ class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
     for the gradient: the memory of one evaluation instead of 2k, for a third more time.
     """
 
-    def __init__(self, layer: nn.Module, config, generator: torch.Generator | None = None):
+    def __init__(self, layer: nn.Module, config, generator: torch.Generator | None = None, step_aware: bool = False):
         super().__init__()
         self.family = family_of(config)
         self.parallel = bool(self.family.parallel_switch and getattr(config, self.family.parallel_switch))
         self.layer = layer
-        self.modulation = TimeModulation(config.hidden_size, generator)
+        self.modulation = TimeModulation(config.hidden_size, generator, inputs=2 if step_aware else 1)
 
-    def forward(self, x: Tensor, t: Tensor, **context) -> Tensor:
-        """Velocity at ``x`` ``(B, T, D)`` and ``t``, a number, ``(B,)`` or ``(B, T)``; shaped like ``x``."""
+    def forward(self, x: Tensor, t: Tensor, *length: Tensor, **context) -> Tensor:
+        """Velocity at ``x`` ``(B, T, D)`` and ``t``, a number, ``(B,)`` or ``(B, T)``; shaped like ``x``. A step-aware
+        one is told the ``length`` of the step, too, shaped like ``t``."""
         part = lambda name: getattr(self.layer, name)  # noqa: E731
         t = torch.as_tensor(t, device=x.device)
-        modulations = self.modulation(t).to(x.dtype).unbind(-2)
+        told = [t, *(torch.as_tensor(one, device=x.device) for one in length)]
+        modulations = self.modulation(*told).to(x.dtype).unbind(-2)
         per_token = t.shape + (1,) * (x.ndim - 1 - t.ndim) + x.shape[-1:]
         gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (one.reshape(per_token) for one in modulations)
         read = _for_products(torch.addcmul(beta1, 1 + gamma1, part(self.family.attention_norm)(x)))
