@@ -43,7 +43,7 @@ def _without_docstring(source: str) -> str:
     if not rest or not isinstance(first, ast.Expr) or not isinstance(getattr(first.value, "value", None), str):
         return source.rstrip()  # no docstring, or nothing but one
     lines = source.splitlines()
-    start, end = first.lineno - 1, first.end_lineno
+    start, end = first.lineno - 1, first.end_lineno or first.lineno
     while not lines[end].strip():
         end += 1
     return "\n".join([*lines[:start], *lines[end:]]).rstrip()
