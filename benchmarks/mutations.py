@@ -55,7 +55,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("shapes.py", "sin * x[:, 0] + cos * x[:, 1]", "cos * x[:, 1] - sin * x[:, 0]", "plane"),
     ("plots/plane.py", 'agrees", ~changed', 'agrees", changed', "plots_explorer"),
     ("plots/plane.py", "a + along[:, None] * (b - a)", "b + along[:, None] * (b - a)", "plots_explorer"),
-    ("plots/base.py", "title=html.escape(title, quote=False)", "title=title", "plots_explorer assets"),
+    ("plots/base.py", "escape(line) for line in", "line for line in", "plots_explorer assets"),
     ("explorer/plane.py", "{html.escape(str(error))}", "{error}", "plots_explorer"),
     ("exercises/checking.py", "html.escape(repr(self))", "repr(self)", "exercises"),
     ("exercises/checking.py", "except NotImplementedError:", "except ZeroDivisionError:", "exercises"),
