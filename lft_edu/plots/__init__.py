@@ -8,6 +8,7 @@ from .base import alt_of, animate, describe, label, new_figure, set_title, visib
 from .curves import dots, exact_and_learned, lines, panels, training
 from .diagrams import spliced_model
 from .display import CONFIG, show, static_image, widget
+from .lesson_figures_l2 import maps, views
 from .plane import clouds, coupling, crossing_points, paths_over_time, straight_paths, velocity_field, walks
 from .results import AXES, COLORS, budget, comparison, skip_curve, skip_growth, skipped_layers
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
@@ -42,6 +43,7 @@ __all__ = [
     "lines",
     "log_axis",
     "log_ticks",
+    "maps",
     "new_figure",
     "norms",
     "panels",
@@ -69,6 +71,7 @@ __all__ = [
     "training",
     "trajectory",
     "velocity_field",
+    "views",
     "visible",
     "walks",
     "widget",
