@@ -8,9 +8,9 @@ from .base import alt_of, animate, describe, label, new_figure, set_title, visib
 from .curves import dots, exact_and_learned, lines, panels, training
 from .diagrams import spliced_model
 from .display import CONFIG, show, static_image, widget
-from .lesson_figures_l2 import maps, views
 from .plane import clouds, coupling, crossing_points, paths_over_time, straight_paths, velocity_field, walks
 from .results import AXES, COLORS, budget, comparison, skip_curve, skip_growth, skipped_layers
+from .side_by_side import maps, views
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .states import hidden_distance, lens, norms, state_sizes, teacher_distance, token_field
 from .style import SERIES, Style, style_of, styles, table

@@ -1,4 +1,4 @@
-"""Figures of lesson 04: the same states in several projections, side by side."""
+"""The same states in several projections, side by side."""
 
 from collections.abc import Mapping, Sequence
 
