@@ -45,7 +45,7 @@ def test_each_view_says_what_it_hides(paths, spaces):
     ends = [path.at(depths)[:, 1:] for path in paths.values()]
     for note, (name, projection) in zip(figure.layout.annotations, spaces.items(), strict=True):
         hidden = lft.projections.distortion(projection, *ends).hidden
-        assert note.text.replace("<br>", " ") == f"{name}: hides {hidden:.0%} of the squared distance"
+        assert note.text.replace("<br>", " ") == f"{name}: hides {hidden:.0%}"
     assert "2 panels" in plots.alt_of(figure)
 
 

@@ -20,9 +20,10 @@ def views(
     paths: Mapping[str, Trajectory],
     projections: Mapping[str, Projection],
     tokens: Sequence[int],
-    title: str = "The same paths in different projections",
+    title: str = "What each picture hides of the squared distance",
 ) -> go.Figure:
-    """Plot some tokens' paths in several projections, side by side, each with the fraction of the distance it hides.
+    """Plot some tokens' paths in several projections, side by side, each with the fraction of the squared distance
+    between teacher and first student that it hides.
 
     Paths begin where the replaced layers begin (a ring), since up to there a student has the teacher's states; squares
     mark where the replaced layers end.
@@ -57,10 +58,10 @@ def views(
 
 
 def _hidden(teacher: Trajectory, student: Trajectory, projection: Projection) -> str:
-    """Say what a PCA hides of the squared distance from teacher to student, position 0 left out."""
+    """Say how much a PCA hides of the squared distance from teacher to student, position 0 left out."""
     depths = shared_depths(teacher, student)
     found = distortion(projection, teacher.at(depths)[:, 1:], student.at(depths)[:, 1:]).hidden
-    return "" if found is None else f": hides {found:.0%} of the squared distance"
+    return "" if found is None else f": hides {found:.0%}"
 
 
 def _add_paths(figure, projection, path, tokens, span, name, look, column) -> None:
@@ -117,9 +118,10 @@ def maps(
 
 def _panels(heads: list[str], title: str) -> go.Figure:
     """Create panels of 2-D points side by side, each with its own axes and the same scale on both."""
-    shown = [wrap(head, 26) for head in heads]
+    shown = [wrap(head, 14) for head in heads]  # three panels must fit on a phone
     figure = make_subplots(1, len(heads), subplot_titles=shown, horizontal_spacing=0.06)
-    figure.update_layout(new_figure(title, "", "", height=460).layout).update_layout(xaxis_title=None)
+    figure.update_layout(new_figure(title, "", "", height=520).layout).update_layout(xaxis_title=None)
+    figure.update_annotations(font_size=13)
     figure.layout.margin.t += 20 * max(head.count("<br>") + 1 for head in shown)
     figure.update_xaxes(showticklabels=False, zeroline=False, linecolor=INK)
     figure.update_yaxes(showticklabels=False, zeroline=False, linecolor=INK)
