@@ -57,6 +57,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     "lessons.claims": ("claim",),
     "lessons.predictions": ("predict", "my_predictions"),
     "lessons.overview": ("my_progress",),
+    "lessons.sources": ("show_source",),
     "lessons.tables": ("table",),
     "export": (),
     "doctor": (),

@@ -18,6 +18,7 @@ from .operators import Flow, Operator
 from .sinks import find_sink
 from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import require_memory
+from .support.progress import progress_bar
 from .training.callbacks import Callback, Evaluation, History
 from .training.loop import optimize
 from .training.optimizers import adamw, muon_and_adamw
@@ -273,12 +274,10 @@ def _weight(source: "LatentSource", training: Training) -> Tensor | None:
 
 def _solve(operator: Operator, source: "LatentSource", training: Training, relative: bool, progress: bool) -> History:
     """Solve a closed-form operator from up to ``max_steps`` batches."""
-    from tqdm.auto import tqdm
-
     start = 0 if training.first_weight else 1  # position
     moments, tokens, batch_size = None, 0, training.batch_size
     parts = range(0, min(len(source), training.max_steps * batch_size), batch_size)
-    for start_row in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
+    for start_row in progress_bar(parts, desc=operator.kind, unit="batch", disable=not progress):
         rows = torch.arange(start_row, min(len(source), start_row + batch_size))
         found = source(rows)
         moments = moments or Moments.zeros(found.x0.shape[-1])
@@ -386,14 +385,12 @@ class LatentSource:
         return span_latents(self.teacher, (self.span[0], self.tail_from), ids, to_the_end=True)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
-        from tqdm.auto import tqdm
-
         rows = torch.arange(len(self.blocks))
         first = self._computed(self.ids(rows[:1]))
         need = (2 + len(first.between)) * first.x0[0].nbytes * len(rows)
         require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
         stored = [first.x0.new_empty(len(rows), *x.shape[1:]) for x in (first.x0, *first.between, first.x1)]
-        for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
+        for part in progress_bar(rows.split(batch_size), desc="latents", unit="batch", disable=not progress):
             found = self._computed(self.ids(part))
             for kept, x in zip(stored, (found.x0, *found.between, found.x1), strict=True):
                 kept[part] = x.cpu()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .families import Family, by_name, family_of, layers_of
 from .support.files import write_json
+from .support.progress import progress_bar
 
 if TYPE_CHECKING:
     import datasets
@@ -241,12 +242,10 @@ class StateStore:
     @torch.no_grad()
     def fill(self, backwards: bool = False, progress: bool = True) -> StateStore:
         """Compute what is missing. A second process that goes ``backwards`` meets the first one in the middle."""
-        from tqdm.auto import tqdm
-
         parts = self.sequences.split(self.CHUNK)
         flags, states = {d: self._done(d) for d in self.depths}, {d: self.states(d) for d in self.depths}
         order = range(len(parts) - 1, -1, -1) if backwards else range(len(parts))
-        for i in tqdm(order, desc="states", unit="batch", disable=not progress, mininterval=1.0):
+        for i in progress_bar(order, desc="states", unit="batch", disable=not progress):
             if all(flags[d][i] for d in self.depths):
                 continue
             rows = slice(i * self.CHUNK, i * self.CHUNK + len(parts[i]))

@@ -14,6 +14,7 @@ from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .splicing import check_span
 from .support.machine import evaluation_batch
+from .support.progress import progress_bar
 from .support.statistics import bootstrap_means, evenly_spaced, interval
 from .text import as_sequences
 
@@ -42,8 +43,6 @@ def skip_kl(
     Returns:
         span → ``(N,)`` float64, mean KL of each sequence in nats per token.
     """
-    from tqdm.auto import tqdm
-
     family, layers = family_of(teacher.config), layers_of(teacher)
     final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
     spans = [check_span(span, len(layers)) for span in spans]
@@ -51,9 +50,7 @@ def skip_kl(
     # One table, allocated first: small tensors allocated between large temporaries would fragment the heap.
     table = torch.empty(len(spans), len(sequences), dtype=torch.float64)
     batches = sequences.split(batch_size)
-    with tqdm(
-        total=len(batches) * len(spans), desc="skip KL", unit="span", disable=not progress, mininterval=1.0
-    ) as bar:
+    with progress_bar(total=len(batches) * len(spans), desc="skip KL", unit="span", disable=not progress) as bar:
         for b, ids in enumerate(batches):
             columns = slice(b * batch_size, b * batch_size + len(ids))
             states, expected, contexts = hidden_states_at_all_layers(teacher, ids.to(teacher.device))

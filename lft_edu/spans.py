@@ -18,6 +18,7 @@ from .criteria import CRITERIA, Depth, Pair, recoupling_among
 from .support.errors import unknown_name_error
 from .support.files import atomic_write
 from .support.machine import _cores
+from .support.progress import progress_bar
 from .support.statistics import summary
 
 RESAMPLES = 1000
@@ -189,8 +190,6 @@ def scan_spans(
     Raises:
         ValueError: states of another shape or with NaN or infinity, unknown criteria, or another scan at ``path``.
     """
-    from tqdm.auto import tqdm
-
     criteria, sizes = tuple(criteria), tuple(sorted(sizes))
     _check(states, criteria, sizes)
     depth = len(states)
@@ -200,7 +199,7 @@ def scan_spans(
     depths = [Depth(x) for x in states]
     # one torch thread in each of ours: threads that wait for each other are slower than one
     pool = ThreadPoolExecutor(workers or _cores(), initializer=torch.set_num_threads, initargs=(1,))
-    with tqdm(total=sum(map(len, ends)), desc="scan", unit="span", disable=not progress) as bar:
+    with progress_bar(total=sum(map(len, ends)), desc="scan", unit="span", disable=not progress) as bar:
         bar.update(sum(len(spans) for m, spans in enumerate(ends) if m not in todo))
         try:
             work = {pool.submit(_row, depths, m, ends[m], criteria, sizes, level): m for m in todo}

@@ -72,18 +72,18 @@ class VelocityEstimator(_OwnsLayer, GradientCheckpointingLayer):
     def forward(self, x: Tensor, t: Tensor, *length: Tensor, **context) -> Tensor:
         """Velocity at ``x`` ``(B, T, D)`` and ``t``, a number, ``(B,)`` or ``(B, T)``; shaped like ``x``. A step-aware
         one is told the ``length`` of the step, too, shaped like ``t``."""
-        part = lambda name: getattr(self.layer, name)  # noqa: E731
+        layer, family = self.layer, self.family
         t = torch.as_tensor(t, device=x.device)
         told = [t, *(torch.as_tensor(one, device=x.device) for one in length)]
         modulations = self.modulation(*told).to(x.dtype).unbind(-2)
         per_token = t.shape + (1,) * (x.ndim - 1 - t.ndim) + x.shape[-1:]
         gamma1, beta1, alpha1, gamma2, beta2, alpha2 = (one.reshape(per_token) for one in modulations)
-        read = _for_products(torch.addcmul(beta1, 1 + gamma1, part(self.family.attention_norm)(x)))
-        attended, *_ = part(self.family.attention)(read, **context)
+        read = _for_products(torch.addcmul(beta1, 1 + gamma1, getattr(layer, family.attention_norm)(x)))
+        attended, *_ = getattr(layer, family.attention)(read, **context)
         update = alpha1 * attended
         seen = x if self.parallel else x + update
-        read = _for_products(torch.addcmul(beta2, 1 + gamma2, part(self.family.mlp_norm)(seen)))
-        return torch.addcmul(update, alpha2, part(self.family.mlp)(read))
+        read = _for_products(torch.addcmul(beta2, 1 + gamma2, getattr(layer, family.mlp_norm)(seen)))
+        return torch.addcmul(update, alpha2, getattr(layer, family.mlp)(read))
 
 
 def _for_products(x: Tensor) -> Tensor:

@@ -40,27 +40,26 @@ def test_figures_play_without_a_kernel_and_sliders_move_the_app(page, lab):
         page.screenshot(path=f"{where}/coupling_app.png")
 
 
-def test_the_opening_picture_flies_without_a_kernel(page, lab):
-    """What is stored in notebook 00 plays as soon as it is opened."""
+def test_the_opening_picture_plays_without_a_kernel_and_answers_are_folded(page, lab):
+    """What is stored in notebook 00 plays as soon as it is opened, and does not tell what is to be predicted."""
     open_notebook(page, lab, "00_start_here.ipynb")
-    figure = page.locator(".jp-OutputArea .js-plotly-plot", has=page.locator("text=A line of Python flies")).first
+    figure = page.locator(".jp-OutputArea .js-plotly-plot", has=page.locator("text=The same pairs, two losses")).first
     figure.scroll_into_view_if_needed()
-    depth = figure.locator(".slider-label").first
-    assert depth.text_content() == "depth 24"
+    assert figure.locator(".slider-label").first.text_content() == "t = 1.00"
+    said = "() => [...document.querySelectorAll('.slider-label')].some(e => e.textContent === 't = {}')"
     figure.locator(".slider-rail-touch-rect").click(position={"x": 5, "y": 5})
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.slider-label')].some(e => e.textContent === 'depth 0')"
-    )
+    page.wait_for_function(said.format("0.00"))
     places = (
         "() => [...document.querySelectorAll('.js-plotly-plot .point')].map(e => e.getAttribute('transform')).join()"
     )
     start = page.evaluate(places)
     figure.locator(".updatemenu-button", has_text="play").click()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.slider-label')].some(e => e.textContent === 'depth 24')"
-    )
+    page.wait_for_function(said.format("1.00"))
     assert page.evaluate(places) != start
-    assert figure.locator("text=·sort").count() == 1  # the words fly with the marks
+
+    page.locator("text=Where will the paths of teacher and student part?").last.scroll_into_view_if_needed()
+    assert page.locator(".jp-OutputPlaceholder").count() > 0
+    assert page.locator("text=They share layers 0 to 5").filter(visible=True).count() == 1  # in the code alone
 
 
 def test_an_answer_is_checked_in_the_browser(page, lab):

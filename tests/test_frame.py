@@ -104,6 +104,18 @@ def test_doctor_reports_every_package_and_says_what_to_do():
     assert "1 problem(s)" in doctor.report([bad])
 
 
+def test_doctor_in_one_line():
+    make = doctor.Finding
+    fine, note = make(doctor.OK, "torch", "2.13.0"), make(doctor.WARN, "GPU", "none", "Fine.", "no GPU")
+    assert doctor.summary([fine]) == "Ready."
+    assert doctor.summary([fine, note]) == "Ready. 1 note: no GPU."
+    assert doctor.summary([note, make(doctor.WARN, "smollm2-135m", "not fetched")]) == (
+        "Ready. 2 notes: no GPU, smollm2-135m not fetched."
+    )
+    bad = make(doctor.FAIL, "scipy", "missing", "pip install scipy")
+    assert doctor.summary([bad, note]) == "1 problem to fix: scipy missing. What to do: lft-edu doctor"
+
+
 def test_doctor_sees_damage(monkeypatch, tmp_path):
     monkeypatch.setattr("lft_edu.loading.assets.ASSETS", tmp_path)
     assert {f.status for f in doctor._assets()} == {doctor.FAIL}

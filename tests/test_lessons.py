@@ -203,3 +203,39 @@ def test_without_a_copy_nothing_is_written(tmp_path, monkeypatch):
 def test_a_read_only_copy_does_not_stop_a_lesson(copy_of_the_course, monkeypatch):
     monkeypatch.setattr(progress, "write_json", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
     progress.keep("exercises", "1.1", True)
+
+
+def test_source_is_shown_without_its_docstring():
+    shown = lft.show_source(lft.flow.euler_step)
+    assert shown.data.splitlines() == [
+        "def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:",
+        "    t, s = as_time(t, x), as_time(s, x)",
+        "    return x + pad_t_like_x(s - t, x) * velocity(x, t)",
+    ]
+    assert shown.language == "python"
+
+
+def test_source_of_methods_and_classes_is_shown():
+    method = lft.show_source(lft.Coupling.at).data
+    assert method.startswith("def at(self, t: float)"), "a method begins at the left"
+    assert '"""' not in method
+    assert lft.show_source(lft.objectives.HeadKL).data.splitlines()[1] == "    @staticmethod"
+
+
+def plain(x):
+    return x
+
+
+def only_words():
+    """Nothing else."""
+
+
+def test_source_without_a_docstring_stays_as_it_is():
+    assert lft.show_source(plain).data == "def plain(x):\n    return x"
+    assert lft.show_source(only_words).data.endswith('"""Nothing else."""')
+
+
+@pytest.mark.parametrize("bad", [len, 3, "euler_step"])
+def test_only_python_code_can_be_shown(bad):
+    with pytest.raises(ValueError, match="has no Python source that can be shown"):
+        lft.show_source(bad)

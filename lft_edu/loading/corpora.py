@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..support.errors import unknown_name_error
+from ..support.progress import quiet_libraries
 from ..support.statistics import evenly_spaced
 from . import documentation
 from .documentation import SPLITS, split_of
@@ -244,7 +245,8 @@ def load_corpus(
     # Streams use small batches, for short waits; lines use large ones, since each batch drops its last sequence.
     batch = 1000 if lines else 256 if hasattr(texts, "__len__") else 64
     columns = texts.column_names or ["text", "meta"]
-    corpus = texts.map(to_sequences, batched=True, batch_size=batch, remove_columns=columns)
+    with quiet_libraries():
+        corpus = texts.map(to_sequences, batched=True, batch_size=batch, remove_columns=columns)
     rows = None if max_tokens is None else max(1, max_tokens // block_size)
     if hasattr(corpus, "__len__"):
         if len(corpus) == 0:
@@ -288,10 +290,11 @@ def _hub_texts(name: str, split: str, streaming: bool | None, revision: str | No
     corpus = HUB[name]
     streaming = corpus.streamed if streaming is None else streaming
     try:
-        return datasets.load_dataset(
-            corpus.repository, corpus.configuration, split=split, streaming=streaming, data_files=corpus.files,
-            revision=revision,
-        )  # fmt: skip
+        with quiet_libraries():
+            return datasets.load_dataset(
+                corpus.repository, corpus.configuration, split=split, streaming=streaming, data_files=corpus.files,
+                revision=revision,
+            )  # fmt: skip
     except Exception as error:  # the hub's clients share no error class for "no network"
         instead = 'use "python-stdlib", which needs no network'
         raise hub.explain(error, f"{corpus.repository} ({split})", instead=instead) from error

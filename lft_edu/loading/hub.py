@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..support import machine
 from ..support.errors import reason
+from ..support.progress import NotebookBar, in_notebook
 
 # Matched against the whole path in the repository: folders with other formats of the same weights are left out.
 FILES = [
@@ -125,7 +126,8 @@ def look_up(name: str, revision: str | None = None) -> Download:
 def _snapshot(name: str, revision: str | None, **options):
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision, allow_patterns=FILES, **options)
+    bar = {"tqdm_class": NotebookBar} if in_notebook() else {}  # a large download says how far it is
+    return snapshot_download(name, revision=revision, allow_patterns=FILES, **bar, **options)
 
 
 def verify(folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
+from ..support.progress import quiet_libraries
 from . import gguf, hub
 from .assets import ASSETS, RESTORE, DamagedAssetError, operator_notes, verify
 
@@ -114,7 +115,8 @@ def _from_pretrained(cls: Any, folder: Path, **options) -> Any:
     if not Path(folder).joinpath("config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a model's folder. Give one that is.")
     try:
-        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        with quiet_libraries():
+            return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except MemoryError:
         raise
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..support.progress import progress_bar
 from .checkpoints import Checkpoints, restore
 from .processes import broadcast_from_main
 from .settings import Training
@@ -123,12 +124,10 @@ class Progress(Callback):
         self.description, self.bar = description, None
 
     def on_train_begin(self, run):
-        from tqdm.auto import tqdm
-
         total, off = run.training.max_steps, not run.is_main
         self.started = time.perf_counter()
-        self.bar = tqdm(
-            total=total, initial=min(run.step, total), desc=self.description, unit="step", mininterval=1.0, disable=off
+        self.bar = progress_bar(
+            total=total, initial=min(run.step, total), desc=self.description, unit="step", disable=off
         )
 
     def on_step_end(self, run):
