@@ -186,6 +186,13 @@ def test_exercises_that_pass_are_kept(copy_of_the_course):
     assert "2.2" not in row
 
 
+def test_progress_of_one_lesson(copy_of_the_course):
+    progress.keep("exercises", "1.1", True)
+    assert repr(lft.my_progress(1)).splitlines()[1].split()[:4] == ["01", "1", "of", "5"]
+    with pytest.raises(ValueError, match=r"Nothing is known of lesson 42\. Lessons with exercises: 01, 02"):
+        lft.my_progress(42)
+
+
 def test_a_damaged_progress_file_counts_as_empty(copy_of_the_course):
     for damaged in ("{", "[]", '{"exercises": 1}', "\udcff"):
         (copy_of_the_course / progress.FILE).write_text(damaged, errors="surrogateescape")

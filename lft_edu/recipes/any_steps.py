@@ -144,5 +144,20 @@ def collect(work: Path, out: Path) -> dict:
     return found
 
 
+def load() -> dict:
+    """Return the results that ship."""
+    return json.loads((ASSETS / "results" / "any_steps.json").read_text(encoding="utf-8"))
+
+
+def curves(results: dict, span: tuple[int, int]) -> dict[str, tuple[list[int], list[float]]]:
+    """Variant → the numbers of steps, and the KL in each, nats per token, averaged over seeds."""
+    found = {}
+    for name in VARIANTS:
+        rows = [row["by_steps"] for row in results["rows"] if row["name"] == name and row["span"] == list(span)]
+        if rows:
+            found[name] = (list(STEPS), [sum(row[str(k)]["kl"] for row in rows) / len(rows) for k in STEPS])
+    return found
+
+
 if __name__ == "__main__":
     main()
