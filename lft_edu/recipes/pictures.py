@@ -1,6 +1,6 @@
 """Draw the moving picture of README: two crossing beams, carried by flow matching and by Flow Walking.
 
-    python -m lft_edu.recipes.pictures    # two minutes on a CPU
+python -m lft_edu.recipes.pictures    # two minutes on a CPU
 """
 
 import argparse
@@ -70,7 +70,9 @@ def animate(found: dict[str, torch.Tensor], pairs: Coupling, width: int = 660, h
     pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     durations = [600, *[70] * (len(pictures) - 2), 2500]  # milliseconds
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True)
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True
+    )
     return buffer.getvalue()
 
 

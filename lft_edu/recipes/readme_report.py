@@ -1,6 +1,6 @@
 """The tables of README, from the results that ship and from the lessons.
 
-    python -m lft_edu.recipes.readme_report    # seconds
+python -m lft_edu.recipes.readme_report    # seconds
 """
 
 import argparse
