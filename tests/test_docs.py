@@ -42,9 +42,8 @@ def anchors(page: Path) -> set[str]:
 
 def test_readme_is_one_screen():
     assert len(README.read_bytes()) <= 6 * 1024
-    assert len(re.findall(r"^!\[[^\]]{40,}\]", README.read_text(encoding="utf-8"), re.M)) == 1, (
-        "a picture with alt text"
-    )
+    pictures = re.findall(r"^!\[([^\]]*)\]", README.read_text(encoding="utf-8"), re.M)
+    assert [len(alt) > 40 for alt in pictures] == [True], "one picture, with alt text"
 
 
 def test_the_moving_picture_is_small_and_moves():
@@ -138,10 +137,10 @@ def test_the_examples_of_the_explorer_run(tmp_path, monkeypatch):
 
 # --- glossary -----------------------------------------------------------------------------------------------------
 
-STANDARD = """ODE, neural ODE, vector field, conditional velocity, marginal velocity, interpolant, rectified flow, continuity
-equation, coupling, optimal transport, linear assignment, Hungarian, residual stream, logit lens, attention sink, massive
-activations, KV cache, adaptive layer norm, adaLN, time embedding, knowledge distillation, KL divergence, NFE, Euler,
-midpoint, Heun, order of convergence, speculative decoding"""  # what a learner must leave with
+STANDARD = """ODE, neural ODE, vector field, conditional velocity, marginal velocity, interpolant, rectified flow,
+continuity equation, coupling, optimal transport, linear assignment, Hungarian, residual stream, logit lens, attention
+sink, massive activations, KV cache, adaptive layer norm, adaLN, time embedding, knowledge distillation, KL divergence,
+NFE, Euler, midpoint, Heun, order of convergence, speculative decoding"""  # what a learner must leave with
 
 
 def entries() -> dict[str, str]:

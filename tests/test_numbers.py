@@ -1,14 +1,14 @@
 """Numbers on pages and in lessons are those that were measured.
 
-A comment behind a number says where it was measured. It is invisible on the page, and this test compares the two, to the
+A comment behind a number says where it was measured. It is invisible on the page. This test compares the two, to the
 precision that is printed:
 
     Skipping two layers costs 0.27 <!-- real.json: scan.best.2.kl --> nats.
     ... 0.435 (0.393–0.482) <!-- real.json: rows[headline/flow-walking/8-20].docs.kl; rows[...].docs.kl_interval -->
     ... 6–18: 0.302 <!-- ladder.json: rows[name=flow-walking-euler, span=6-18, shipped=True].kl -->
 
-* ``NAME.json`` is in ``assets/results/``, ``benchmarks/NAME.json`` in ``benchmarks/results/``. In a path, ``[…]`` holds a
-  key with dots in it, or picks the one row of a list by its name or by ``field=value``; ``A / B`` is a ratio.
+* ``NAME.json`` is in ``assets/results/``, ``benchmarks/NAME.json`` in ``benchmarks/results/``. In a path, ``[…]`` holds
+  a key with dots in it, or picks the one row of a list by its name or by ``field=value``; ``A / B`` is a ratio.
 * Several paths, separated by ``;``, and lists stand for as many numbers, in the order in which they are printed.
 * ``lesson 07`` says that the number stands in the stored outputs of lesson 07.
 * ``%``, ``M`` and ``k`` behind a number are understood: 68 % is 0.68.
@@ -146,7 +146,7 @@ def test_numbers_of_a_lesson_are_the_measured_ones(lesson):
 @pytest.mark.parametrize("page", STRICT, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_number_of_these_pages_is_without_a_source(page):
     papers = {str(number) for row in real_report.PAPER.values() for number in row}
-    left = {found for found in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", prose(page.read_text(encoding="utf-8")))}
+    left = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", prose(page.read_text(encoding="utf-8"))))
     left -= papers | {"4.0", "2.0", "3.11"}  # of licenses and of Python
     assert not left, f"Write <!-- NAME.json: path --> behind them (top of {Path(__file__).name})."
 

@@ -1,6 +1,8 @@
 """The tables of README, from the results that ship and from the lessons.
 
-python -m lft_edu.recipes.readme_report    # seconds
+    python -m lft_edu.recipes.readme_report    # seconds
+
+A test compares README with what this writes.
 """
 
 import argparse
@@ -22,7 +24,7 @@ SKIPPED = {"flow-matching": 2, "flow-walking": 3}  # layers that the paper's cla
 
 
 def lessons_table() -> str:
-    """Format the lessons as a Markdown table: number, title and question, minutes, as each lesson's first cell has them."""
+    """Format the lessons as a Markdown table: number, title, question and minutes, from each lesson's first cell."""
     lines = ["| | lesson | minutes |", "|---|---|---|"]
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
