@@ -4,14 +4,15 @@ A comment behind a number says where it was measured. It is invisible on the pag
 precision that is printed:
 
     Skipping two layers costs 0.27 <!-- real.json: scan.best.2.kl --> nats.
-    ... 0.435 (0.393–0.482) <!-- real.json: rows[headline/flow-walking/8-20].docs.kl; rows[...].docs.kl_interval -->
-    ... 6–18: 0.302 <!-- ladder.json: rows[name=flow-walking-euler, span=6-18, shipped=True].kl -->
+    … 0.435 (0.393–0.482) <!-- real.json: rows[headline/flow-walking/8-20].docs.kl; rows[...].docs.kl_interval -->
+    … on 6–18: 0.302 <!-- ladder.json: rows[name=flow-walking-euler, span=6-18, shipped=True].kl -->
 
 * ``NAME.json`` is in ``assets/results/``, ``benchmarks/NAME.json`` in ``benchmarks/results/``. In a path, ``[…]`` holds
   a key with dots in it, or picks the one row of a list by its name or by ``field=value``; ``A / B`` is a ratio.
 * Several paths, separated by ``;``, and lists stand for as many numbers, in the order in which they are printed.
 * ``lesson 07`` says that the number stands in the stored outputs of lesson 07.
-* ``%``, ``M`` and ``k`` behind a number are understood: 68 % is 0.68.
+* ``%``, ``k``, ``M`` and ``GB`` behind a number are understood: 68 % is 0.68.
+* A comment must not begin a line: Markdown would end the paragraph there.
 """
 
 import functools
@@ -27,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
 SOURCE = re.compile(r"<!--\s*(?:((?:benchmarks/)?\w+\.json)\s*:\s*(.+?)|lesson (\d\d))\s*-->", re.S)
-NUMBER = re.compile(r"(?<![\w.])[−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:[ \u00a0]?(?:%|[Mk]\b))?")
-SCALE = {"%": 100, "M": 1e-6, "k": 1e-3}
+NUMBER = re.compile(r"(?<![\w.])[−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:[ \u00a0]?(?:%|(?:GB|M|k)\b))?")
+SCALE = {"%": 100, "k": 1e-3, "M": 1e-6, "GB": 1e-9}
 # On these pages, every decimal number of the prose must say where it comes from.
 STRICT = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "results.md"]
 
@@ -86,20 +87,22 @@ def printed_in(number: str) -> frozenset:
 
 def bare(text: str) -> str:
     """A number without its unit, with a plain minus."""
-    return text.rstrip("%Mk \u00a0").replace("−", "-").replace(",", "")
+    return text.rstrip("%MkGB \u00a0").replace("−", "-").replace(",", "")
 
 
 def agrees(text: str, value: float) -> bool:
     """Whether a printed number is a value, to the precision that is printed."""
-    number = bare(text)
+    number, unit = bare(text), re.search(r"[%kMGB]*$", text)[0]
     decimals = len(number.partition(".")[2])
-    return abs(float(number) - value * SCALE.get(text[-1], 1)) <= 0.5 * 10**-decimals * (1 + 1e-9)
+    return abs(float(number) - value * SCALE.get(unit, 1)) <= 0.5 * 10**-decimals * (1 + 1e-9)
 
 
 def problems(text: str) -> list[str]:
     """What is wrong with the numbers of a Markdown text that say where they come from."""
     found, begin = [], 0
     for source in SOURCE.finditer(text):
+        if not text[: source.start()].rpartition("\n")[2].strip():
+            found.append(f"{' '.join(source[0].split())}: begins a line")
         before, begin = text[begin : source.start()], source.end()
         numbers, says = NUMBER.findall(before), " ".join(source[0].split())
         if source[3]:
@@ -152,7 +155,7 @@ def test_no_number_of_these_pages_is_without_a_source(page):
 
 
 def test_a_wrong_number_is_found():
-    right = "Two layers cost 0.27 <!-- real.json: scan.best.2.kl -->, that is 0.266 (0.251–0.281)\n" \
+    right = "Two layers cost 0.27 <!-- real.json: scan.best.2.kl -->, that is 0.266 (0.251–0.281) " \
             "<!-- real.json: scan.best.2.kl; scan.best.2.kl_interval --> nats."  # fmt: skip
     assert problems(right) == []
     assert problems(right.replace("0.27", "0.26")) == [
@@ -165,6 +168,8 @@ def test_a_wrong_number_is_found():
     assert "0.123456" in problems("0.123456 <!-- lesson 02 -->")[0]
     row = "rows[name=flow-walking, span=6-18, shipped=True]"
     assert problems(f"84 % <!-- ladder.json: {row}.recovery -->") == []
+    assert problems("3.84 GB <!-- benchmarks/scale.json: stages[flow matching, 6–12].memory -->") == []
+    assert "begins a line" in problems("0.27\n<!-- real.json: scan.best.2.kl -->")[0]
     assert problems(f"0.95 M <!-- ladder.json: {row}.parameters -->") == []
     assert prose("1.5 a 0.27 <!-- real.json: scan.best.2.kl --> b `2.5` [3.5](4.5.md)").split() == [
         "1.5",
