@@ -45,23 +45,25 @@ def results_table() -> str:
     )
     real = real_report.load()
     for kind, skipped in SKIPPED.items():
+        title = real_report.TITLES[kind]
+        title = title[0].upper() + title[1:]
         states, finished = (_ratio(real_report.headline(real, kind, end), skipped) for end in (False, True))
         lines.append(
-            f"| {real_report.TITLES[kind]}: less KL than skipping {skipped} layers | {states[0]} times as much, then "
+            f"| {title}: less KL than skipping {skipped} layers | {states[0]} times as much, then "
             f"{finished[0]} | {_verdict(states)} on states; {_verdict(finished)} after logits |"
         )
     why, pair = why_report.load(), ("Flow Walking, 2 evaluations", "trained loop, 2 evaluations")
     loops = [f"{why_report.compare(why, 'bundled', span, *pair)['ratio']:.2f}" for span in ((6, 12), (6, 18))]
     lines.append(
-        "| It takes a flow | a plain layer looped as often has nearly the same KL (flow ÷ loop: "
-        f"{' and '.join(loops)}); two layers have less | no |"
+        "| It is the flow that helps | at two evaluations, its KL over that of one layer looped twice: "
+        f"{' and '.join(loops)}; two layers do better | hardly |"
     )
     rho = {name: f"{value:.2f}" for name, value in _predicted().items()}
     lines.append(
-        "| The recoupling ratio tells where to cut | rank correlation with flow matching's KL "
-        f"{rho['recoupling']}, that of a matrix's error {rho['ridge']} | no better than a matrix |"
+        "| The recoupling ratio tells where to cut | rank correlation with flow matching's KL: "
+        f"{rho['recoupling']}; of a matrix's error: {rho['ridge']} | no better than a matrix |"
     )
-    lines.append("| The same on the paper's Pythia-410M | **not run**: it takes the model hub and a GPU | unknown |")
+    lines.append("| All this on the paper's Pythia-410M | **not run**: it takes the model hub and a GPU | unknown |")
     return "\n".join(lines) + "\n"
 
 
