@@ -206,7 +206,7 @@ def test_every_prediction_of_a_lesson_has_an_answer(lesson):
 
 
 def test_the_authors_are_left_for_the_owner():
-    """Nobody's name is made up: whoever publishes the course replaces AUTHORS in both files, and then this test."""
+    """No name is made up: the owner of the repository replaces AUTHORS in both files, and then here."""
     import yaml
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
