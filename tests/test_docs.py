@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import lft_edu as lft
 from lft_edu import cli
-from lft_edu.recipes import readme_report, real_report
+from lft_edu.recipes import half_precision, readme_report, real_report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -61,6 +62,14 @@ def test_tables_of_readme_are_those_of_lessons_and_results():
     assert readme_report.lessons_table() in text, "python -m lft_edu.recipes.readme_report"
     assert readme_report.results_table() in text, "python -m lft_edu.recipes.readme_report"
     assert real_report.paper_table(real_report.load()) in (DOCS / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_half_precision_is_the_measured_one(teacher, ids):
+    results = json.loads((ROOT / "assets" / "results" / "half_precision.json").read_text(encoding="utf-8"))
+    assert half_precision.page_table(results) in half_precision.PAGE.read_text(encoding="utf-8")
+    found = half_precision.measure(teacher, lft.splice(teacher, (2, 5), lft.Skip()), ids)["rows"]
+    assert 0 < found["floor"]["mean"] < found["float32"]["mean"], "rounding costs less than three layers"
+    assert found["moved"]["largest"] >= found["moved"]["q99"] >= found["moved"]["median"] > 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=named)
