@@ -184,18 +184,32 @@ def test_a_word_of_the_glossary_is_in_the_lessons_that_it_names(title):
 
 # --- the lecturer's kit -------------------------------------------------------------------------------------------
 
-SECTION = re.compile(r"\[(\d\d)\] \*([^*]+)\*")  # [03] *Training steps against test steps*
+# [03] *The same crossing pairs* to *What a walk costs*
+SECTIONS = re.compile(r"\[(\d\d)\] ((?:\*[^*]+\*(?:,? (?:to|then|and) |, )?)+)")
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("teaching/*.md")), ids=named)
 def test_sections_that_the_kit_names_are_in_the_lessons(page):
     """A title may have changed a little; the test finds those that are gone."""
     gone = []
-    for lesson, title in SECTION.findall(" ".join(page.read_text(encoding="utf-8").split())):
-        titles = re.findall(r"^#+ (?:\d+ · )?(.*)$", markdown_of(LESSONS[lesson]), re.M)
-        if not difflib.get_close_matches(title.lower(), [one.lower() for one in titles], cutoff=0.6):
-            gone.append(f"{lesson}: {title}")
+    for lesson, named_there in SECTIONS.findall(" ".join(page.read_text(encoding="utf-8").split())):
+        titles = [one.lower() for one in re.findall(r"^#+ (?:\d+ · )?(.*)$", markdown_of(LESSONS[lesson]), re.M)]
+        for title in re.findall(r"\*([^*]+)\*", named_there):
+            if not difflib.get_close_matches(title.lower(), titles, cutoff=0.6):
+                gone.append(f"{lesson}: {title}")
     assert gone == []
+
+
+def test_the_kit_has_what_it_promises():
+    text = (DOCS / "teaching" / "discussion.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## ", text, flags=re.M)[1:]
+    assert [section[:2] for section in sections] == list(LESSONS)
+    assert {len(re.findall(r"^\d\. ", section, re.M)) for section in sections} == {3}
+    exam = (DOCS / "teaching" / "exam.md").read_text(encoding="utf-8")
+    points = [int(n) for n in re.findall(r"^\*\*\d+ \((\d+) points\)\.\*\*", exam, re.M)]
+    assert (len(points), sum(points)) == (10, 60)
+    given = [sum(map(int, re.findall(r"\[(\d)\]", part))) for part in re.split(r"^\*\*\d+ \(", exam, flags=re.M)[1:]]
+    assert given == points, "points within a solution add up to those of its question"
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

@@ -3,16 +3,16 @@
 A comment behind a number says where it was measured. It is invisible on the page. This test compares the two, to the
 precision that is printed:
 
-    Skipping two layers costs 0.27 <!-- real.json: scan.best.2.kl --> nats.
-    … 0.435 (0.393–0.482) <!-- real.json: rows[headline/flow-walking/8-20].docs.kl; rows[...].docs.kl_interval -->
-    … on 6–18: 0.302 <!-- ladder.json: rows[name=flow-walking-euler, span=6-18, shipped=True].kl -->
+    Skipping two layers costs 0.27<!-- real.json: scan.best.2.kl --> nats.
+    … 0.435 (0.393–0.482)<!-- real.json: rows[headline/flow-walking/8-20].docs.kl; rows[...].docs.kl_interval -->
+    … on 6–18: 0.302<!-- ladder.json: rows[name=flow-walking-euler, span=6-18, shipped=True].kl -->
 
 * ``NAME.json`` is in ``assets/results/``, ``benchmarks/NAME.json`` in ``benchmarks/results/``. In a path, ``[…]`` holds
   a key with dots in it, or picks the one row of a list by its name or by ``field=value``; ``A / B`` is a ratio.
 * Several paths, separated by ``;``, and lists stand for as many numbers, in the order in which they are printed.
 * ``lesson 07`` says that the number stands in the stored outputs of lesson 07.
 * ``%``, ``k``, ``M`` and ``GB`` behind a number are understood: 68 % is 0.68.
-* A comment must not begin a line: Markdown would end the paragraph there.
+* A comment must not begin a line: Markdown would end the paragraph there. A space before it stays on the page.
 """
 
 import functools
@@ -26,7 +26,7 @@ from lft_edu.recipes import real_report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
+LESSONS = [*sorted(ROOT.glob("notebooks/*.ipynb")), *sorted(ROOT.glob("notebooks/exercises/*.ipynb"))]
 SOURCE = re.compile(r"<!--\s*(?:((?:benchmarks/)?\w+\.json)\s*:\s*(.+?)|lesson (\d\d))\s*-->", re.S)
 NUMBER = re.compile(r"(?<![\w.])[−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:[ \u00a0]?(?:%|(?:GB|M|k)\b))?")
 SCALE = {"%": 100, "k": 1e-3, "M": 1e-6, "GB": 1e-9}
@@ -103,6 +103,8 @@ def problems(text: str) -> list[str]:
     for source in SOURCE.finditer(text):
         if not text[: source.start()].rpartition("\n")[2].strip():
             found.append(f"{' '.join(source[0].split())}: begins a line")
+        if text[: source.start()].endswith(" ") and text[source.end() :].startswith((".", ",", ";", ":", ")")):
+            found.append(f"{' '.join(source[0].split())}: leave no space before it, for punctuation follows")
         before, begin = text[begin : source.start()], source.end()
         numbers, says = NUMBER.findall(before), " ".join(source[0].split())
         if source[3]:
@@ -140,7 +142,7 @@ def test_numbers_of_a_page_are_the_measured_ones(page):
     assert problems(page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_numbers_of_a_lesson_are_the_measured_ones(lesson):
     cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
     assert problems("\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")) == []
@@ -155,7 +157,7 @@ def test_no_number_of_these_pages_is_without_a_source(page):
 
 
 def test_a_wrong_number_is_found():
-    right = "Two layers cost 0.27 <!-- real.json: scan.best.2.kl -->, that is 0.266 (0.251–0.281) " \
+    right = "Two layers cost 0.27<!-- real.json: scan.best.2.kl -->, that is 0.266 (0.251–0.281) " \
             "<!-- real.json: scan.best.2.kl; scan.best.2.kl_interval --> nats."  # fmt: skip
     assert problems(right) == []
     assert problems(right.replace("0.27", "0.26")) == [
@@ -169,6 +171,7 @@ def test_a_wrong_number_is_found():
     row = "rows[name=flow-walking, span=6-18, shipped=True]"
     assert problems(f"84 % <!-- ladder.json: {row}.recovery -->") == []
     assert problems("3.84 GB <!-- benchmarks/scale.json: stages[flow matching, 6–12].memory -->") == []
+    assert "leave no space" in problems("0.27 <!-- real.json: scan.best.2.kl -->.")[0]
     assert "begins a line" in problems("0.27\n<!-- real.json: scan.best.2.kl -->")[0]
     assert problems(f"0.95 M <!-- ladder.json: {row}.parameters -->") == []
     assert prose("1.5 a 0.27 <!-- real.json: scan.best.2.kl --> b `2.5` [3.5](4.5.md)").split() == [

@@ -19,7 +19,7 @@ from ..objectives import flow_matching_loss, flow_walking_loss
 from ..plots import SERIES
 from ..support.files import atomic_write
 
-LOSSES = {"flow matching": flow_matching_loss, "Flow Walking": partial(flow_walking_loss, k=3)}
+LOSSES = {"Flow matching": flow_matching_loss, "Flow Walking": partial(flow_walking_loss, k=3)}
 
 
 def paths(pairs: Coupling, steps: int = 1500, frames: int = 32) -> dict[str, torch.Tensor]:
@@ -69,6 +69,9 @@ def animate(found: dict[str, torch.Tensor], pairs: Coupling, width: int = 660, h
         page.savefig(buffer, format="png", facecolor="white")
         pictures.append(PIL.Image.open(buffer).convert("RGB"))
     palette = pictures[-1].quantize(32)
+    colors = palette.getpalette()
+    lightest = max(range(0, len(colors), 3), key=lambda i: sum(colors[i : i + 3]))
+    palette.putpalette([*colors[:lightest], 255, 255, 255, *colors[lightest + 3 :]])  # the ground is white, not nearly
     pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     durations = [600, *[70] * (len(pictures) - 2), 2500]  # milliseconds
