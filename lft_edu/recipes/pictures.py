@@ -69,9 +69,6 @@ def animate(found: dict[str, torch.Tensor], pairs: Coupling, width: int = 660, h
         page.savefig(buffer, format="png", facecolor="white")
         pictures.append(PIL.Image.open(buffer).convert("RGB"))
     palette = pictures[-1].quantize(32)
-    colors = palette.getpalette()
-    lightest = max(range(0, len(colors), 3), key=lambda i: sum(colors[i : i + 3]))
-    palette.putpalette([*colors[:lightest], 255, 255, 255, *colors[lightest + 3 :]])  # the ground is white, not nearly
     pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     durations = [600, *[70] * (len(pictures) - 2), 2500]  # milliseconds
