@@ -1,16 +1,18 @@
 """README and docs: short, every link and anchor leads somewhere, every command and example is one that works."""
 
 import difflib
+import io
 import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import lft_edu as lft
 from lft_edu import cli
-from lft_edu.recipes import half_precision, readme_report, real_report
+from lft_edu.recipes import half_precision, pictures, readme_report, real_report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -43,8 +45,8 @@ def anchors(page: Path) -> set[str]:
 
 def test_readme_is_one_screen():
     assert len(README.read_bytes()) <= 6 * 1024
-    pictures = re.findall(r"^!\[([^\]]*)\]", README.read_text(encoding="utf-8"), re.M)
-    assert [len(alt) > 40 for alt in pictures] == [True], "one picture, with alt text"
+    alts = re.findall(r"^!\[([^\]]*)\]", README.read_text(encoding="utf-8"), re.M)
+    assert [len(alt) > 40 for alt in alts] == [True], "one picture, with alt text"
 
 
 def test_the_moving_picture_is_small_and_moves():
@@ -55,6 +57,16 @@ def test_the_moving_picture_is_small_and_moves():
     with Image.open(path) as picture:
         assert picture.n_frames > 20
         assert picture.info.get("loop") == 0
+
+
+def test_the_moving_picture_can_be_drawn_again():
+    from PIL import Image
+
+    pairs = lft.shapes.beams(8, torch.Generator().manual_seed(0))
+    found = pictures.paths(pairs, steps=2, frames=3)
+    assert {name: tuple(path.shape) for name, path in found.items()} == dict.fromkeys(pictures.LOSSES, (4, 8, 2))
+    with Image.open(io.BytesIO(pictures.animate(found, pairs))) as picture:
+        assert (picture.n_frames, picture.size) == (4, (660, 300))
 
 
 def test_tables_of_readme_are_those_of_lessons_and_results():
