@@ -12,6 +12,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import cli
+from lft_edu.families import FAMILIES
 from lft_edu.recipes import half_precision, pictures, readme_report, real_report
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,11 @@ def test_readme_is_one_screen():
     assert len(README.read_bytes()) <= 6 * 1024
     alts = re.findall(r"^!\[([^\]]*)\]", README.read_text(encoding="utf-8"), re.M)
     assert [len(alt) > 40 for alt in alts] == [True], "one picture, with alt text"
+
+
+def test_readme_counts_the_families():
+    assert len(FAMILIES) == 7
+    assert "any model of seven families" in README.read_text(encoding="utf-8")
 
 
 def test_the_moving_picture_is_small_and_moves():
