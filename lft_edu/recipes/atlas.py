@@ -1,7 +1,7 @@
 """Fit the reference maps that ship: UMAPs of the bundled teacher's states, so that you need not wait for one.
 
     python -m lft_edu.recipes.atlas             # a few minutes on a CPU; needs umap-learn
-    python -m lft_edu.recipes.atlas --picture   # only README's picture of the explorer; needs Chromium and playwright
+    python -m lft_edu.recipes.atlas --picture   # only the picture in docs/explorer.md; needs Chromium and playwright
 
 The states are those of random tokens at every depth; the first token of a text is left out. The maps are fitted on the
 states as they are stored, in half precision, so that a map can be checked against the states that ship with it.

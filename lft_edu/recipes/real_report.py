@@ -1,4 +1,4 @@
-"""What :mod:`lft_edu.recipes.real` measured, as tables and figures for the lesson, README and docs."""
+"""What :mod:`lft_edu.recipes.real` measured, as tables and figures for the lesson and the pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..operators import operator_title
 from ..support.files import atomic_write, write_json
-from .common import README, RESULTS, into_page
+from .common import RESULTS, into_page
 from .real_runs import MUON, SHIPPED, TEACHER, file_of
 
 PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
@@ -123,9 +123,9 @@ def budget_table(results: dict, span: tuple[int, int]) -> dict:
 
 
 def render() -> None:
-    """Write the tables into README.md and docs/results.md."""
+    """Write the tables into docs/results.md; README's come from :mod:`lft_edu.recipes.readme_report`."""
     results = load()
-    into_page(README, "real", paper_table(results))
+    into_page(RESULTS, "paper", paper_table(results))
     into_page(RESULTS, "real", table(results, ("headline", "same")))
 
 
