@@ -2,6 +2,7 @@
 pictures that say in words what they show."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -102,6 +103,23 @@ def test_a_lesson_keeps_to_the_rules(path):
     if path.name.startswith(NOT_YET):
         pytest.skip("still to be rewritten")
     assert problems(nbformat.read(path, as_version=4)) == []
+
+
+def minutes(cell: str) -> int:
+    """The first number of a table's cell."""
+    return int(re.search(r"\d+", cell)[0])
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem[:2])
+def test_the_map_of_the_course_says_what_the_lesson_says(path):
+    if path.name.startswith(NOT_YET):
+        pytest.skip("still to be rewritten")
+    words = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    start = "\n".join(cell.source for cell in nbformat.read(LESSONS[0], as_version=4).cells)
+    (row,) = re.findall(rf"^\| {path.stem[:2]} \|.*$", start, flags=re.M)
+    (own,) = re.findall(r"^\| \*\*Minutes\*\* \|.*$", words, flags=re.M)
+    assert minutes(own) == minutes(row.split("|")[-2])
+    assert re.search(r"^# \d\d · (.*)$", words, flags=re.M)[1] in row
 
 
 def test_all_lessons_are_read():
