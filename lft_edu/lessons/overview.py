@@ -15,7 +15,7 @@ def my_progress() -> Table:
     )
     rows = []
     for lesson in lessons:
-        numbers = [number for number in EXERCISES if int(number.split(".")[0]) == lesson]
+        numbers = sorted((n for n in EXERCISES if int(n.split(".")[0]) == lesson), key=lambda n: int(n.split(".")[1]))
         graded = [p for p in predictions if p.get("lesson") == f"{lesson:02}" and p.get("said") and "right" in p]
         rows.append({
             "lesson": f"{lesson:02}",
