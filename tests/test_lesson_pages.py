@@ -2,6 +2,7 @@
 pictures that say in words what they show."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -73,10 +74,23 @@ def prediction_problems(cells) -> list[str]:
             for n, cell in between
             if not cell.metadata.get("jupyter", {}).get("outputs_hidden")
         ]
+    for n, cell in cells:
+        if cell.metadata.get("jupyter", {}).get("outputs_hidden") and cell.outputs:
+            line = told_by_the_fold(cell)
+            if line.startswith(("✓", "<")) or "Answer:" in line:
+                found.append(f"cell {n}: its fold shows {line[:40]!r} …; show a figure or guess.reveal(…) first")
     last = max((n for n, cell in cells if calls(cell, "reveal")), default=None)
     if last is not None and not any(n > last and calls(cell, "my_predictions") for n, cell in cells):
         found.append("no lft.my_predictions() after the last reveal")
     return found
+
+
+def told_by_the_fold(cell) -> str:
+    """The line that JupyterLab shows of a folded output: the first of the first output that is not empty."""
+    first = cell.outputs[0]
+    kinds = ("text/html", "image/svg+xml", "text/markdown", "text/plain")
+    text = first.get("text") or next((first.data[kind] for kind in kinds if kind in first.get("data", {})), "")
+    return next((line for line in text.split("\n") if line), "")
 
 
 def _asks(line: ast.stmt) -> bool:
@@ -104,6 +118,23 @@ def test_a_lesson_keeps_to_the_rules(path):
     assert problems(nbformat.read(path, as_version=4)) == []
 
 
+def minutes(cell: str) -> int:
+    """The first number of a table's cell."""
+    return int(re.search(r"\d+", cell)[0])
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem[:2])
+def test_the_map_of_the_course_says_what_the_lesson_says(path):
+    if path.name.startswith(NOT_YET):
+        pytest.skip("still to be rewritten")
+    words = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    start = "\n".join(cell.source for cell in nbformat.read(LESSONS[0], as_version=4).cells)
+    (row,) = re.findall(rf"^\| {path.stem[:2]} \|.*$", start, flags=re.M)
+    (own,) = re.findall(r"^\| \*\*Minutes\*\* \|.*$", words, flags=re.M)
+    assert minutes(own) == minutes(row.split("|")[-2])
+    assert re.search(r"^# \d\d · (.*)$", words, flags=re.M)[1] in row
+
+
 def test_all_lessons_are_read():
     assert [path.name[:2] for path in LESSONS] == [f"{n:02}" for n in range(11)]
     assert set(NOT_YET) <= {path.name[:2] for path in LESSONS}
@@ -119,6 +150,8 @@ def page(*sources, hidden=(), outputs=None):
     return v4.new_notebook(cells=cells)
 
 
+CLAIM = nbformat.v4.new_output("stream", text="✓ It grows")
+BOX = nbformat.v4.new_output("display_data", {"text/html": "<div>Answer: a</div>", "text/plain": "Answer: a"})
 ASK, TELL, COUNT = 'g = lft.predict("?", "a", "b")', 'g.reveal("a")', "lft.my_predictions()"
 
 
@@ -140,6 +173,8 @@ def test_a_good_page_has_no_problems():
         (page(ASK, "7", TELL, COUNT, hidden=(2,)), "cell 1 spoils g"),
         (page(ASK, "7", TELL, COUNT, hidden=(1,)), "cell 2 spoils g"),
         (page(ASK, TELL, hidden=(1,)), "no lft.my_predictions"),
+        (page(ASK, TELL, COUNT, hidden=(1,), outputs={1: [CLAIM]}), "cell 1: its fold shows '✓ It"),
+        (page(ASK, TELL, COUNT, hidden=(1,), outputs={1: [BOX]}), "cell 1: its fold shows '<div>"),
         (page("print(7)\n" + ASK, TELL, COUNT, hidden=(1,)), "in a cell of its own"),
         (page('lft.predict("?")'), "in a cell of its own"),
     ],

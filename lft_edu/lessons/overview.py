@@ -18,7 +18,7 @@ def my_progress(lesson: int | None = None) -> Table:
     passed = set(kept.get("exercises", {}))
     predictions = [one for one in kept.get("predictions", {}).values() if isinstance(one, dict) and one.get("lesson")]
     numbers: dict[str, list[str]] = {}
-    for number in EXERCISES:
+    for number in sorted(EXERCISES, key=lambda number: [int(part) for part in number.split(".")]):
         numbers.setdefault(f"{int(number.split('.')[0]):02}", []).append(number)
     known = sorted({*numbers, *(one["lesson"] for one in predictions)})
     wanted = known if lesson is None else [f"{lesson:02}"]
