@@ -10,6 +10,7 @@ from .diagrams import spliced_model
 from .display import CONFIG, show, static_image, widget
 from .plane import clouds, coupling, crossing_points, paths_over_time, straight_paths, velocity_field, walks
 from .results import AXES, COLORS, budget, comparison, skip_curve, skip_growth, skipped_layers
+from .side_by_side import maps, views
 from .spans import predictions, rank_correlations, recoupling_heatmap, span_coupling
 from .states import hidden_distance, lens, norms, state_sizes, teacher_distance, token_field
 from .style import SERIES, Style, style_of, styles, table
@@ -42,6 +43,7 @@ __all__ = [
     "lines",
     "log_axis",
     "log_ticks",
+    "maps",
     "new_figure",
     "norms",
     "panels",
@@ -69,6 +71,7 @@ __all__ = [
     "training",
     "trajectory",
     "velocity_field",
+    "views",
     "visible",
     "walks",
     "widget",
