@@ -93,6 +93,24 @@ def rows(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> 
     return found
 
 
+def sink_rows(results: dict) -> list[dict]:
+    """Return what each run of the sink experiment did about position 0, and its KL, column → value, the least first."""
+    found = []
+    for row in results["rows"]:
+        experiment, *_, name = row["name"].split("/")
+        if experiment == "sink":
+            options, (low, high) = row["options"], row["docs"]["kl_interval"]
+            apart = "counted" if options.get("first_weight") else "ignored"
+            found.append({
+                "weights": options.get("token_weight", "relative"),
+                "position 0": apart if options.get("sink") == "ignore" else "stored",
+                "starts from": name.partition("from ")[2] or f"layer {row['span'][0]}",
+                "KL": row["docs"]["kl"],
+                "95 %": f"{low:.3f} to {high:.3f}",
+            })  # fmt: skip
+    return sorted(found, key=lambda one: one["KL"])
+
+
 def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> str:
     """Return :func:`rows` as a Markdown table."""
     found = rows(results, experiments)
