@@ -47,7 +47,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("metrics.py", "transported.value[:, 1:], truth.value[:, 1:]", "transported.value, truth.value", "metrics"),
     ("metrics.py", "ids[:, 1:], reduction", "ids[:, :-1], reduction", "metrics"),
     ("skipping.py", "(kl - before) / max(cost - before, 1e-12)", "0.5", "metrics"),
-    ("plots/results.py", "label(token)", "token", "plots_trajectories"),
+    ("plots/tables.py", "label(token)", "token", "plots_trajectories"),
     ("couplings.py", "parted & parted.T", "parted | parted.T", "plane"),
     ("couplings.py", "t.clamp(0, 1)", "t", "plane"),
     ("couplings.py", "cost -= cost.amin(0, keepdim=True)", "cost -= cost.amin(0, keepdim=True) * 1.01", "recoupling"),
@@ -55,7 +55,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("shapes.py", "sin * x[:, 0] + cos * x[:, 1]", "cos * x[:, 1] - sin * x[:, 0]", "plane"),
     ("plots/plane.py", 'agrees", ~changed', 'agrees", changed', "plots_explorer"),
     ("plots/plane.py", "a + along[:, None] * (b - a)", "b + along[:, None] * (b - a)", "plots_explorer"),
-    ("plots/base.py", "title=html.escape(title, quote=False)", "title=title", "plots_explorer assets"),
+    ("plots/base.py", "escape(line) for line in", "line for line in", "plots_explorer assets"),
     ("explorer/plane.py", "{html.escape(str(error))}", "{error}", "plots_explorer"),
     ("exercises/checking.py", "html.escape(repr(self))", "repr(self)", "exercises"),
     ("exercises/checking.py", "except NotImplementedError:", "except ZeroDivisionError:", "exercises"),
@@ -81,7 +81,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("explorer/trajectories.py", 'for character in "<>&', 'for character in "', "browser_explorer"),
     ("explorer/scene.py", "pair[0] - pair[1]", "pair[0] + pair[1]", "trajectory_explorer"),
     ("plots/trajectories.py", "indices[m : n + 1]]", "indices[m:n]]", "plots_trajectories"),
-    ("plots/trajectories.py", "projection.lift(mesh - place)", "projection.lift(mesh)", "plots_trajectories"),
+    ("plots/states.py", "projection.lift(mesh - place)", "projection.lift(mesh)", "plots_trajectories"),
     ("loading/corpora.py", "found[key] = path", "found[key.lower()[:1]] = path", "teachers_corpora"),
 ]  # fmt: skip
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from lft_edu import plots
-from lft_edu.plots import base
-from lft_edu.plots.diagrams import LFT, TEACHER
+from lft_edu.plots import static
+from lft_edu.plots.diagrams import KEPT, LFT, REPLACED, TEACHER
+
+OPERATOR = plots.style_of("flow walking").color
 
 
 def boxes(figure, color, column):
@@ -23,12 +25,12 @@ def texts(figure):
 @pytest.mark.parametrize(("depth", "span"), [(24, (6, 18)), (24, (0, 24)), (30, (13, 19)), (12, (0, 1)), (2, (1, 2))])
 def test_every_layer_is_drawn_once_and_the_span_is_one_operator(depth, span):
     figure, (m, n) = plots.spliced_model(depth, span), span
-    assert boxes(figure, base.GRAY, TEACHER) == n - m
-    assert boxes(figure, base.GRAY, LFT) == 0
-    assert boxes(figure, base.VERMILLION, LFT) == 1
+    assert boxes(figure, REPLACED, TEACHER) == n - m
+    assert boxes(figure, REPLACED, LFT) == 0
+    assert boxes(figure, OPERATOR, LFT) == 1
     embedding_and_logits = 2
     for column in (TEACHER, LFT):
-        assert boxes(figure, base.BLUE, column) == depth - (n - m) + embedding_and_logits
+        assert boxes(figure, KEPT, column) == depth - (n - m) + embedding_and_logits
     written = texts(figure)
     assert f"x0, enters layer {m}" in written
     assert f"x1, leaves layer {n - 1}" in written
@@ -52,10 +54,10 @@ def test_a_span_that_does_not_fit_is_refused():
 
 def test_the_static_image_has_the_colors_and_no_tags():
     figure = plots.spliced_model(24, (6, 18))
-    pixels = np.asarray(base._rasterize(figure)).reshape(-1, 3)
-    for color in (base.BLUE, base.GRAY, base.VERMILLION):
+    pixels = np.asarray(static.rasterize(figure)).reshape(-1, 3)
+    for color in (KEPT, OPERATOR):
         rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == rgb).all(1).mean() > 0.01
-    page = base.matplotlib_page(figure)
+    page = static.matplotlib_page(figure)
     assert any(note.get_text().startswith("operator\n") for note in page.axes[0].texts)
     assert not any("<" in note.get_text() for note in page.axes[0].texts)

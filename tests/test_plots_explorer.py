@@ -10,8 +10,8 @@ import torch
 import lft_edu as lft
 from lft_edu import plane, plots, shapes
 from lft_edu.explorer import CompletionApp, CouplingApp, FlowApp, LiveLoss
-from lft_edu.plots import base
 from lft_edu.plots import plane as drawing
+from lft_edu.plots import style
 
 
 def contrast(a: str, b: str = "#ffffff") -> float:
@@ -28,8 +28,11 @@ def contrast(a: str, b: str = "#ffffff") -> float:
 
 def test_contrast_meets_wcag():
     assert abs(contrast("#767676") - 4.54) < 0.01  # the textbook example
-    for color in (*base.SERIES, *plots.COLORS.values()):
-        assert contrast(color) >= 3, color  # graphics, 1.4.11
+    operators = {look.color for look in style.FAMILIES.values()}
+    for color in (*style.SERIES, *operators, style.INK, style.START, style.RE_PAIRED):
+        for page in ("#ffffff", "#111111"):  # figures are transparent: on a light page and on JupyterLab's dark one
+            assert contrast(color, page) >= 3, (color, page)  # graphics, 1.4.11
+    assert contrast(style.INK) >= 4.5  # text
     for text in ("#00664A", "#A04000", "#B00020", "#2a3f5f"):  # messages of checks and apps, titles
         assert contrast(text) >= 4.5, text
 
@@ -48,11 +51,14 @@ def lab(linear):
         [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],  # deuteranopia
     ],
 )
-def test_colors_differ_for_the_color_blind(blindness):
-    linear = [(np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255) ** 2.2 for c in base.SERIES[:5]]
+@pytest.mark.parametrize(
+    "colors", [style.SERIES[:5], [style.style_of(name).color for name in ("regression", "FM", "FW", "hybrid")]]
+)
+def test_colors_differ_for_the_color_blind(blindness, colors):
+    linear = [(np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255) ** 2.2 for c in colors]
     seen = [lab(np.array(blindness) @ color) for color in linear]
     assert min(np.linalg.norm(a - b) for k, a in enumerate(seen) for b in seen[:k]) > 15
-    assert len(set(base.GROUP_SYMBOLS)) == len(base.SERIES)  # and each has a mark of its own
+    assert len(set(style.GROUP_SYMBOLS)) == len(style.SERIES)  # and each has a mark of its own
 
 
 def lengths(trace):

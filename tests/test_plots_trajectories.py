@@ -8,7 +8,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import plots
-from lft_edu.plots import base
+from lft_edu.plots import static
 from lft_edu.trajectories import velocity_at
 
 TEXT = "x = '<b>'\nfor\tname in é: "
@@ -40,28 +40,59 @@ def test_every_frame_shows_where_tokens_are_at_its_depth(paths, dimensions):
             expected = projection.transform(path.at(depths[k])[0, [1, 4, 5]])
             got = np.stack([trace[axis] for axis in "xyz"[:dimensions]], -1)
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
-        gaps = np.stack([frame.data[2][axis] for axis in "xyz"[:dimensions]], -1).reshape(3, 3, dimensions)
-        np.testing.assert_allclose(gaps[:, 0], np.stack([frame.data[0][a] for a in "xyz"[:dimensions]], -1))
-        np.testing.assert_allclose(gaps[:, 1], np.stack([frame.data[1][a] for a in "xyz"[:dimensions]], -1))
+        for i, gap in enumerate(frame.data[2:]):  # one line per token, from teacher to student
+            ends = np.stack([gap[axis] for axis in "xyz"[:dimensions]], -1)
+            for end, trace in zip(ends, frame.data[:2], strict=False):
+                np.testing.assert_allclose(end, [trace[axis][i] for axis in "xyz"[:dimensions]])
     assert figure.layout.title.text == "&lt;b&gt;"
-    names = [trace.name for trace in figure.data]
-    assert names[:3] == ["teacher", "&lt;i&gt;student&lt;/i&gt;", "&lt;i&gt;student&lt;/i&gt;: the operator's part"]
-    # the frames' traces are the figure's last ones, in the same order
-    assert list(figure.frames[0].traces) == [3, 4, 5]
-    assert [len(trace.x) for trace in figure.data[3:]] == [3, 3, 9]
+    named = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert named[:3] == ["teacher", "&lt;i&gt;student&lt;/i&gt;", "the operator's part"]
+    moving = figure.frames[0].traces
+    assert [len(figure.data[place].x) for place in moving] == [3, 3, 3, 3, 3]  # two models' marks, three gaps
+
+
+def paths_of(figure, token):
+    """Solid and dashed lines of a token."""
+    lines = [t for t in figure.data if t.mode == "lines" and t.name and t.name.endswith(f", {token}")]
+    return [next(t for t in lines if t.line.dash == dash) for dash in ("solid", "dash")]
 
 
 def test_the_dashed_part_runs_through_the_span_and_joins_the_solid_one(paths):
     teacher, student = paths.values()
     projection = lft.PCA().fit(teacher)
-    figure = plots.trajectory({"student": student}, projection, tokens=[2])
-    solid, dashed = figure.data[:2]
-    where = projection.transform(student.states[:, 2])
+    figure = plots.trajectory({"student": student}, projection, tokens=[4])
+    solid, dashed = paths_of(figure, student.tokens[4])
+    where = projection.transform(student.states[:, 4])
     m, n = student.depth_index(6), student.depth_index(18)
-    np.testing.assert_allclose(dashed.x[:-1], where[m : n + 1, 0], rtol=1e-4, atol=1e-3)
-    joined = np.r_[solid.x[: m + 1], solid.x[m + 2 : -1]]
+    np.testing.assert_allclose(dashed.x, where[m : n + 1, 0], rtol=1e-4, atol=1e-3)
+    joined = np.r_[solid.x[: m + 1], solid.x[m + 2 :]]
     np.testing.assert_allclose(joined, np.r_[where[: m + 1, 0], where[n:, 0]], rtol=1e-4, atol=1e-3)
-    assert dashed.line.dash == "dash"
+    (ends,) = [t for t in figure.data if t.marker.symbol == ("circle-open", "square-open")]
+    np.testing.assert_allclose(ends.x, where[[m, n], 0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_student_s_path_begins_where_it_leaves_the_teacher_s(paths):
+    teacher, student = paths.values()
+    projection = lft.PCA().fit(teacher)
+    figure = plots.trajectory({"teacher": teacher, "other": student}, projection, tokens=[4])
+    lines = [t for t in figure.data if t.name == f"other, {student.tokens[4]}"]
+    after = projection.transform(student.states[student.depth_index(18) :, 4])[:, 0]
+    np.testing.assert_allclose(next(t for t in lines if t.line.dash == "solid").x, after, rtol=1e-4, atol=1e-3)
+
+
+def test_a_menu_shows_one_token_without_a_kernel(paths):
+    figure = plots.trajectory(paths, lft.PCA().fit(paths["teacher"]))
+    (*_, menu) = figure.layout.updatemenus
+    count = len(paths["teacher"].tokens) - 1
+    assert [button.label for button in menu.buttons[:2]] == [f"4 of {count} tokens", f"all {count} tokens"]
+    assert len(menu.buttons) == count + 2
+    third = menu.buttons[2 + 3].args[0]  # the fourth token that can be picked, position 4
+    moving = [i for i, trace in enumerate(figure.data) if trace.mode == "markers+text"]
+    for place in moving:
+        assert [i for i, size in enumerate(third["marker.size"][place]) if size] == [3]
+    lines = [i for i, trace in enumerate(figure.data) if trace.mode == "lines" and trace.line.dash == "dot"]
+    assert [third["visible"][i] for i in lines] == [i == 3 for i in range(count)]
+    assert [bool(word) for word in third["text"][moving[0]]] == [i == 3 for i in range(count)]
 
 
 def test_limits_hold_all_frames_and_the_scale_is_the_same_on_both_axes(paths):
@@ -152,7 +183,8 @@ def test_the_field_is_gray_where_no_state_was(models, paths):
     names = [trace.name for trace in figure.data]
     guess, known = (figure.data[names.index(name)] for name in ("extrapolated: no samples nearby", "velocity"))
     cloud = atlas.transform(states)
-    cell = max((figure.layout.xaxis.range[1] - figure.layout.xaxis.range[0]) / 8, 1)
+    low, high = np.array([figure.layout.xaxis.range, figure.layout.yaxis.range]).T
+    cell = max((high - low) / 8)
     tails = lambda trace: np.stack([trace.x, trace.y], -1).reshape(-1, 6, 2)[:, 0]  # noqa: E731
     far = lambda places: np.linalg.norm(places[:, None] - cloud[None], axis=-1).min(1)  # noqa: E731
     assert far(tails(known)).max() < cell
@@ -189,18 +221,19 @@ def test_still_pictures_of_paths(paths, dimensions):
 
 def test_a_still_heat_map_keeps_its_own_axes(paths):
     figure = plots.lens(paths["teacher"], tokens=[0, 1], every=6)
-    page = base.matplotlib_page(figure)
+    page = static.matplotlib_page(figure)
     (axes, _) = page.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "6", "12", "18", "24"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "·="]
     inks = {text.get_color() for text in axes.texts}
-    assert inks == {"black", "white"}  # dark on pale, pale on dark
+    assert inks == {"#000000", "#FFFFFF"}  # dark on pale, pale on dark
 
 
 def test_a_still_picture_names_its_marks(paths):
     figure = plots.trajectory(paths["teacher"], lft.PCA().fit(paths["teacher"]), tokens=[2, 3])
-    (axes,) = base.matplotlib_page(figure).axes
+    (axes,) = static.matplotlib_page(figure).axes
     assert [note.get_text() for note in axes.texts] == ["·'", "<"]
+    assert not any(note.get_parse_math() for note in axes.texts)
 
 
 def test_visible_shows_what_cannot_be_seen():

@@ -1,28 +1,39 @@
-"""Colors, layout, animation controls and display shared by all figures."""
+"""What all figures share: text, layout, animation controls, descriptions."""
 
-import base64
 import html
-import io
-import json
+import textwrap
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import plotly.graph_objects as go
 
-if TYPE_CHECKING:
-    from IPython.display import Image
-    from matplotlib.figure import Figure
+from .style import GRID, INK, SERIES
 
-CONFIG = {"showSendToCloud": False, "displaylogo": False}
-# Okabe and Ito's colors, safe for color-blind readers; those too pale for thin lines on white are darkened: each has
-# a contrast of at least 3 : 1 (WCAG 2.1, 1.4.11).
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, VIOLET, GRAY, BLACK = "#A87000", "#5E3C99", "#767676", "#000000"
-SERIES = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, GRAY)
-GROUP_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
-MATPLOTLIB_MARKERS = dict(zip((*GROUP_SYMBOLS, "x-thin"), "osD^P*Xx", strict=True))
+TITLE = 46  # characters of a title's line: what fits on a phone
+STRIP = 28  # pixels above the title, where the mode bar appears
+
+# Transparent, with ink that can be read on white and on black, because a stored figure cannot ask for the page's theme.
+_AXIS = {
+    "gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True,
+    "title": {"standoff": 8, "font": {"size": 13}}, "ticks": "", "zeroline": True,
+}  # fmt: skip
+_SPACE = {"gridcolor": GRID, "zerolinecolor": GRID, "showbackground": False}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"color": INK, "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "colorway": list(SERIES),
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": SERIES[0]},
+        "scene": dict.fromkeys(("xaxis", "yaxis", "zaxis"), _SPACE),
+    }
+)  # fmt: skip
+LEGEND = {
+    "orientation": "h", "x": 0.01, "xanchor": "left", "yref": "container", "y": 0.01, "yanchor": "bottom",
+    "itemwidth": 36, "tracegroupgap": 0, "xref": "container",
+}  # fmt: skip
 
 
 def visible(text: str) -> str:
@@ -41,14 +52,101 @@ def label(text: str) -> str:
     return f"\u2068{html.escape(visible(text), quote=False)}\u2069"  # plotly would show &quot; literally
 
 
+def escape(text: str) -> str:
+    """Escape a name or title, which plotly reads as HTML."""
+    return html.escape(str(text), quote=False)
+
+
+def wrap(title: str, width: int = TITLE) -> str:
+    """Escape a title and break it into lines that fit on a narrow screen."""
+    return "<br>".join(escape(line) for line in textwrap.wrap(title, width))
+
+
+def make_room(figure: go.Figure, titles: Sequence[str]) -> None:
+    """Make room above the panels for their titles, as :func:`panel_titles` returns them."""
+    figure.update_annotations(font={"size": 13})
+    figure.layout.margin.t += 17 * max(title.count("<br>") + 1 for title in titles) + 4
+
+
+def panel_titles(names: Sequence[str]) -> list[str]:
+    """Escape the titles of panels and break them into lines that fit above half a narrow screen."""
+    return [wrap(name, 24) for name in names]
+
+
+def plain(text: str | None) -> str:
+    """Return a figure's HTML text as plain text."""
+    text = (text or "").replace("<br>", "\n")
+    for tag in ("<b>", "</b>", "<i>", "</i>"):  # before a token's &lt;b&gt; becomes a <b>
+        text = text.replace(tag, "")
+    return html.unescape(text).replace("\u2068", "").replace("\u2069", "")
+
+
 def new_figure(title: str, x: str, y: str, **layout) -> go.Figure:
-    """Create an empty figure in the course's style, with an escaped ``title`` and axis titles ``x`` and ``y``."""
+    """Create an empty figure in the course's style, with an escaped ``title`` and axis titles ``x`` and ``y``.
+
+    The figure is as wide as its page, transparent, with its legend below and room for plotly's mode bar above the
+    title.
+    """
     figure = go.Figure()
-    figure.update_layout(
-        title=html.escape(title, quote=False), template="plotly_white", xaxis_title=x, yaxis_title=y, height=460,
-        margin={"l": 70, "r": 20, "t": 60, "b": 60}, legend={"itemsizing": "constant"},
-    )  # fmt: skip
+    figure.update_layout(template=TEMPLATE, xaxis_title=wrap(x, 44), yaxis_title=wrap(y, 40), height=460, legend=LEGEND)
+    set_title(figure, wrap(title))
+    figure.layout.margin = {"l": 60, "r": 16, "t": figure.layout.margin.t, "b": 84}
     return figure.update_layout(**layout)
+
+
+def set_title(figure: go.Figure, text: str) -> go.Figure:
+    """Set a figure's title, given as HTML, below the strip of the mode bar, with a margin as high as its lines."""
+    lines = text.count("<br>") + 1 if text else 0
+    figure.update_layout(
+        title={
+            "text": text, "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top",
+            "pad": {"t": STRIP, "l": 12}, "font": {"size": 16},
+        },
+        margin_t=STRIP + 22 * lines + 18,
+    )  # fmt: skip
+    return figure
+
+
+def describe(figure: go.Figure, text: str, strip: Sequence[str] = ()) -> go.Figure:
+    """Store a figure's description, for readers who do not see it, and return the figure.
+
+    Args:
+        text: what is plotted: kind, axes, series, ranges; not what is to be learned from it.
+        strip: names of the frames that a static image shows side by side.
+    """
+    figure.layout.meta = {"alt": " ".join(text.split()), **({"strip": list(strip)} if strip else {})}
+    return figure
+
+
+def describe_curves(figure: go.Figure, kind: str = "Curves") -> go.Figure:
+    """Describe a figure of curves or marks by its title, axes and series, and return it."""
+    layout = figure.layout
+    scale = {
+        "x": " (log scale)" if layout.xaxis.type == "log" else "",
+        "y": " (log scale)" if layout.yaxis.type == "log" else "",
+    }
+    names = list(dict.fromkeys(plain(t.name) for t in figure.data if t.name and t.showlegend is not False))
+    x, y = (plain(axis.title.text) for axis in (layout.xaxis, layout.yaxis))
+    numbers = [
+        v for trace in figure.data for v in (trace.x if trace.x is not None else ()) if isinstance(v, (int, float))
+    ]
+    reach = f", from {min(numbers):g} to {max(numbers):g}" if numbers else ""
+    text = (
+        f"{plain(layout.title.text)}. {kind}: {y or 'values'}{scale['y']} against {x or 'position'}{scale['x']}{reach}."
+    )
+    return describe(figure, text + (f" Series: {'; '.join(names)}." if names else ""))
+
+
+def alt_of(figure: go.Figure) -> str:
+    """Return a figure's description: its own, or its title.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    text = (figure.layout.meta or {}).get("alt") or plain(figure.layout.title.text).replace("\n", " ")
+    if not text:
+        raise ValueError('The figure has no title and no description: give one, show(figure, alt="...").')
+    return text
 
 
 def animate(
@@ -66,273 +164,28 @@ def animate(
         "fromcurrent": True, "mode": "immediate",
     }  # fmt: skip
     jump = {"frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}, "mode": "immediate"}
-    buttons = {"▶ play": [None, play], "❚❚": [[None], jump]} | {stop: [[stop], jump] for stop in stops}
+    buttons = {"▶" if stops else "▶ play": [None, play], "❚❚": [[None], jump]} | {
+        stop: [[stop], jump] for stop in stops
+    }
+    titled = figure.layout.xaxis.title.text and figure.layout.xaxis.visible is not False
+    below = 58 if titled else 14 if figure.layout.xaxis.showticklabels is False else 34  # the axis's own labels
     figure.frames = frames
     figure.update_layout(
         sliders=[{
             "steps": [{"label": f.name, "method": "animate", "args": [[f.name], jump]} for f in frames],
-            "x": 0, "len": 1, "y": 0, "pad": {"t": 95 if stops else 62},
-            "ticklen": 0 if stops else 4, "minorticklen": 0 if stops else 2,
-            "font": {"size": 11, "color": "rgba(0,0,0,0)" if stops else "#2a3f5f"},
+            "x": 0, "len": 1, "y": 0, "pad": {"t": below + 44, "b": 0}, "ticklen": 0, "minorticklen": 0,
+            "font": {"size": 11, "color": "rgba(0,0,0,0)"}, "bgcolor": GRID, "bordercolor": GRID, "activebgcolor": INK,
             "currentvalue": {
-                "visible": not stops, "prefix": what, "xanchor": "right", "font": {"size": 14, "color": "#2a3f5f"}
+                "visible": not stops, "prefix": what, "xanchor": "right", "font": {"size": 14, "color": INK},
+                "offset": 6,
             },
         }],
         updatemenus=[{
             "type": "buttons", "direction": "left", "x": 0, "xanchor": "left", "y": 0, "yanchor": "top",
-            "pad": {"t": 40}, "showactive": False,
+            "pad": {"t": below, "r": 4}, "showactive": False, "bgcolor": "rgba(128,128,128,0.12)", "bordercolor": GRID,
+            "font": {"color": INK, "size": 13},
             "buttons": [{"label": k, "method": "animate", "args": v} for k, v in buttons.items()],
         }],
-        margin_b=140, height=(figure.layout.height or 460) + 80,
+        margin_b=(figure.layout.margin.b or 84) + below + 40, height=(figure.layout.height or 460) + 60,
     )  # fmt: skip
     return figure
-
-
-def lines(
-    series: dict,
-    title: str,
-    x: str,
-    y: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    modes: dict[str, str] | None = None,
-) -> go.Figure:
-    """Plot curves with markers, and error bars where there are intervals.
-
-    Args:
-        series: name → ``(x, y)``, or ``(x, y, low, high)`` with the ends of y's intervals.
-        log_x, log_y: logarithmic axes.
-        modes: name → ``"lines"`` or ``"markers"``; both for the names it lacks.
-    """
-    figure = new_figure(title, x, y)
-    for i, (name, (xs, ys, *interval)) in enumerate(series.items()):
-        ys = [float(v) for v in ys]
-        error = None
-        if interval:
-            low, high = ([float(v) for v in side] for side in interval)
-            error = {
-                "array": [h - v for h, v in zip(high, ys, strict=True)],
-                "arrayminus": [v - low for low, v in zip(low, ys, strict=True)],
-                "symmetric": False, "thickness": 1,
-            }  # fmt: skip
-        figure.add_scatter(
-            x=[float(v) for v in xs], y=ys, name=html.escape(name), error_y=error,
-            mode=(modes or {}).get(name, "lines+markers"),
-            line={"color": SERIES[i % len(SERIES)]}, showlegend=len(series) > 1,
-            marker={"symbol": GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)], "size": 8},
-            hovertemplate="%{x:.4g}: %{y:.4g}",
-        )  # fmt: skip
-    if log_x:  # ticks at the values measured, not at powers of ten
-        values = sorted({float(v) for xs, *_ in series.values() for v in xs})
-        figure.update_xaxes(type="log", tickvals=values, ticktext=[f"{v:g}" for v in values], minor_ticks="")
-    figure.update_yaxes(type="log" if log_y else "linear", exponentformat="power")
-    return figure
-
-
-def heatmap(
-    table: Sequence,
-    rows: Sequence,
-    columns: Sequence,
-    title: str,
-    x: str,
-    y: str,
-    unit: str = "",
-    percent: bool = False,
-) -> go.Figure:
-    """Plot a table of numbers, ``(rows, columns)``, as a heatmap with each number written into its cell.
-
-    Args:
-        unit: title of the color bar.
-        percent: ``table`` holds fractions in [0, 1]; show them as percentages.
-    """
-    figure = new_figure(title, x, y, height=360)
-    values = [[float(v) for v in row] for row in table]
-    shown = [[f"{100 * v:.0f}" if percent else f"{v:.2g}" for v in row] for row in values]
-    figure.add_heatmap(
-        z=values, x=[str(c) for c in columns], y=[str(r) for r in rows], colorscale="Cividis", zmin=0,
-        zmax=1 if percent else None, text=shown, texttemplate="%{text}",
-        hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{text}}<extra></extra>",
-        colorbar={"title": unit, **({"tickformat": ".0%"} if percent else {})},
-    )  # fmt: skip
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(type="category", autorange="reversed")
-    return figure
-
-
-def show(figure: go.Figure, alt: str) -> None:
-    """Show a figure in a notebook: interactive where JavaScript runs, a static image on GitHub and in print.
-
-    ``alt`` describes the figure in words, for screen readers.
-    """
-    from IPython.display import display
-
-    live = json.loads(figure.to_json()) | {"config": CONFIG}
-    # JPEG, not PNG: JupyterLab's plotly renderer would show a PNG in place of the figure until the mouse comes near
-    buffer = io.BytesIO()
-    _rasterize(figure).save(buffer, format="jpeg", quality=60, optimize=True, progressive=True)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    display(
-        {"application/vnd.plotly.v1+json": live, "image/jpeg": picture, "text/plain": alt},
-        raw=True,
-        metadata={"image/jpeg": {"alt": alt}},
-    )
-
-
-def static_image(figure: go.Figure, alt: str, width: float = 9.0) -> "Image":
-    """Render one of the course's figures as a PNG with alt text, for GitHub and print.
-
-    Draws lines, markers, error bars, heatmaps and subplots of the first frame; hover texts are lost.
-
-    Args:
-        width: in inches, at 80 dots per inch.
-    """
-    from IPython.display import Image
-
-    buffer = io.BytesIO()
-    _rasterize(figure, width).quantize(64).save(buffer, format="png", optimize=True)  # 64 colors: a third of the size
-    return Image(buffer.getvalue(), alt=alt)
-
-
-def _plain(text: str) -> str:
-    """Convert a figure's HTML text to plain text for matplotlib."""
-    text = text.replace("<br>", "\n").replace("<b>", "").replace("</b>", "")  # before a token's &lt;b&gt; is a <b>
-    return html.unescape(text).replace("\u2068", "").replace("\u2069", "")
-
-
-def _rasterize(figure: go.Figure, width: float = 9.0):
-    """Draw a figure with matplotlib and return it as a ``PIL.Image.Image``."""
-    import PIL.Image
-
-    buffer = io.BytesIO()
-    matplotlib_page(figure, width).savefig(buffer, format="png", dpi=80)
-    return PIL.Image.open(buffer).convert("RGB")
-
-
-def matplotlib_page(figure: go.Figure, width: float = 9.0) -> "Figure":
-    """Convert a figure to a ``matplotlib.figure.Figure``, ``width`` inches wide."""
-    import matplotlib.figure
-
-    layout = figure.layout
-    height = width * min(0.6, (layout.height or 460) / 900)
-    page = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-    page.suptitle(_plain(layout.title.text or ""), fontsize=12)
-    if any(trace.type == "scatter3d" for trace in figure.data):
-        _draw_3d(page.subplots(subplot_kw={"projection": "3d"}), figure)
-    else:
-        _draw_2d(page, figure)
-    return page
-
-
-def _draw_2d(page, figure: go.Figure) -> None:
-    layout = figure.layout
-    names = list(dict.fromkeys(trace.xaxis or "x" for trace in figure.data)) or ["x"]
-    panels = dict(zip(names, page.subplots(1, len(names), squeeze=False)[0], strict=True))
-    for trace in figure.data:
-        axes = panels[trace.xaxis or "x"]
-        _draw_heatmap(page, axes, trace) if trace.type == "heatmap" else _draw_scatter(axes, trace)
-    for name, axes in panels.items():
-        _format_axes(axes, layout["xaxis" + name[1:]], layout["yaxis" + name[1:]])
-    for note, axes in zip(layout.annotations, panels.values(), strict=False):
-        axes.set_title(_plain(note.text), fontsize=10)
-    named = [axes.get_legend_handles_labels() for axes in panels.values()]
-    handles = {label: handle for pair in named for handle, label in zip(*pair, strict=True)}
-    if handles:
-        page.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
-
-
-def _draw_3d(axes, figure: go.Figure) -> None:
-    for trace in figure.data:
-        color, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
-        axes.plot(
-            trace.x, trace.y, trace.z, color=color, linewidth=0.8, alpha=trace.opacity,
-            linestyle="-" if "lines" in mode else "none", marker="o" if "markers" in mode else None, markersize=3,
-        )  # fmt: skip
-    space = figure.layout.scene
-    axes.set(xlabel=space.xaxis.title.text, ylabel=space.yaxis.title.text, zlabel=space.zaxis.title.text)
-
-
-def _draw_heatmap(page, axes, trace) -> None:
-    values = np.asarray(trace.z, dtype=float)  # None, as JSON has it, becomes NaN, as matplotlib wants it
-    shown = axes.imshow(
-        values, aspect="auto", cmap="cividis_r" if trace.reversescale else "cividis", vmin=trace.zmin, vmax=trace.zmax
-    )
-    page.colorbar(shown, ax=axes, label=_plain(trace.colorbar.title.text or ""))
-    if trace.text is None:
-        for ticks, names in ((axes.set_xticks, trace.x), (axes.set_yticks, trace.y)):
-            if names is not None and not isinstance(names[0], str):
-                ticks(range(0, len(names), every := max(1, len(names) // 8)), [f"{name:g}" for name in names[::every]])
-        return
-    for i, row in enumerate(trace.text):
-        for j, word in enumerate(row):
-            red, green, blue, _ = shown.cmap(shown.norm(trace.z[i][j]))
-            ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-            axes.text(j, i, _plain(word), ha="center", va="center", color=ink, fontsize=8, parse_math=False)
-    axes.set_xticks(range(len(trace.x)), trace.x)
-    axes.set_yticks(range(len(trace.y)), trace.y)
-
-
-def _draw_scatter(axes, trace) -> None:
-    color, mode = trace.line.color or trace.marker.color, trace.mode or "lines"
-    for direction, error in (("xerr", trace.error_x), ("yerr", trace.error_y)):
-        if error.array is not None:
-            sides = [list(error.arrayminus), list(error.array)]
-            axes.errorbar(trace.x, trace.y, **{direction: sides}, fmt="none", ecolor="#333333", elinewidth=1)
-    if trace.fill == "toself":
-        _draw_polygons(axes, trace)
-    symbol = trace.marker.symbol or "circle"
-    open_mark, marker = symbol.endswith("-open"), MATPLOTLIB_MARKERS.get(symbol.removesuffix("-open"), "o")
-    size = trace.marker.size if isinstance(trace.marker.size, (int, float)) else 8
-    axes.plot(
-        trace.x, trace.y, color=color, alpha=trace.opacity,
-        linestyle="none" if "lines" not in mode else "--" if trace.line.dash == "dash" else "-",
-        linewidth=(trace.line.width or 2) * 0.75,
-        marker=marker if "markers" in mode else None, markersize=size * 0.6,
-        markerfacecolor="none" if open_mark else color,
-        label=_plain(trace.name) if trace.name and trace.showlegend is not False else None,
-    )  # fmt: skip
-    if "text" in mode:
-        _draw_text(axes, trace)
-
-
-def _draw_polygons(axes, trace) -> None:
-    """Fill the polygons of a trace, which None separates."""
-    corners = np.array([[np.nan if v is None else v for v in values] for values in (trace.x, trace.y)], dtype=float).T
-    for polygon in np.split(corners, np.flatnonzero(np.isnan(corners[:, 0]))):
-        axes.fill(*polygon[~np.isnan(polygon[:, 0])].T, color=trace.fillcolor, linewidth=0)
-
-
-def _draw_text(axes, trace) -> None:
-    offset, look = (5, 3), {"fontsize": 8}
-    if trace.textposition == "middle center":
-        offset, look = (0, 0), {"fontsize": 9, "ha": "center", "va": "center", "color": trace.textfont.color}
-    for x, y, word in zip(trace.x, trace.y, trace.text, strict=True):
-        axes.annotate(
-            _plain(word), (x, y), offset, textcoords="offset points", annotation_clip=True, parse_math=False, **look
-        )
-
-
-def _format_axes(axes, x, y) -> None:
-    """Copy axis titles, scales, ranges and ticks from the plotly figure."""
-    axes.set(xlabel=x.title.text or "", ylabel=_plain(y.title.text or ""))
-    for name, axis in (("x", x), ("y", y)):
-        if axis.type == "log":
-            getattr(axes, f"set_{name}scale")("log")
-        elif axis.range:
-            getattr(axes, f"set_{name}lim")(*axis.range)
-    if y.scaleanchor:
-        axes.set_aspect("equal", adjustable="box")
-    if x.ticktext:
-        labels = [_plain(text).replace("$", r"\$") for text in x.ticktext]
-        slanted = {"rotation": 60, "ha": "right", "fontsize": 7} if x.tickangle else {}
-        axes.set_xticks(x.tickvals, labels, **slanted)
-        axes.minorticks_off()
-    if y.ticktext and y.visible is not False:
-        axes.set_yticks(y.tickvals, [_plain(text) for text in y.ticktext])
-    if x.visible is False:
-        axes.set_xticks([])
-    if y.visible is False:
-        axes.set_yticks([])
-        if x.visible is False:
-            axes.set_frame_on(False)
-    elif not axes.images:
-        axes.grid(alpha=0.3)

@@ -3,16 +3,20 @@
 import plotly.graph_objects as go
 
 from ..splicing import check_span
-from .base import BLACK, BLUE, GRAY, VERMILLION, new_figure
+from .base import describe, new_figure
+from .style import INK, ink_on, style_of
 
-INK = "#222222"
+KEPT = style_of("teacher").color
+REPLACED = "rgba(128,128,128,0.35)"
 TEACHER, LFT = (0.0, 1.0), (2.6, 3.6)  # left and right edges of the two columns
 LAYERS, EDGE, GAP = 24.0, 1.7, 1.4  # heights: all layers together; embedding and head matrix; from part to part
 OPERATOR = "<b>operator</b><br>one layer,<br>walked from<br>t = 0 to 1"
 SLIT = 0.2  # between two layers, as a share of one
 
 
-def spliced_model(depth: int, span: tuple[int, int], title: str = "A teacher and its LFT") -> go.Figure:
+def spliced_model(
+    depth: int, span: tuple[int, int], title: str = "A teacher and its LFT", operator: str = "flow walking"
+) -> go.Figure:
     """Draw a teacher beside the model in which one operator replaces a span of its layers: head, operator, tail.
 
     Data flow upward. Layers that both models share are drawn at the same height, with their label between the columns.
@@ -21,11 +25,12 @@ def spliced_model(depth: int, span: tuple[int, int], title: str = "A teacher and
         depth: the teacher's number of layers, L.
         span: ``(m, n)``, half-open: layers m … n−1 are replaced.
         title: of the figure.
+        operator: gives the operator's box its color.
 
     Raises:
         ValueError: not a span of that many layers.
     """
-    m, n = check_span(span, depth)
+    (m, n), accent = check_span(span, depth), style_of(operator).color
     parts = [
         ("embedding", 1, EDGE),
         (f"<b>head</b><br>{_layers(0, m)}", m, 2.6),
@@ -33,17 +38,17 @@ def spliced_model(depth: int, span: tuple[int, int], title: str = "A teacher and
         (f"<b>tail</b><br>{_layers(n, depth)}", depth - n, 2.6),
         ("final norm, logits", 1, EDGE),
     ]
-    figure = new_figure(title, "", "", height=580, showlegend=False, margin={"l": 10, "r": 10, "t": 60, "b": 10})
+    figure = new_figure(title, "", "", height=600, showlegend=False, margin={"l": 10, "r": 10, "b": 10})
     middle, bottom, arrows = (TEACHER[1] + LFT[0]) / 2, 0.0, []
     for i, (text, count, least) in enumerate(parts):
         if not count:
             continue
         replaced, top = i == 2, bottom + max(LAYERS * count / depth if 0 < i < 4 else 0, least)
-        _boxes(figure, TEACHER, bottom, top, count, GRAY if replaced else BLUE)
-        _boxes(figure, LFT, bottom, top, 1 if replaced else count, VERMILLION if replaced else BLUE)
+        _boxes(figure, TEACHER, bottom, top, count, REPLACED if replaced else KEPT)
+        _boxes(figure, LFT, bottom, top, 1 if replaced else count, accent if replaced else KEPT)
         _write(figure, middle, (bottom + top) / 2, text, INK)
         if replaced:
-            _write(figure, sum(LFT) / 2, (bottom + top) / 2, OPERATOR, BLACK)
+            _write(figure, sum(LFT) / 2, (bottom + top) / 2, OPERATOR, ink_on(accent))
             _write(figure, middle, bottom - GAP / 2, f"x0, enters layer {m}", INK)
             _write(figure, middle, top + GAP / 2, f"x1, leaves layer {n - 1}", INK)
         arrows.append(top)
@@ -53,7 +58,8 @@ def spliced_model(depth: int, span: tuple[int, int], title: str = "A teacher and
         _write(figure, sum(column) / 2, bottom - GAP / 3, f"<b>{name}</b>", INK)
     figure.update_xaxes(visible=False, range=[TEACHER[0] - 0.05, LFT[1] + 0.05], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.3, bottom], fixedrange=True)
-    return figure
+    words = f"{title}. Two columns of blocks, data flowing upward: embedding, {depth} layers, final norm and logits."
+    return describe(figure, f"{words} In the second column one operator stands in the place of {_layers(m, n)}.")
 
 
 def _layers(first: int, end: int) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..couplings import Coupling, recoupling_ratio
 from ..flow import uniform_times
-from .base import BLACK, BLUE, GRAY, GROUP_SYMBOLS, SERIES, VERMILLION, animate, new_figure
+from .base import animate, describe, make_room, new_figure, panel_titles, plain, set_title
+from .style import END, FAR, GROUP_SYMBOLS, INK, RE_PAIRED, SERIES, START
 
 
 def segments(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -36,17 +37,56 @@ def crossing_points(pairs: Coupling) -> Tensor:
 
 def clouds(pairs: Coupling, title: str = "Two clouds") -> go.Figure:
     """Plot the starts and ends of ``pairs`` without the lines that pair them."""
-    figure = new_figure(title, "", "", height=400)
+    figure = new_figure(title, "", "", height=420, margin_b=40)
     figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs)[2:4]])
-    _square(figure, *axis_limits(pairs.x0, pairs.x1))
-    return figure
+    _plane(figure, pairs.x0, pairs.x1)
+    return describe(
+        figure, f"{title}. {len(pairs)} starts (circles) and as many ends (squares) in the plane, not paired."
+    )
+
+
+def straight_paths(pairs: Coupling, title: str = "", moments: int = 21) -> go.Figure:
+    """Plot each pair as an arrow in the color of its group, with points that move along the arrows from t = 0 to 1.
+
+    Args:
+        pairs: points in two dimensions.
+        title: R and the number of crossings if empty.
+        moments: number of times on the slider.
+    """
+    figure = new_figure(title, "", "", height=440)
+    if not title:
+        set_title(figure, coupling_title("", pairs))
+    reach = float((pairs.x1 - pairs.x0).norm(dim=-1).max())
+    for g in (shown := pairs.group % len(SERIES)).unique().tolist():
+        own = shown == g
+        x, y = arrows(pairs.x0[own], (pairs.x1 - pairs.x0)[own], head=0.05 * reach)
+        line = {"color": SERIES[g], "width": 1}
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line=line, opacity=0.5, name=f"group {g}: from start to end", hoverinfo="skip"
+        )
+    fixed = len(figure.data)
+    times = torch.linspace(0, 1, moments).tolist()
+    figure.add_traces(_dots(pairs.at(times[0]), pairs.group, "at time t"))
+    _plane(figure, pairs.x0, pairs.x1)
+    frames = [
+        go.Frame(
+            name=f"{t:.2f}",
+            traces=list(range(fixed, len(figure.data))),
+            data=_positions(_dots(pairs.at(t), pairs.group, "")),
+        )
+        for t in times
+    ]
+    animate(figure, frames, "t = ")
+    words = f"{plain(figure.layout.title.text)}. {len(pairs)} arrows from starts to ends, colored by group, and points "
+    words += "that move along them."
+    return describe(figure, words, _evenly([frame.name for frame in frames], 3))
 
 
 def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean", between: int = 9) -> go.Figure:
     """Plot couplings of two clouds as lines from start to end; several get a slider and a play button.
 
-    A line is orange where optimal transport would re-pair its start; dots mark where lines cross. The fraction of
-    orange lines is the recoupling ratio.
+    A line is red where optimal transport would re-pair its start; dots mark where lines cross. The fraction of red
+    lines is the recoupling ratio.
 
     Args:
         pairings: one coupling, or name → coupling, all of the same two clouds.
@@ -56,12 +96,13 @@ def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean"
     pairings = {"": pairings} if isinstance(pairings, Coupling) else pairings
     stages = list(pairings.items())
     drawn = [coupling_traces(pairs, metric) for _, pairs in stages]
-    figure = new_figure("", "", "", height=480)
+    figure = new_figure("", "", "", height=440)
     figure.add_traces([{"type": "scatter", **trace} for trace in drawn[0]])
-    _square(figure, *axis_limits(stages[0][1].x0, stages[0][1].x1))
-    figure.update_layout(title=coupling_title(*stages[0], metric))
+    _plane(figure, stages[0][1].x0, stages[0][1].x1)
+    set_title(figure, coupling_title(*stages[0], metric))
+    words = f"{len(stages[0][1])} lines from starts (circles) to ends (squares)"
     if len(stages) == 1:
-        return figure
+        return describe(figure.update_layout(margin_b=60), f"{plain(figure.layout.title.text)}. {words}.")
     frames = []
     for i, ((name, pairs), traces) in enumerate(zip(stages, drawn, strict=True)):
         frames.append(_frame(name, traces, coupling_title(name, pairs, metric)))
@@ -70,10 +111,12 @@ def coupling(pairings: Coupling | dict[str, Coupling], metric: str = "euclidean"
             moving = Coupling(pairs.x0, torch.lerp(pairs.x1, stages[i + 1][1].x1, share), pairs.group)
             x, y = segments(moving.x0, moving.x1)
             empty = {"x": [], "y": []}
-            line = {"x": x, "y": y, "name": "in transition", "line": {"color": BLUE, "width": 1.2, "dash": "dot"}}
+            line = {"x": x, "y": y, "name": "in transition", "line": {"color": START, "width": 1.2, "dash": "dot"}}
             mixed = [{**traces[0], **line}, {**traces[1], **empty}, *traces[2:4], {**traces[4], **empty}]
             frames.append(_frame(f"{name} → {stages[i + 1][0]}: {share:.0%}", mixed))
-    return animate(figure, frames, "", stops=list(pairings))
+    animate(figure, frames, "", stops=list(pairings))
+    words = f"{words}; a slider leads through the couplings {', '.join(map(str, pairings))}."
+    return describe(figure, words, list(pairings) if len(pairings) <= 4 else ())
 
 
 def _frame(name: str, traces: list[dict], title: str = "") -> go.Frame:
@@ -98,8 +141,8 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
     changed = recoupling_ratio(pairs.x0, pairs.x1, metric).re_paired if changed is None else changed
     traces = []
     for name, chosen, color in (
-        ("optimal transport agrees", ~changed, GRAY),
-        ("optimal transport would re-pair", changed, VERMILLION),
+        ("optimal transport agrees", ~changed, INK),
+        ("optimal transport would re-pair", changed, RE_PAIRED),
     ):
         x, y = segments(pairs.x0[chosen], pairs.x1[chosen])
         traces.append({
@@ -107,8 +150,8 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
             "line": {"color": color, "width": 1.2, "dash": "solid"},
         })  # fmt: skip
     for name, points, symbol, color in (
-        ("x₀, start", pairs.x0, "circle", BLUE),
-        ("x₁, end", pairs.x1, "square", BLACK),
+        ("x₀, start", pairs.x0, "circle", START),
+        ("x₁, end", pairs.x1, "square", END),
     ):
         x, y = points.float().cpu().numpy().T
         traces.append({
@@ -118,17 +161,22 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
     x, y = crossing_points(pairs)[:4000].float().cpu().numpy().T
     traces.append({
         "x": x, "y": y, "name": "lines cross", "mode": "markers", "hoverinfo": "skip",
-        "marker": {"color": "#F0E442", "size": 5, "symbol": "circle", "line": {"color": "#333333", "width": 1}},
+        "marker": {"color": "#F0E442", "size": 5, "symbol": "circle", "line": {"color": INK, "width": 1}},
     })  # fmt: skip
     return traces
 
 
-def arrows(x: Tensor, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of arrows from ``x`` to ``x + u``, ``(N, 2)`` each, as one line with gaps (NaN)."""
-    tip, side = x + u, torch.stack([-u[:, 1], u[:, 0]], -1)
-    left, right = tip - 0.35 * u + 0.18 * side, tip - 0.35 * u - 0.18 * side
+def arrows(x: Tensor, u: Tensor, head: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of arrows from ``x`` to ``x + u``, ``(N, 2)`` each, as one line with gaps (NaN).
+
+    Args:
+        head: the longest that an arrow's head may be; it is never more than a third of the arrow.
+    """
+    length = u.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    back = u * (length.mul(0.33).clamp(max=head) / length)
+    tip, side = x + u, 0.5 * torch.stack([-back[:, 1], back[:, 0]], -1)
     gap = torch.full_like(x, float("nan"))
-    path = torch.stack([x, tip, left, tip, right, gap], 1).reshape(-1, 2)
+    path = torch.stack([x, tip, tip - back + side, tip, tip - back - side, gap], 1).reshape(-1, 2)
     return tuple(path.float().cpu().numpy().T)
 
 
@@ -143,7 +191,7 @@ def velocity_field(
 ) -> go.Figure:
     """Plot ``u(x, t)`` as arrows on a grid, with the points at time t and a slider over t.
 
-    Arrows near a point are black. Far from all points the network saw no training samples and extrapolates: gray.
+    Arrows near a point are dark. Far from all points the network saw no training samples and extrapolates: pale.
 
     Args:
         velocity: ``u(x, t)`` → ``(N, 2)`` for ``x`` ``(N, 2)`` and a scalar t in [0, 1].
@@ -164,19 +212,22 @@ def velocity_field(
         longest = u[seen].norm(dim=-1).max().clamp_min(1e-9)  # some point of the grid is always near
         u = u * (longest / u.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(max=1)  # gray ones may be huge
         fields = []
-        far, near = ("extrapolated: no samples nearby", ~seen, "#B5B5B5"), ("learned velocity", seen, BLACK)
+        far, near = ("extrapolated: no samples nearby", ~seen, FAR), ("learned velocity", seen, INK)
         for name, chosen, color in (far, near):
-            x, y = arrows(points[chosen], u[chosen] * 1.5 * cell / longest)
-            line = {"color": color, "width": 1.3}
+            x, y = arrows(points[chosen], u[chosen] * 1.3 * cell / longest, head=0.35 * cell)
+            line = {"color": color, "width": 1 if color == FAR else 1.6}
             fields.append(go.Scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip"))
         return [*fields, *_dots(here, pairs.group, "at t")]
 
-    figure = new_figure(title, "", "", height=480)
+    figure = new_figure(title, "", "", height=500)
     drawn = [traces(t, here) for t, here in zip(times, path, strict=True)]
     figure.add_traces(drawn[start])
-    _square(figure, low, high)
+    _plane(figure, points)
     frames = [go.Frame(name=f"{float(t):.2f}", data=_positions(found)) for t, found in zip(times, drawn, strict=True)]
-    return animate(figure, frames, "t = ", milliseconds=250).update_layout(sliders=[{"active": start}])
+    animate(figure, frames, "t = ", milliseconds=250).update_layout(sliders=[{"active": start}])
+    words = f"{title}. Arrows of the velocity on a grid of {grid} by {grid} places, with {len(pairs)} points, at times "
+    words += "from 0 to 1."
+    return describe(figure, words, _evenly([frame.name for frame in frames], 3))
 
 
 def walks(
@@ -203,8 +254,10 @@ def walks(
     if flat:
         start, end = (torch.nn.functional.pad(x, (1, 0), value=t) for x, t in ((pairs.x0, 0.0), (pairs.x1, 1.0)))
         paths, pairs = {n: _over_time(p, times) for n, p in paths.items()}, Coupling(start, end, pairs.group)
-    figure = make_subplots(1, len(paths), subplot_titles=[html.escape(name) for name in paths], horizontal_spacing=0.04)
-    figure.update_layout(new_figure(title, "", "", height=480, margin={"l": 40, "r": 20, "t": 90, "b": 40}).layout)
+    heads = panel_titles(list(paths))
+    figure = make_subplots(1, len(paths), subplot_titles=heads, horizontal_spacing=0.03)
+    figure.update_layout(new_figure(title, "", "", height=460).layout)
+    make_room(figure, heads)
     moving = []
     for column, path in enumerate(paths.values(), 1):
         panel, first = {"rows": 1, "cols": column}, column == 1
@@ -214,10 +267,11 @@ def walks(
         dots = _dots(path[-1], pairs.group, "point", show=first)
         moving += range(len(figure.data), len(figure.data) + len(dots))
         figure.add_traces(dots, **panel)
-        _square(figure, *axis_limits(pairs.x0, pairs.x1, *(_extent(p) for p in paths.values())), row=1, col=column)
+        _plane(figure, pairs.x0, pairs.x1, *(_inside(p) for p in paths.values()), row=1, col=column)
     if flat:
         figure.update_xaxes(range=[-0.05, 1.08], title="t", showticklabels=True)
-        figure.update_yaxes(scaleanchor=None, title="x")
+        figure.update_yaxes(scaleanchor=None, showticklabels=True)
+        figure.update_layout(yaxis_title="x")
     frames = [
         go.Frame(
             name=f"{float(t):.2f}", traces=moving,
@@ -225,7 +279,43 @@ def walks(
         )
         for i, t in enumerate(times)
     ]  # fmt: skip
-    return animate(figure, frames, "t = ").update_layout(sliders=[{"active": len(frames) - 1}])
+    animate(figure, frames, "t = ").update_layout(sliders=[{"active": len(frames) - 1}])
+    where = "position over time, t to the right" if flat else "in the plane"
+    words = f"{title}. Paths of {len(pairs)} points {where}, colored by group; open marks are targets. "
+    words += f"Panels: {'; '.join(paths)}."
+    return describe(figure, words, () if flat else _evenly([frame.name for frame in frames], 4))
+
+
+def paths_over_time(paths: dict[str, Tensor], pairs: Coupling, title: str = "") -> go.Figure:
+    """Plot one-dimensional paths over time, t to the right, one panel each; they may differ in their number of steps.
+
+    Args:
+        paths: name → states ``(K+1, N, 1)`` at equally spaced times from 0 to 1.
+        pairs: the N pairs; their groups give colors and marks.
+        title: of the figure.
+    """
+    heads = panel_titles(list(paths))
+    figure = make_subplots(1, len(paths), subplot_titles=heads, shared_yaxes=True, horizontal_spacing=0.04)
+    figure.update_layout(new_figure(title, "", "", height=460).layout)
+    make_room(figure, heads)
+    ends = torch.nn.functional.pad(pairs.x1, (1, 0), value=1.0)
+    for column, path in enumerate(paths.values(), 1):
+        panel, where = {"rows": 1, "cols": column}, {"row": 1, "col": column}
+        drawn = _over_time(path, torch.linspace(0, 1, len(path)))
+        figure.add_traces(_trails(drawn, pairs.group), **panel)
+        figure.add_traces(_dots(ends, pairs.group, "target", "-open", column == 1, 10), **panel)
+        figure.add_traces(_dots(drawn[-1], pairs.group, "end of the path", show=column == 1), **panel)
+        figure.update_xaxes(range=[-0.03, 1.06], title="t", **where)
+    figure.update_layout(yaxis_title="x")
+    words = f"{title}. Position of {len(pairs)} points over time, t from 0 to 1, colored by group. "
+    words += f"Panels: {'; '.join(paths)}."
+    return describe(figure, words)
+
+
+def _evenly(names: list[str], count: int) -> list[str]:
+    """Return ``count`` of the names, evenly spaced, the first and the last among them."""
+    count = min(count, len(names))
+    return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)] if count > 1 else names
 
 
 def _over_time(path: Tensor, times: Tensor) -> Tensor:
@@ -245,8 +335,8 @@ def _trails(path: Tensor, group: Tensor) -> list[go.Scatter]:
         own = path[:, shown == g]
         gapped = torch.cat([own, torch.full_like(own[:1], float("nan"))]).transpose(0, 1).reshape(-1, 2)
         x, y = gapped.float().cpu().numpy().T
-        line = {"color": SERIES[g], "width": 0.7}
-        trails.append(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.6, hoverinfo="skip", showlegend=False))
+        line = {"color": SERIES[g], "width": 1}
+        trails.append(go.Scatter(x=x, y=y, mode="lines", line=line, opacity=0.55, hoverinfo="skip", showlegend=False))
     return trails
 
 
@@ -274,9 +364,22 @@ def _extent(path: Tensor) -> Tensor:
     return path.abs().flatten(0, 1).float().quantile(0.98, dim=0)
 
 
-def _square(figure: go.Figure, low: float, high: float, row: int = 1, col: int = 1) -> None:
-    """Fix both axes to the same scale, so that nothing jumps while frames play."""
+def _inside(path: Tensor) -> Tensor:
+    """Return a path's points ``(M, 2)`` without the outermost 2 % in each coordinate: those may leave the figure."""
+    points = path.flatten(0, -2).float()
+    low, high = points.quantile(0.01, dim=0), points.quantile(0.99, dim=0)
+    return points[((points >= low) & (points <= high)).all(1)]
+
+
+def _plane(figure: go.Figure, *clouds: Tensor, row: int = 1, col: int = 1) -> None:
+    """Show the part of the plane that holds all points, at the same scale on both axes; the rest of the width is filled
+    with more of the plane. Nothing jumps while frames play."""
+    points = torch.cat([cloud.float().cpu().reshape(-1, 2) for cloud in clouds])
+    low, high = points.min(0).values, points.max(0).values
+    edge = 0.06 * float((high - low).max().clamp_min(1e-6))
     where = {"row": row, "col": col} if figure._has_subplots() else {}
-    limits = {"range": [low, high], "showticklabels": False, "zeroline": False}
-    figure.update_xaxes(**limits, constrain="domain", **where)
-    figure.update_yaxes(**limits, constrain="domain", scaleanchor="x" if col == 1 else f"x{col}", **where)
+    hidden = {"showticklabels": False, "zeroline": False, "showgrid": False, "constrain": "range"}
+    (left, bottom), (right, top) = (low - edge).tolist(), (high + edge).tolist()
+    figure.update_xaxes(range=[left, right], **hidden, **where)
+    figure.update_layout(margin_l=16)
+    figure.update_yaxes(range=[bottom, top], scaleanchor="x" if col == 1 else f"x{col}", **hidden, **where)

@@ -1,4 +1,4 @@
-"""Figures of results: comparison of operators, training curves, KL by layers skipped and by token."""
+"""Figures of results: comparison of operators, KL by layers skipped and by training budget."""
 
 import html
 import math
@@ -6,45 +6,45 @@ import math
 import plotly.graph_objects as go
 
 from ..operators import row_title
-from .base import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SERIES, VERMILLION, VIOLET, label, lines, new_figure
+from .axes import amount, log_axis
+from .base import describe, describe_curves, escape, new_figure, plain
+from .curves import add_levels, lines, rows
+from .labels import place_labels
+from .style import FAMILIES, INK, style_of, styles
 
 COLORS = {
-    "skip": BLACK,
-    "mean-shift": GRAY,
-    "procrustes": GRAY,
-    "ridge": ORANGE,
-    "loop": GRAY,
-    "regression": BLUE,
-    "flow-matching": VERMILLION,
-    "flow-walking": GREEN,
-    "flow-walking-euler": VIOLET,
-    "hybrid": PURPLE,
-    "flow-walking-midpoint": ORANGE,
-    "flow-walking-kl": "#6B5B00",
+    name: style_of(name).color for name in (*FAMILIES, "flow-walking-euler", "flow-walking-midpoint", "flow-walking-kl")
 }
-MARKS = ("circle", "square", "diamond", "triangle-up", "cross")
-SYMBOLS = {"6-12": "circle", "6-18": "square"}
 AXES = {
     "parameters": "parameters of the whole model",
     "nfe_total": "layer-sized evaluations per token, whole model",
     "ms_decode": "milliseconds per generated token",
 }
+SHORT = {"parameters": "parameters", "nfe_total": "evaluations", "ms_decode": "time"}
+PLOT = (880, 420)  # pixels of the plot of a comparison, about, on a desk: labels are placed for it
 
 
-def _marker(row: dict) -> dict:
-    """Style a row's marker: color by operator, a cross for skipping, else circle or square by the span."""
-    skip = row["name"] == "skip"
-    symbol = "x-thin" if skip else SYMBOLS.get("{}-{}".format(*row["span"]), "diamond")
-    line = {"width": 2 if skip else 1, "color": "#333333"}
-    return {"color": COLORS.get(row["name"], GRAY), "size": 11, "line": line, "symbol": symbol}
+def _symbol(row: dict) -> str:
+    """Return a row's mark: a cross for skipping, else a circle where 6 layers are replaced, a square where more are."""
+    m, n = row["span"]
+    return "x-thin-open" if row["name"] == "skip" else "circle" if n - m <= 6 else "square"
+
+
+def _named(row: dict) -> str:
+    """Return a row's name for readers, with what sets it apart from others of its family."""
+    look, rest = style_of(row["name"]), ""
+    for part, said in (("euler", ", Euler"), ("kl", ", on logits"), ("midpoint", ", midpoint")):
+        rest += said if row["name"].endswith(f"-{part}") else ""
+    return (look.name if look.family else row["name"]) + rest
 
 
 def comparison(results: dict, x: str = "parameters", shipped_only: bool = True) -> go.Figure:
-    """Plot KL against a cost, one mark per operator: circles where 6 layers are replaced, squares where 12 are.
+    """Plot KL against a cost, one labeled mark per operator: circles where 6 layers are replaced, squares where 12 are.
+    A line shows what skipping layers costs. Buttons choose the cost.
 
     Args:
         results: content of ``assets/results/ladder.json``.
-        x: the cost, a key of :data:`AXES`: ``"parameters"``, ``"nfe_total"`` or ``"ms_decode"``.
+        x: the cost shown first, a key of :data:`AXES`: ``"parameters"``, ``"nfe_total"`` or ``"ms_decode"``.
         shipped_only: leave out rows that evaluate the same weights with other solvers.
 
     Raises:
@@ -52,29 +52,97 @@ def comparison(results: dict, x: str = "parameters", shipped_only: bool = True) 
     """
     if x not in AXES:
         raise ValueError(f"x={x!r}: choose one of {', '.join(AXES)}.")
-    title = AXES[x]
     figure = new_figure(
-        f"What an operator costs and what it loses ({title})", title, "KL(teacher ‖ student), nats per token"
+        "What an operator costs and what it loses", AXES[x], "KL(teacher ‖ student), nats per token", height=600
     )
     layers = results["teacher"]["layers"]
-    for row in results["rows"]:
+    skipped = [tuple(entry["best"]) for entry in results["skip"].values()]
+    rows = [row for row in results["rows"] if row["name"] != "skip" and (not shipped_only or row.get("shipped"))]
+    skips = [row for row in results["rows"] if row["name"] == "skip" and tuple(row["span"]) in skipped]
+    skips = sorted(skips, key=lambda row: row["span"][1] - row["span"][0])
+
+    def cost(row: dict, axis: str) -> float:
         m, n = row["span"]
-        if shipped_only and not (row.get("shipped") or row["name"] in ("skip", "loop")):
-            continue
+        return layers - (n - m) + row["nfe"] if axis == "nfe_total" else row[axis]
+
+    def said(row: dict) -> str:
+        (m, n), (low, high) = row["span"], row["kl_interval"]
+        costs = "<br>".join(f"{AXES[axis]}: {cost(row, axis):,.4g}" for axis in AXES)
+        name = html.escape(row_title(row))
+        return f"{name} · layers {m} … {n - 1}<br>KL {row['kl']:.3f} ({low:.3f}–{high:.3f})<br>{costs}"
+
+    look = style_of("skip")
+    figure.add_scatter(
+        x=[cost(row, x) for row in skips], y=[row["kl"] for row in skips], name="skip the best layers",
+        mode="lines+markers", line={"color": look.color, "dash": "dot"}, hovertext=[said(row) for row in skips],
+        hoverinfo="text", marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": look.color}},
+        showlegend=False,
+    )  # fmt: skip
+    for row in rows:
         low, high = row["kl_interval"]
-        value = {**row, "nfe_total": layers - (n - m) + row["nfe"]}[x]
-        name = "skip" if row["name"] == "skip" else f"{row_title(row)}, {m}–{n}"
-        text = (
-            f"{row_title(row)} · layers {m}–{n}<br>KL {row['kl']:.3f} ({low:.3f}–{high:.3f})<br>{title}: {value:,.4g}"
-        )
+        color, symbol = style_of(row["name"]).color, _symbol(row)
         figure.add_scatter(
-            x=[value], y=[row["kl"]], name=name, mode="markers", hovertext=[text], hoverinfo="text",
-            legendgroup=name, showlegend=name not in {trace.name for trace in figure.data},
+            x=[cost(row, x)], y=[row["kl"]], mode="markers",
+            name=f"{escape(_named(row))}, {row['span'][0]}–{row['span'][1]}",
+            hovertext=[said(row)], hoverinfo="text", showlegend=False,
             error_y={"array": [high - row["kl"]], "arrayminus": [row["kl"] - low], "symmetric": False, "thickness": 1},
-            marker=_marker(row),
+            marker={"color": color, "symbol": symbol, "size": 10},
         )  # fmt: skip
-    figure.update_yaxes(type="log")
-    return figure
+    for symbol, count in (("circle", 6), ("square", 12)):  # the key
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=f"replaces {count} layers",
+            marker={"symbol": symbol, "color": INK, "size": 10},
+        )
+    everything = [row["kl"] for row in (*rows, *skips)]
+    log_axis(figure, "y", everything)
+    low, high = math.log10(min(everything)) - 0.1, math.log10(max(everything)) + 0.1
+    figure.update_yaxes(range=[low, high])
+    buttons = []
+    for axis in AXES:
+        values = [cost(row, axis) for row in (*rows, *skips)]
+        reach = [min(values) - 0.06 * (max(values) - min(values)), max(values) + 0.16 * (max(values) - min(values))]
+        notes = _labels(rows, skips, lambda row, axis=axis: cost(row, axis), reach, (low, high))
+        xs = [[cost(row, axis) for row in skips], *([cost(row, axis)] for row in rows)]
+        change = {"xaxis.title.text": AXES[axis], "xaxis.range": reach, "annotations": notes}
+        buttons.append({"label": SHORT[axis], "method": "update", "args": [{"x": xs}, change, list(range(len(xs)))]})
+        if axis == x:
+            figure.update_layout(annotations=notes, xaxis_range=reach)
+    figure.update_layout(
+        updatemenus=[{
+            "type": "buttons", "direction": "right", "buttons": buttons, "active": list(AXES).index(x), "x": 0,
+            "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 6},
+            "bgcolor": "rgba(128,128,128,0.12)", "font": {"color": INK},
+        }],
+        margin_t=figure.layout.margin.t + 34,
+    )  # fmt: skip
+    words = f"Marks: KL (log scale) against {', '.join(AXES.values())} (buttons choose). Operators: "
+    names = "; ".join(f"{_named(row)} {row['span'][0]}–{row['span'][1]}" for row in rows)
+    return describe(
+        figure, f"{plain(figure.layout.title.text)}. {words}{names}. A dotted line: skipping the best 1 to 12 layers."
+    )
+
+
+def _labels(rows: list, skips: list, cost, reach: list, ends: tuple) -> list[dict]:
+    """Return annotations that name the marks, with a line to those that could not stand beside theirs."""
+    names = [_named(row) for row in rows] + [f"skip {row['span'][1] - row['span'][0]}" for row in skips]
+    every = [*rows, *skips]
+    points = [
+        ((cost(row) - reach[0]) / (reach[1] - reach[0]), (math.log10(row["kl"]) - ends[0]) / (ends[1] - ends[0]))
+        for row in every
+    ]
+    notes = []
+    for row, name, (side, up) in zip(every, names, place_labels(points, names, PLOT), strict=True):
+        notes.append({
+            "x": cost(row), "y": math.log10(row["kl"]), "text": escape(name), "showarrow": True, "arrowhead": 0,
+            "arrowwidth": 0.8 if abs(up) > 12 else 0.1, "arrowcolor": INK, "ay": -up,
+            "ax": side * (9 if abs(up) <= 12 else 22),
+            "xanchor": "left" if side > 0 else "right", "font": {"size": 11, "color": style_of(row["name"]).color},
+            "borderpad": 0, "standoff": 4,
+        })  # fmt: skip
+    return notes
 
 
 def skip_curve(results: dict) -> go.Figure:
@@ -82,57 +150,78 @@ def skip_curve(results: dict) -> go.Figure:
     figure = new_figure(
         "What it costs to skip layers", "layers skipped, the best contiguous span", "KL, nats per token"
     )
-    costs = [0, *(entry["kl"] for entry in results["skip"].values())]
+    costs, look = [0, *(entry["kl"] for entry in results["skip"].values())], style_of("skip")
     figure.add_scatter(
-        x=list(range(len(costs))), y=costs, name="skip", line={"color": COLORS["skip"]}, mode="lines+markers",
-        hovertemplate="skip %{x} layers: KL %{y:.3f}<extra></extra>",
+        x=list(range(len(costs))), y=costs, name="skip", line={"color": look.color}, mode="lines+markers",
+        marker={"size": 8, "symbol": "circle"}, hovertemplate="skip %{x} layers: KL %{y:.3f}<extra></extra>",
     )  # fmt: skip
-    return figure
+    return describe_curves(figure.update_layout(margin_b=60), "Curve")
 
 
 def skipped_layers(results: dict) -> go.Figure:
     """Plot j*, the number of skipped layers with the same KL, for every shipped operator, with its interval."""
     figure = new_figure(
-        "How many layers could be skipped instead?", "equivalent skipped layers j* (fewer is better)", ""
+        "How many layers could be skipped instead?", "equivalent skipped layers j*, fewer is better", ""
     )
-    rows = [
+    found = [
         r
         for r in results["rows"]
         if r.get("shipped") and None not in (r["skipped_layers"], *r["skipped_layers_interval"])
     ]
-    for row in sorted(rows, key=lambda r: (r["span"], -r["skipped_layers"])):
+    found = sorted(found, key=lambda r: (r["span"], -r["skipped_layers"]))
+    names = []
+    for i, row in enumerate(found):
         (m, n), (low, high), j = row["span"], row["skipped_layers_interval"], row["skipped_layers"]
-        name = f"{row['name']}, {m}–{n}"
+        names.append(name := f"{_named(row)}, {m}–{n}")
+        color, symbol = style_of(row["name"]).color, _symbol(row)
         figure.add_scatter(
-            x=[j], y=[name], mode="markers", name=name, showlegend=False,
-            error_x={"array": [high - j], "arrayminus": [j - low], "symmetric": False, "thickness": 1},
-            marker=_marker(row),
+            x=[j], y=[i], mode="markers", name=name, showlegend=False,
+            error_x={"array": [high - j], "arrayminus": [j - low], "symmetric": False, "thickness": 1.5},
+            marker={"color": color, "symbol": symbol, "size": 10},
             hovertemplate=f"{name}: as costly as skipping %{{x:.2f}} layers ({low:.2f}–{high:.2f})<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(height=560, margin={"l": 190})
-    return figure
+    rows(figure, names)
+    figure.update_layout(height=150 + 24 * len(names), margin_b=60).update_yaxes(
+        ticktext=[escape(name) for name in names]
+    )
+    figure.update_xaxes(rangemode="tozero")
+    words = "How many layers could be skipped instead? Marks with intervals: equivalent skipped layers j*, one row per "
+    words += "operator and span: "
+    return describe(figure, f"{words}{'; '.join(names)}.")
 
 
 def skip_growth(growth: dict) -> go.Figure:
     """Plot the KL of skipping the best j layers against the teacher's training tokens, one line per j."""
     rows = growth["rows"]
     tokens = [r["tokens"] for r in rows]
-    return lines(
+    figure = lines(
         {f"j = {j}": (tokens, [r["skip"][j]["kl"] for r in rows]) for j in rows[0]["skip"]},
         "Layers matter more as the teacher trains",
         "tokens the teacher has seen",
         "KL of skipping the best j layers, nats",
         log_y=True,
     )
+    ticks = [tick for tick in _round_ticks(tokens) if tick]
+    return figure.update_xaxes(tickvals=ticks, ticktext=[amount(tick) for tick in ticks])
 
 
-def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure:
+def _round_ticks(values: list[float], count: int = 6) -> list[float]:
+    """Return round numbers from 0 to the largest of the values."""
+    step = 10.0 ** math.floor(math.log10(max(values) / count))
+    step *= next(f for f in (1, 2, 5, 10) if f * step * count >= max(values))
+    return [i * step for i in range(int(max(values) / step) + 1)]
+
+
+def budget(
+    results: dict, span: tuple[int, int], x: str = "tokens", levels: dict[str, float] | None = None
+) -> go.Figure:
     """Plot KL against the training budget, log-log, one line per operator: mean over seeds, bars from min to max.
 
     Args:
         results: content of ``assets/results/tokens.json``.
         span: the layers [m, n) that were replaced.
         x: ``"tokens"``, or ``"operations"``: FLOP of the whole training, teacher included.
+        levels: name → a KL drawn as a horizontal line, such as what skipping two layers costs.
 
     Raises:
         ValueError: unknown ``x``.
@@ -144,109 +233,21 @@ def budget(results: dict, span: tuple[int, int], x: str = "tokens") -> go.Figure
         f"What more training buys, layers {span[0]}–{span[1]}", titles[x], "KL(teacher ‖ student), nats per token"
     )
     rows = [row for row in results["rows"] if tuple(row["span"]) == tuple(span)]
-    for i, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+    looks = styles(dict.fromkeys(row["name"] for row in rows))
+    for name, look in looks.items():
         mine = sorted((row for row in rows if row["name"] == name), key=lambda row: row["tokens"])
         bars = {"array": [max(row["kl_seeds"]) - row["kl"] for row in mine], "type": "data", "thickness": 1}
         bars |= {"arrayminus": [row["kl"] - min(row["kl_seeds"]) for row in mine]}
-        color, title = COLORS.get(name, BLACK), html.escape(row_title(mine[0]))
+        title = html.escape(row_title(mine[0]))
         figure.add_scatter(
             x=[row[x] for row in mine], y=[row["kl"] for row in mine], error_y=bars, name=title, mode="lines+markers",
-            line={"color": color}, marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": color},
+            line={"color": look.color, "dash": look.dash},
+            marker={"symbol": look.symbol, "size": 9, "color": look.color},
             customdata=[f"{min(row['kl_seeds']):.3f} to {max(row['kl_seeds']):.3f}" for row in mine],
             hovertemplate=f"{title}<br>%{{x:,.3g}} {x}: %{{y:.3f}} (seeds: %{{customdata}})<extra></extra>",
         )  # fmt: skip
-    ticks = _log_ticks([row[x] for row in rows])
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[_amount(tick) for tick in ticks])
-    least, most = min(row["kl"] for row in rows), max(row["kl"] for row in rows)
-    levels = [kl for kl in (0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0) if 0.9 * least < kl < 1.1 * most]
-    figure.update_yaxes(type="log", tickvals=levels, ticktext=[f"{kl:g}" for kl in levels])
-    return figure
-
-
-def dots(groups: dict, title: str, x: str, reference: float = 1.0) -> go.Figure:
-    """Plot values with intervals, one line per name, one color and mark per group, on a log axis.
-
-    Args:
-        groups: group → name → (value, low, high).
-        reference: where a dashed line is drawn.
-    """
-    figure = new_figure(title, x, "")
-    names = list(dict.fromkeys(name for group in groups.values() for name in group))
-    for i, (group, found) in enumerate(groups.items()):
-        shift = (i - (len(groups) - 1) / 2) * 0.22  # groups side by side on a name's line
-        above, below = ([abs(one[0] - one[i]) for one in found.values()] for i in (2, 1))
-        figure.add_scatter(
-            x=[value for value, _, _ in found.values()],
-            y=[names.index(name) + shift for name in found],
-            mode="markers",
-            name=html.escape(group),
-            marker={"color": SERIES[i % len(SERIES)], "symbol": MARKS[i % len(MARKS)], "size": 9},
-            error_x={"array": above, "arrayminus": below, "thickness": 1.5, "width": 3},
-            customdata=[f"{html.escape(name)}: {v:.2f} ({a:.2f}–{b:.2f})" for name, (v, a, b) in found.items()],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    figure.add_vline(x=reference, line={"dash": "dash", "color": BLACK, "width": 1})
-    values = [v for found in groups.values() for one in found.values() for v in one]
-    coarse, fine = (0.25, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8, 12), (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6)
-    steps = coarse if max(values) / min(values) > 2 else fine
-    ticks = [t for t in steps if 0.95 * min(values) < t < 1.05 * max(values)]
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])
-    figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=[html.escape(name) for name in names], autorange="reversed"
-    )
-    legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
-    return figure.update_layout(height=160 + 44 * len(names), legend=legend, margin={"l": 210})
-
-
-def _log_ticks(values: list[float]) -> list[float]:
-    """Return ticks at 1, 2 and 5 times powers of ten between the extremes; at 1 to 9 times where those are few."""
-    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    for digits in ((1, 2, 5), range(1, 10)):
-        steps = [digit * 10.0**power for power in powers for digit in digits]
-        found = [step for step in steps if 0.8 * min(values) <= step <= 1.25 * max(values)]
-        if len(found) > 2:
-            break
-    return found
-
-
-def _amount(value: float) -> str:
-    """Format a number as ``200 k`` or ``5 M``, and from a billion on as ``2·10⁹``."""
-    if value < 1e9:
-        return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
-    mantissa, power = f"{value:.0e}".split("e+")
-    return f"{mantissa}·10" + "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(int(power)))
-
-
-def training(histories: dict, title: str = "Training", smooth: int = 1) -> go.Figure:
-    """Plot loss against step, on a log scale.
-
-    Args:
-        histories: name → an object with ``.steps`` and ``.losses``, such as :class:`lft_edu.History`.
-        smooth: plot means over this many steps.
-    """
-    figure = new_figure(title, "step", "loss")
-    for i, (name, history) in enumerate(histories.items()):
-        chunks = [slice(a, a + smooth) for a in range(0, len(history.losses) - smooth + 1, smooth)]
-        figure.add_scatter(
-            x=[history.steps[c][-1] for c in chunks], y=[sum(history.losses[c]) / smooth for c in chunks],
-            name=html.escape(name), line={"color": SERIES[i % len(SERIES)]},
-            mode="lines" if len(chunks) > 1 else "markers",
-            showlegend=len(histories) > 1,
-        )  # fmt: skip
-    ticks = _log_ticks([loss for trace in figure.data for loss in trace.y if loss > 0] or [1.0])
-    return figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-
-
-def token_kl(tokens: list[str], divergence: list[float], title: str) -> go.Figure:
-    """Plot a text as a strip of tokens, darker where KL(teacher ‖ student), ``divergence`` in nats, is larger."""
-    shown = [label(token) for token in tokens]
-    figure = new_figure(title, "token", "")
-    figure.add_heatmap(
-        z=[divergence], x=list(range(len(tokens))), colorscale="Cividis", reversescale=True, zmin=0,
-        hovertext=[[f"{i}: {s}<br>KL {d:.3f} nats" for i, (s, d) in enumerate(zip(shown, divergence, strict=True))]],
-        hoverinfo="text", colorbar={"title": "KL, nats"},
-    )  # fmt: skip
-    figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=shown, tickangle=-60)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(height=240)
-    return figure
+    add_levels(figure, levels or {})
+    log_axis(figure, "x", [row[x] for row in rows])
+    every = [kl for row in rows for kl in (*row["kl_seeds"], row["kl"])] + list((levels or {}).values())
+    log_axis(figure, "y", every)
+    return describe_curves(figure, "Curves with bars from the least to the largest seed")

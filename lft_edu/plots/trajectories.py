@@ -1,24 +1,19 @@
-"""Figures of hidden states: paths through depth, the logit lens, norms, a flow's velocity field."""
-
-import html
-import re
-from typing import TYPE_CHECKING
+"""Paths of hidden states through depth, in the plane or in space."""
 
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from torch import Tensor
 
-from ..projections import PCA, Projection, distortion
-from ..trajectories import Lens, Trajectory, shared_depths, velocity_at
-from .base import BLACK, BLUE, GRAY, GREEN, PURPLE, VERMILLION, animate, label, new_figure, visible
-from .plane import arrows
+from ..projections import PCA, Projection
+from ..trajectories import Lens, Trajectory
+from .base import animate, describe, escape, label, new_figure, plain
+from .labels import place_labels, text_position
+from .style import GRID, GROUP_SYMBOLS, INK, SERIES, Style, styles
 
-if TYPE_CHECKING:
-    from ..splicing import SplicedForCausalLM
-
-MODELS = ((BLUE, "circle"), (VERMILLION, "square"), (GREEN, "diamond"), (PURPLE, "x"))
+MOST_MODELS = 4
 LABELS = 12  # more words would hide the paths
+FEW = 4  # tokens shown at first, where nobody chose any
+PLOT = (880, 380)  # pixels of the plot, about, on a desk: labels are placed for it
 
 
 def trajectory(
@@ -27,42 +22,86 @@ def trajectory(
     tokens: list[int] | None = None,
     title: str = "Hidden states through depth",
     lens: bool = False,
+    play: bool = True,
 ) -> go.Figure:
     """Animate each token's path through depth; dashed inside the span that an operator replaces.
 
-    Marks are the tokens at the current depth; dotted lines join the same token in two models.
+    Marks are the tokens at the current depth; dotted lines join the same token in two models. Open marks are where a
+    path enters the span (circle) and leaves it (square). A student's path is drawn from where it leaves the teacher's.
+    One model alone has a color per token, several have a color per model. A menu picks one token, without a kernel.
 
     Args:
         paths: a trajectory, or name → trajectory, all of the same text.
         projection: fitted, of 2 or 3 dimensions.
-        tokens: positions to show, from 0; all but the first if None.
+        tokens: positions to show, from 0; all but the first if None, of which four are shown before you pick.
         lens: show each state's logit-lens prediction on hover.
+        play: False for a figure without slider.
 
     Raises:
         ValueError: different texts, more than four models, or a position outside the text.
     """
     paths = paths if isinstance(paths, dict) else {"teacher": paths}
     first = next(iter(paths.values()))
-    tokens = _check_tokens(paths, first, tokens)
-    figure = new_figure(title, "", "", height=560)
-    for (name, path), (color, _) in zip(paths.items(), MODELS, strict=False):
-        figure.add_traces(_path_traces(name, path, projection, tokens, color, path.logit_lens() if lens else None))
-    fixed = len(figure.data)
-    depths = torch.cat([path.times for path in paths.values()]).unique()
+    chosen, tokens = tokens is not None, _check_tokens(paths, first, tokens)
+    few = (
+        tokens
+        if chosen or len(tokens) <= FEW + 1
+        else [tokens[i] for i in np.linspace(0, len(tokens) - 1, FEW).round().astype(int)]
+    )
+    figure = new_figure(title, "", "", height=570)
+    looks, depths = styles(paths), torch.cat([path.times for path in paths.values()]).unique()
+    span = next((path.span for path in paths.values() if path.span), None)
+    inks = [SERIES[i % len(SERIES)] for i in range(len(tokens))] if len(paths) == 1 else None
+    owners = []  # of each trace: the position it belongs to, None for all
+    for name, path in paths.items():
+        shared = path.span is not None and path is not first and first.span is None
+        said = path.logit_lens() if lens else None
+        for i, token in enumerate(tokens):
+            color = inks[i] if inks else looks[name].color
+            drawn = _path_traces(name, path, projection, token, color, said, shared)
+            figure.add_traces(drawn)
+            owners += [token] * len(drawn)
+    _add_key(figure, looks, span, projection.dimensions, alone=len(paths) == 1)
+    owners += [None] * (len(figure.data) - len(owners))
     places = {name: projection.transform(path.at(depths)[:, tokens]) for name, path in paths.items()}
+    if span:
+        for name, path in paths.items():
+            ends = projection.transform(path.at([float(depth) for depth in span])[:, tokens])
+            figure.add_trace(_ends(ends, inks or looks[name].color))
+            owners.append(None)
+    fixed = len(figure.data)
     words = [label(first.tokens[t]) for t in tokens]
-    figure.add_traces(_markers(places, len(depths) - 1, words))
-    frames = [
-        go.Frame(name=f"{float(depth):.4g}", traces=list(range(fixed, len(figure.data))), data=_frame_data(places, k))
-        for k, depth in enumerate(depths)
-    ]
-    _axes(figure, projection, np.concatenate([place.reshape(-1, projection.dimensions) for place in places.values()]))
-    return animate(figure, frames, "depth ", 180).update_layout(sliders=[{"active": len(frames) - 1}])
+    figure.add_traces(_markers(places, len(depths) - 1, looks, inks))
+    owners += [None] * len(places)
+    for gap in _gaps(places, len(depths) - 1):
+        figure.add_trace(
+            scatter(
+                gap, mode="lines", line={"color": INK, "width": 1, "dash": "dot"}, hoverinfo="skip", showlegend=False
+            )
+        )
+    owners += tokens if len(figure.data) > len(owners) else []
+    set_axes(
+        figure, projection, np.concatenate([place.reshape(-1, projection.dimensions) for place in places.values()])
+    )
+    if play:
+        moving = list(range(fixed, len(figure.data)))
+        frames = [
+            go.Frame(name=f"{d:.4g}", traces=moving, data=_frame_data(places, k)) for k, d in enumerate(depths.tolist())
+        ]
+        animate(figure, frames, "depth ", 180).update_layout(sliders=[{"active": len(frames) - 1}])
+    _add_menu(figure, owners, tokens, few, words, _positions(figure, next(iter(places.values()))[-1], words))
+    kind = "space" if projection.dimensions == 3 else "the plane"
+    text = f"{title}. Paths of {len(tokens)} tokens ({', '.join(map(plain, words))}) in {kind} of a {projection.kind}, "
+    text += f"from depth 0 to {depths[-1]:g}."
+    return describe(
+        figure,
+        f"{text} Models: {', '.join(paths)}." + (f" Replaced: layers {span[0]} to {span[1] - 1}." if span else ""),
+    )
 
 
 def _check_tokens(paths: dict, first: Trajectory, tokens: list[int] | None) -> list[int]:
-    if len(paths) > len(MODELS):
-        raise ValueError(f"{len(paths)} models are too many for one figure: give at most {len(MODELS)}.")
+    if len(paths) > MOST_MODELS:
+        raise ValueError(f"{len(paths)} models are too many for one figure: give at most {MOST_MODELS}.")
     if any(not torch.equal(path.ids, first.ids) for path in paths.values()):
         raise ValueError("The trajectories are of different texts: capture every model on the same text.")
     count = len(first.tokens)
@@ -72,25 +111,27 @@ def _check_tokens(paths: dict, first: Trajectory, tokens: list[int] | None) -> l
     return tokens
 
 
-def _path_traces(name: str, path: Trajectory, projection: Projection, tokens: list[int], color: str, lens) -> list:
-    """Draw whole paths as thin lines: one trace for the layers and a dashed one for the operator's part."""
+def _path_traces(
+    name: str, path: Trajectory, projection: Projection, token: int, color: str, lens: Lens | None, shared: bool
+) -> list:
+    """Draw one token's path: solid through the layers, dashed through the operator; without the head that it shares
+    with the first model."""
     indices = list(range(len(path.times)))
-    parts = {name: [indices]}
+    parts = {"solid": [indices]}
     if path.span:
         m, n = (int(torch.searchsorted(path.times, float(edge))) for edge in path.span)
-        inside = {f"{name}: the operator's part": [indices[m : n + 1]]}
-        parts = {name: [indices[: m + 1], indices[n:]]} | inside
-    where = projection.transform(path.states[:, tokens])
+        parts = {"solid": [indices[n:]] if shared else [indices[: m + 1], indices[n:]], "dash": [indices[m : n + 1]]}
+    where = projection.transform(path.states[:, [token]])[:, 0]
     traces = []
-    for title, runs in parts.items():
-        rows = [(s, i) for i in range(len(tokens)) for run in runs for s in (*run, None)]
-        points = [where[s, i] if s is not None else np.full(projection.dimensions, np.nan) for s, i in rows]
-        said = [_hover(path, lens, s, tokens[i]) if s is not None else "" for s, i in rows]
+    for dash, runs in parts.items():
+        steps = [s for run in runs for s in (*run, None)][:-1]
+        points = [where[s] if s is not None else np.full(projection.dimensions, np.nan) for s in steps]
+        said = [f"{escape(name)}<br>{_hover(path, lens, s, token)}" if s is not None else "" for s in steps]
         traces.append(
-            _scatter(
-                np.array(points), mode="lines", name=html.escape(title, quote=False), opacity=0.55,
-                hovertext=said, hoverinfo="text",
-                line={"color": color, "width": 1.2, "dash": "dash" if title != name else "solid"},
+            scatter(
+                np.array(points).reshape(-1, projection.dimensions), mode="lines", opacity=0.8, hovertext=said,
+                hoverinfo="text", line={"color": color, "width": 2, "dash": dash}, showlegend=False,
+                name=escape(f"{name}, {path.tokens[token]}"),
             )
         )  # fmt: skip
     return traces
@@ -103,37 +144,128 @@ def _hover(path: Trajectory, lens: Lens | None, index: int, token: int) -> str:
     return "<br>".join([said, *(f"{label(word)} {share:.0%}" for word, share in top)])
 
 
-def _markers(places: dict, k: int, words: list[str]) -> list:
-    """Draw the tokens at the k-th depth, and dotted lines from the first model's to each other model's."""
-    traces = []
-    for (name, place), (color, symbol) in zip(places.items(), MODELS, strict=False):
-        named = not traces and len(words) <= LABELS
-        mark = {"color": color, "size": 5 if place.shape[-1] == 3 else 8, "symbol": symbol}
-        traces.append(
-            _scatter(
-                place[k], mode="markers+text" if named else "markers", text=words if named else None, hoverinfo="skip",
-                textposition="top right", marker=mark, name=f"{html.escape(name)}, now", showlegend=False,
+def _add_key(figure: go.Figure, looks: dict[str, Style], span: tuple | None, dimensions: int, alone: bool) -> None:
+    """Add the legend's entries, as traces without points: they stay whatever token is picked."""
+    nowhere = np.full((1, dimensions), np.nan)
+    for name, look in () if alone else looks.items():
+        mark = {"color": look.color, "symbol": _symbol(look, dimensions), "size": 8}
+        figure.add_trace(
+            scatter(
+                nowhere, mode="lines+markers", name=escape(name), marker=mark, line={"color": look.color, "width": 2}
             )
-        )  # fmt: skip
-    line = {"color": BLACK, "width": 0.8, "dash": "dot"}
-    for gap in _gaps(places, k):
-        traces.append(_scatter(gap, mode="lines", line=line, hoverinfo="skip", showlegend=False))
+        )
+    if span:
+        line = {"color": INK, "dash": "dash", "width": 2}
+        figure.add_trace(scatter(nowhere, mode="lines", name="the operator's part", line=line))
+        for symbol, said in (("circle-open", f"depth {span[0]}, entry"), ("square-open", f"depth {span[1]}, exit")):
+            mark = {"color": INK, "symbol": symbol, "size": 9}
+            figure.add_trace(scatter(nowhere, mode="markers", name=said, marker=mark))
+
+
+def _ends(ends: np.ndarray, color) -> go.Scatter | go.Scatter3d:
+    """Mark where tokens enter and leave the span, ``(2, T, 2 or 3)``."""
+    count = ends.shape[1]
+    mark = {
+        "symbol": ["circle-open"] * count + ["square-open"] * count, "size": [9] * (2 * count),
+        "color": color * 2 if isinstance(color, list) else color, "line": {"width": 2},
+    }  # fmt: skip
+    return scatter(ends.reshape(-1, ends.shape[-1]), mode="markers", marker=mark, hoverinfo="skip", showlegend=False)
+
+
+def _symbol(look: Style, dimensions: int) -> str:
+    return (
+        look.symbol if dimensions == 2 or look.symbol in ("circle", "square", "diamond") else "circle"
+    )  # all that 3-D has
+
+
+def _markers(places: dict, k: int, looks: dict[str, Style], inks: list[str] | None) -> list:
+    """Draw the tokens at the k-th depth."""
+    traces = []
+    for name, place in places.items():
+        symbols = (
+            [GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)] for i in range(len(inks))] if inks and place.shape[-1] == 2 else None
+        )
+        mark = {"color": inks or looks[name].color, "symbol": symbols or _symbol(looks[name], place.shape[-1])}
+        traces.append(
+            scatter(
+                place[k],
+                mode="markers+text",
+                marker=mark,
+                hoverinfo="skip",
+                showlegend=False,
+                textfont={"color": INK, "size": 12},
+            )
+        )
     return traces
 
 
 def _gaps(places: dict, k: int) -> list[np.ndarray]:
-    """Return lines with gaps from the first model's points to each other model's."""
+    """Return for each token lines with gaps from the first model's point to each other model's; none for one model."""
     start, *ends = (place[k] for place in places.values())
     gap = np.full_like(start, np.nan)
-    return [np.stack([start, end, gap], 1).reshape(-1, start.shape[-1]) for end in ends]
+    return list(np.stack([point for end in ends for point in (start, end, gap)], 1)) if ends else []
 
 
 def _frame_data(places: dict, k: int) -> list:
     """Return the positions of all moving traces at the k-th depth."""
-    return [_scatter(place[k]) for place in places.values()] + [_scatter(gap) for gap in _gaps(places, k)]
+    return [scatter(place[k]) for place in places.values()] + [scatter(gap) for gap in _gaps(places, k)]
 
 
-def _scatter(points: np.ndarray, **style):
+def _positions(figure: go.Figure, points: np.ndarray, words: list[str]) -> list[str]:
+    """Return where each token's label stands, so that labels do not lie on each other at the end of the paths."""
+    if points.shape[-1] == 3 or len(words) > LABELS:
+        return ["top center"] * len(words)
+    limits = np.array([figure.layout.xaxis.range, figure.layout.yaxis.range]).T
+    reach = limits[1] - limits[0]
+    if figure.layout.yaxis.scaleanchor:  # one of the axes shows more than its limits
+        reach = (reach / PLOT).max() * np.array(PLOT)
+    shares = (points - limits.mean(0)) / reach + 0.5
+    return [text_position(*place) for place in place_labels(shares.tolist(), [plain(word) for word in words], PLOT)]
+
+
+def _add_menu(
+    figure: go.Figure, owners: list, tokens: list[int], few: list[int], words: list[str], positions: list[str]
+) -> None:
+    """Show some of the tokens, and add a menu that shows all or one of them."""
+    views = {} if few == tokens else {f"{len(few)} of {len(tokens)} tokens": few}
+    views |= {f"all {len(tokens)} tokens": tokens}
+    views |= {f"{t}: {word}": [t] for t, word in zip(tokens, words, strict=True)} if len(tokens) > 1 else {}
+    flat = all(trace.type == "scatter" for trace in figure.data)
+    buttons, labeled = [], False
+    for name, shown in views.items():
+        change: dict = {"visible": [], "marker.size": [], "text": []}
+        labeled = False
+        for trace, owner in zip(figure.data, owners, strict=True):
+            moving = owner is None and trace.mode == "markers+text"
+            ends = owner is None and trace.mode == "markers" and len(trace.x) > 1
+            size = (10 if flat else 6) if moving else 9 if flat else 5
+            sizes = [size if t in shown else 0 for t in tokens] * (2 if ends else 1)
+            texts = [w if t in shown and len(shown) <= LABELS else "" for t, w in zip(tokens, words, strict=True)]
+            change["visible"].append(owner is None or owner in shown)
+            change["marker.size"].append(sizes if moving or ends else trace.marker.size)
+            change["text"].append(texts if moving and not labeled else None)
+            labeled = labeled or moving
+        buttons.append({"label": name, "method": "restyle", "args": [change]})
+    start = buttons[0]["args"][0]
+    for trace, visible, size, text in zip(
+        figure.data, start["visible"], start["marker.size"], start["text"], strict=True
+    ):
+        trace.visible = visible
+        if size is not None:
+            trace.marker.size = size
+        if text is not None:
+            trace.text, trace.textposition = text, positions if flat else "top center"
+    if len(buttons) > 1:
+        below = figure.layout.updatemenus[0].pad.t if figure.layout.updatemenus else 30
+        menu = {
+            "type": "dropdown", "direction": "up", "buttons": buttons, "x": 1, "xanchor": "right", "y": 0,
+            "yanchor": "top",
+            "pad": {"t": below}, "bgcolor": "#8F8F8F", "bordercolor": GRID, "font": {"color": "#000000", "size": 12},
+        }  # fmt: skip
+        figure.layout.updatemenus = (*figure.layout.updatemenus, menu)
+
+
+def scatter(points: np.ndarray, **style):
     """Create a scatter trace of ``(N, 2)`` or ``(N, 3)`` points."""
     columns = dict(zip("xyz", points.astype(np.float32).T, strict=False))
     return go.Scatter3d(**columns, **style) if points.shape[-1] == 3 else go.Scatter(**columns, **style)
@@ -147,7 +279,7 @@ def axis_names(projection: Projection) -> list[str]:
     return [f"PC {i + 1} ({share:.0%} of the variance{prepared})" for i, share in enumerate(projection.explained)]
 
 
-def _axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> None:
+def set_axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> None:
     """Set axis titles, and limits that hold all ``points``, so that nothing jumps while frames play."""
     names = axis_names(projection)
     low, high = points.min(0), points.max(0)
@@ -158,152 +290,5 @@ def _axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> None
     if projection.dimensions == 3:
         figure.update_layout(scene=dict(zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)), scene_aspectmode="data")
         return
-    figure.update_layout(xaxis=axes[0], yaxis=axes[1] | {"scaleanchor": "x" if isinstance(projection, PCA) else None})
-
-
-def hidden_distance(paths: dict[str, Trajectory], projections: dict[str, Projection]) -> go.Figure:
-    """Plot the fraction of the squared distance from teacher to student that each projection hides, by depth.
-
-    Args:
-        paths: name → trajectory, the teacher's first, then students'.
-        projections: name → PCA; distances in a UMAP have no unit to compare.
-
-    Raises:
-        ValueError: no student's trajectories, or a text of one token.
-    """
-    (_, first), *others = paths.items()
-    if len(first.tokens) < 2 or any(path.span is None for _, path in others):
-        raise ValueError("Give the teacher first, then students' trajectories, of a text of at least two tokens.")
-    figure = new_figure("What the projection hides", "depth, layers", "fraction of the squared distance hidden")
-    for (name, path), (color, symbol) in zip(others, MODELS[1:], strict=False):
-        depths = [d for d in shared_depths(first, path).tolist() if d > path.span[0]]
-        for i, (title, projection) in enumerate(projections.items()):
-            pairs = [(first.at(d)[0, 1:], path.at(d)[0, 1:]) for d in depths]
-            figure.add_scatter(
-                x=depths, y=[distortion(projection, a, b).hidden for a, b in pairs], mode="lines+markers",
-                name=html.escape(f"{name}, {title}"), marker={"symbol": symbol},
-                line={"color": color, "dash": ("solid", "dash", "dot")[i % 3]},
-            )  # fmt: skip
-    return figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-
-
-def lens(path: Trajectory, tokens: list[int] | None = None, every: int = 1, title: str = "Logit lens") -> go.Figure:
-    """Plot the token that each state predicts, tokens across, depth down; darker is farther from the final prediction.
-
-    Args:
-        tokens: positions to show, from 0; the first 12 if None.
-        every: show every n-th depth; the last is always shown.
-    """
-    tokens = list(range(min(12, len(path.tokens)))) if tokens is None else list(tokens)
-    rows = sorted({*range(0, len(path.times), every), len(path.times) - 1})
-    found = path.logit_lens()
-    best = [[found.top(s, t) for t in tokens] for s in rows]
-    figure = new_figure(title, "token of the text", "depth, layers", height=90 + 22 * len(rows))
-    figure.add_heatmap(
-        z=found.kl[rows][:, tokens].clamp_min(0).tolist(), x=list(range(len(tokens))), y=list(range(len(rows))),
-        colorscale="Cividis", reversescale=True, zmin=0, zmax=6,
-        colorbar={"title": "KL to the<br>model's end,<br>nats"},
-        text=[[_short(top[0][0]) for top in row] for row in best], texttemplate="%{text}", textfont={"size": 11},
-        hovertext=[["<br>".join(f"{label(w)} {p:.0%}" for w, p in top) for top in row] for row in best],
-        hoverinfo="text",
-    )  # fmt: skip
-    figure.update_xaxes(
-        tickvals=list(range(len(tokens))), ticktext=[_short(path.tokens[t]) for t in tokens], side="top"
-    )
-    depths = [f"{path.times[s].item():.4g}" for s in rows]
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=depths, autorange="reversed")
-    return figure.update_layout(margin={"t": 110})
-
-
-def _short(word: str, most: int = 9) -> str:
-    shown = re.sub("·{5,}", lambda run: f"·×{len(run[0])}", visible(word))
-    return label(shown if len(shown) <= most else shown[: most - 1] + "…")
-
-
-def norms(path: Trajectory, title: str = "How large is each token's state?") -> go.Figure:
-    """Plot the norm of every token's state at every depth as a heatmap: an attention sink stands out."""
-    figure = new_figure(title, "token of the text", "depth, layers", height=480)
-    words = [f"{t}: {label(word)}" for t, word in enumerate(path.tokens)]
-    shown = path.norms()
-    figure.add_heatmap(
-        z=shown.tolist(), x=list(range(len(words))), y=path.times.tolist(), colorscale="Cividis", zmin=0,
-        hovertext=[[f"{word}<br>depth {d:.4g}: {v:.3g}" for word, v in zip(words, row, strict=True)]
-                   for d, row in zip(path.times.tolist(), shown.tolist(), strict=True)],
-        hoverinfo="text", colorbar={"title": "norm"},
-    )  # fmt: skip
-    figure.update_yaxes(autorange="reversed")
-    return figure.update_xaxes(
-        tickvals=list(range(len(words))), ticktext=[_short(word) for word in path.tokens], tickangle=-60
-    )
-
-
-def token_field(
-    student: "SplicedForCausalLM",
-    path: Trajectory,
-    projection: PCA,
-    token: int,
-    seen: Tensor,
-    grid: int = 13,
-    moments: int = 7,
-) -> go.Figure:
-    """Plot the velocity that a flow would give one token at other positions in the plane of a PCA.
-
-    Components outside the plane and all other tokens stay as they are. Arrows are gray where no state of ``seen`` is
-    near: the flow was not trained there and extrapolates.
-
-    Args:
-        student: a spliced model with a flow; ``path`` its trajectory.
-        projection: PCA in 2 dimensions of raw states, or of states without outlier dimensions.
-        token: position in the text, from 0.
-        seen: ``(N, D)``, states of the teacher inside the span.
-        grid: arrows per axis.
-        moments: number of times from 0 to 1 on the slider.
-
-    Raises:
-        ValueError: a teacher's trajectory, another projection, or an operator that is not a flow.
-    """
-    if path.span is None or not isinstance(projection, PCA) or projection.dimensions != 2:
-        raise ValueError("Give a student's trajectory and a PCA of 2 dimensions, raw or without outliers.")
-    m, n = path.span
-    times = torch.linspace(0, 1, moments).tolist()
-    here = [projection.transform(path.at(m + t * (n - m))[0, token][None])[0] for t in times]
-    cloud = projection.transform(seen)
-    low, high = np.quantile(cloud, 0.01, axis=0), np.quantile(cloud, 0.99, axis=0)
-    low, high = np.minimum(low, np.min(here, 0)), np.maximum(high, np.max(here, 0))
-    mesh = np.stack(np.meshgrid(*(np.linspace(a, b, grid) for a, b in zip(low, high, strict=True))), -1).reshape(-1, 2)
-    cell = float(((high - low) / (grid - 1)).max())
-    near = np.linalg.norm(mesh[:, None] - cloud[None], axis=-1).min(1) < cell
-    velocities = []
-    for t, place in zip(times, here, strict=True):
-        moves = torch.from_numpy(projection.lift(mesh - place)).float()
-        velocities.append(velocity_at(student, path, token, t, moves).double().numpy() @ projection.lift(np.eye(2)).T)
-    longest = max(np.linalg.norm(u[near], axis=1).max() for u in velocities)
-
-    def traces(k):
-        drawn = []
-        far = ("extrapolated: no samples nearby", ~near, "#B5B5B5")
-        for name, chosen, color in (far, ("velocity", near, BLACK)):
-            u = velocities[k][chosen] / longest
-            u = u / np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1)
-            x, y = arrows(torch.from_numpy(mesh[chosen]), torch.from_numpy(1.4 * cell * u))
-            line = {"color": color, "width": 1.2}
-            drawn.append(go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip"))
-        mark = {"color": VERMILLION, "size": 11, "symbol": "square"}
-        named = label(path.tokens[token])
-        return [*drawn, _scatter(here[k][None], mode="markers", name=f"{named} at t", marker=mark, hoverinfo="skip")]
-
-    figure = new_figure(f"Velocity of the flow at “{visible(path.tokens[token])}”", "", "", height=520)
-    whole_path = _scatter(
-        np.array(here), mode="lines", name="its path", line={"color": VERMILLION, "width": 3}, hoverinfo="skip"
-    )
-    states = _scatter(
-        cloud, mode="markers", name="states of the teacher", hoverinfo="skip", marker={"color": GRAY, "size": 2}
-    )
-    figure.add_traces([states, whole_path, *traces(0)])
-    _axes(figure, projection, np.array([low, high]))
-    moving = list(range(2, len(figure.data)))
-    frames = [
-        go.Frame(name=f"{t:.2f}", traces=moving, data=[go.Scatter(x=d.x, y=d.y) for d in traces(k)])
-        for k, t in enumerate(times)
-    ]
-    return animate(figure, frames, "t = ", 300)
+    equal = {"scaleanchor": "x", "constrain": "range"} if isinstance(projection, PCA) else {}
+    figure.update_layout(xaxis=axes[0] | {"constrain": "range"}, yaxis=axes[1] | equal)

@@ -1,0 +1,82 @@
+"""How figures are shown: in notebooks, in applications, and as static images."""
+
+import base64
+import io
+import json
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from .base import alt_of
+from .static import rasterize
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+
+# No upload, no logo, no tools that make no sense here: the bar stays short and lies beside the title, not on it.
+CONFIG = {
+    "showSendToCloud": False,
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+}
+QUALITY = 55  # of stored JPEGs: the lines stay clean, and a notebook stays below 1 MB
+
+
+def show(figure: go.Figure, alt: str | None = None) -> None:
+    """Show a figure in a notebook: interactive where JavaScript runs, a static image on GitHub and in print.
+
+    Args:
+        figure: a figure.
+        alt: description in words, for screen readers; the figure's own if None.
+
+    Raises:
+        ValueError: no description, and a figure that has none and no title.
+    """
+    from IPython.display import display
+
+    alt = alt or alt_of(figure)
+    live = json.loads(figure.to_json()) | {"config": CONFIG}
+    # JPEG, not PNG: JupyterLab's plotly renderer would show a PNG in place of the figure until the mouse comes near
+    buffer = io.BytesIO()
+    rasterize(figure).save(buffer, format="jpeg", quality=QUALITY, optimize=True, progressive=True)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    display(
+        {"application/vnd.plotly.v1+json": live, "image/jpeg": picture, "text/plain": alt},
+        raw=True,
+        metadata={"image/jpeg": {"alt": alt}},
+    )
+
+
+def widget(figure: go.Figure | None = None) -> go.FigureWidget:
+    """Make a figure into a widget that Python can change while it is shown, with the course's settings.
+
+    These are: no upload button, no logo, as wide as its place. Frames are left out: a widget has none.
+
+    Args:
+        figure: a figure; an empty one if None.
+    """
+    made = go.FigureWidget() if figure is None else go.FigureWidget(figure.data, figure.layout)
+    made._config = made._config | CONFIG
+    return made
+
+
+def static_image(figure: go.Figure, alt: str | None = None, width: float = 12.0) -> "Image":
+    """Render one of the course's figures as a PNG with alt text, for GitHub and print.
+
+    Draws lines, markers, error bars, heatmaps and subplots; of an animation some frames side by side, where the figure
+    names them, else the first. Hover texts are lost.
+
+    Args:
+        figure: a figure.
+        alt: description; the figure's own if None.
+        width: in inches, at 100 dots per inch.
+
+    Raises:
+        ValueError: no description, and a figure that has none and no title.
+    """
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    rasterize(figure, width).quantize(64).save(buffer, format="png", optimize=True)  # 64 colors: a third of the size
+    return Image(buffer.getvalue(), alt=alt_of(figure) if alt is None else alt)
