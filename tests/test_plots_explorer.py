@@ -131,7 +131,7 @@ def test_velocity_field_marks_where_nobody_was(generator):
     figure = plots.velocity_field(lambda x, t: torch.ones_like(x), pairs, start=5, grid=9)
     assert len(figure.frames) == 11
     assert figure.layout.sliders[0].active == 5
-    guess, seen = (np.reshape([figure.data[i].x, figure.data[i].y], (2, -1, 6)) for i in (0, 1))
+    guess, seen = (np.reshape([figure.data[i].x, figure.data[i].y], (2, -1, 3)) for i in (0, 1))
     assert guess.shape[1] + seen.shape[1] == 81
     arrow = seen[:, :, 1] - seen[:, :, 0]
     assert np.allclose(arrow, arrow[0, 0])  # a constant field: all arrows alike

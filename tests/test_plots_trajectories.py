@@ -185,7 +185,7 @@ def test_the_field_is_gray_where_no_state_was(models, paths):
     cloud = atlas.transform(states)
     low, high = np.array([figure.layout.xaxis.range, figure.layout.yaxis.range]).T
     cell = max((high - low) / 8)
-    tails = lambda trace: np.stack([trace.x, trace.y], -1).reshape(-1, 6, 2)[:, 0]  # noqa: E731
+    tails = lambda trace: np.stack([trace.x, trace.y], -1).reshape(-1, 3, 2)[:, 0]  # noqa: E731
     far = lambda places: np.linalg.norm(places[:, None] - cloud[None], axis=-1).min(1)  # noqa: E731
     assert far(tails(known)).max() < cell
     assert far(tails(guess)).min() > far(tails(known)).mean()

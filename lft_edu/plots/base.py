@@ -58,8 +58,11 @@ def escape(text: str) -> str:
 
 
 def wrap(title: str, width: int = TITLE) -> str:
-    """Escape a title and break it into lines that fit on a narrow screen."""
-    return "<br>".join(escape(line) for line in textwrap.wrap(title, width))
+    """Escape a title and break it into lines that fit on a narrow screen, about equally long."""
+    lines = textwrap.wrap(title, width)
+    while lines and len(shorter := textwrap.wrap(title, width := width - 1)) == len(lines) > 1:
+        lines = shorter
+    return "<br>".join(escape(line) for line in lines)
 
 
 def make_room(figure: go.Figure, titles: Sequence[str]) -> None:

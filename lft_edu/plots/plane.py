@@ -56,14 +56,9 @@ def straight_paths(pairs: Coupling, title: str = "", moments: int = 21) -> go.Fi
     figure = new_figure(title, "", "", height=440)
     if not title:
         set_title(figure, coupling_title("", pairs))
-    reach = float((pairs.x1 - pairs.x0).norm(dim=-1).max())
     for g in (shown := pairs.group % len(SERIES)).unique().tolist():
-        own = shown == g
-        x, y = arrows(pairs.x0[own], (pairs.x1 - pairs.x0)[own], head=0.05 * reach)
-        line = {"color": SERIES[g], "width": 1}
-        figure.add_scatter(
-            x=x, y=y, mode="lines", line=line, opacity=0.5, name=f"group {g}: from start to end", hoverinfo="skip"
-        )
+        own, name = shown == g, f"group {g}: from start to end"
+        figure.add_trace(arrows(pairs.x0[own], (pairs.x1 - pairs.x0)[own], SERIES[g], 9, 1, opacity=0.5, name=name))
     fixed = len(figure.data)
     times = torch.linspace(0, 1, moments).tolist()
     figure.add_traces(_dots(pairs.at(times[0]), pairs.group, "at time t"))
@@ -166,18 +161,20 @@ def coupling_traces(pairs: Coupling, metric: str = "euclidean", changed: Tensor 
     return traces
 
 
-def arrows(x: Tensor, u: Tensor, head: float = float("inf")) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of arrows from ``x`` to ``x + u``, ``(N, 2)`` each, as one line with gaps (NaN).
+def arrows(x: Tensor, u: Tensor, color: str, size: int = 8, width: float = 1.5, **style) -> go.Scatter:
+    """Return arrows from ``x`` to ``x + u``, ``(N, 2)`` each, as one trace: three entries per arrow, the third NaN.
 
     Args:
-        head: the longest that an arrow's head may be; it is never more than a third of the arrow.
+        size: of the heads, in pixels.
+        width: of the lines, in pixels.
+        style: of the trace.
     """
-    length = u.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    back = u * (length.mul(0.33).clamp(max=head) / length)
-    tip, side = x + u, 0.5 * torch.stack([-back[:, 1], back[:, 0]], -1)
-    gap = torch.full_like(x, float("nan"))
-    path = torch.stack([x, tip, tip - back + side, tip, tip - back - side, gap], 1).reshape(-1, 2)
-    return tuple(path.float().cpu().numpy().T)
+    starts, ends = segments(x, x + u)
+    heads = np.tile(np.array([0, size, 0], dtype=np.uint8), len(x))  # an arrowhead at the end of each line
+    mark = {"symbol": "arrow", "angleref": "previous", "size": heads, "color": color, "opacity": 1}
+    mark["line"] = {"width": 0}  # plotly draws a white edge around marks of different sizes
+    line = {"color": color, "width": width}
+    return go.Scatter(x=starts, y=ends, mode="lines+markers", line=line, marker=mark, hoverinfo="skip", **style)
 
 
 @torch.no_grad()
@@ -214,9 +211,8 @@ def velocity_field(
         fields = []
         far, near = ("extrapolated: no samples nearby", ~seen, FAR), ("learned velocity", seen, INK)
         for name, chosen, color in (far, near):
-            x, y = arrows(points[chosen], u[chosen] * 1.3 * cell / longest, head=0.35 * cell)
-            line = {"color": color, "width": 1 if color == FAR else 1.6}
-            fields.append(go.Scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip"))
+            size, width = (8, 1) if color == FAR else (10, 1.6)
+            fields.append(arrows(points[chosen], u[chosen] * 1.2 * cell / longest, color, size, width, name=name))
         return [*fields, *_dots(here, pairs.group, "at t")]
 
     figure = new_figure(title, "", "", height=500)

@@ -15,7 +15,7 @@ from .base import animate, describe, describe_curves, escape, label, new_figure,
 from .curves import lines
 from .plane import arrows
 from .style import FAR, INK, SERIES, ink_on, shade, styles
-from .tables import BAR, COLORS
+from .tables import BAR, BAR_TITLE, COLORS
 from .trajectories import scatter, set_axes
 
 if TYPE_CHECKING:
@@ -103,14 +103,12 @@ def lens(path: Trajectory, tokens: list[int] | None = None, every: int = 1, titl
     rows = sorted({*range(0, len(path.times), every), len(path.times) - 1})
     found = path.logit_lens()
     best = [[found.top(s, t) for t in tokens] for s in rows]
-    figure = new_figure(
-        title, "token of the text (⏎ line break, ·×5 five spaces)", "depth, layers", height=120 + 26 * len(rows)
-    )
+    figure = new_figure(title, "token (⏎ line break, ·×5 five spaces)", "depth, layers", height=120 + 26 * len(rows))
     divergence = found.kl[rows][:, tokens].clamp_min(0).tolist()
     shown = [[_short(top[0][0]) for top in row] for row in best]
     figure.add_heatmap(
         z=divergence, x=list(range(len(tokens))), y=list(range(len(rows))), colorscale=COLORS, zmin=0, zmax=FAR_OFF,
-        xgap=1, ygap=1, colorbar=BAR | {"title": {"text": "KL to the model's end, nats", "side": "right"}}, text=shown,
+        xgap=1, ygap=1, colorbar=BAR | {"title": {"text": "KL to the model's end, nats", **BAR_TITLE}}, text=shown,
         hovertext=[["<br>".join(f"{label(w)} {p:.0%}" for w, p in top) for top in row] for row in best],
         hoverinfo="text",
     )  # fmt: skip
@@ -146,7 +144,7 @@ def norms(path: Trajectory, title: str = "How large is each token's state?") -> 
         z=shown.tolist(), x=list(range(len(words))), y=path.times.tolist(), colorscale=COLORS, zmin=0, xgap=1,
         hovertext=[[f"{word}<br>depth {d:.4g}: {v:.3g}" for word, v in zip(words, row, strict=True)]
                    for d, row in zip(path.times.tolist(), shown.tolist(), strict=True)],
-        hoverinfo="text", colorbar=BAR | {"title": {"text": "norm", "side": "right"}},
+        hoverinfo="text", colorbar=BAR | {"title": {"text": "norm", **BAR_TITLE}},
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     figure.update_xaxes(
@@ -203,9 +201,9 @@ def token_field(
         for name, chosen, color in (far, ("velocity", near, INK)):
             u = velocities[k][chosen] / longest
             u = u / np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1)
-            x, y = arrows(torch.from_numpy(mesh[chosen]), torch.from_numpy(1.2 * cell * u), head=0.35 * cell)
-            line = {"color": color, "width": 1 if color == FAR else 1.6}
-            drawn.append(go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip"))
+            size, width = (8, 1) if color == FAR else (10, 1.6)
+            start, move = torch.from_numpy(mesh[chosen]), torch.from_numpy(1.2 * cell * u)
+            drawn.append(arrows(start, move, color, size, width, name=name))
         mark = {"color": "rgba(0,0,0,0)", "size": 15, "symbol": "circle", "line": {"color": SERIES[0], "width": 3}}
         named = label(path.tokens[token])
         return [*drawn, scatter(here[k][None], mode="markers", name=f"{named} at t", marker=mark, hoverinfo="skip")]

@@ -42,7 +42,7 @@ def matplotlib_page(figure: go.Figure, width: float = 12.0) -> "Figure":
     controls = 100 if figure.layout.sliders else 0
     share = min(0.62, ((layout.height or 460) - controls) / 1000)
     if len(moments) > 1:
-        share = min(0.62, 0.1 + len(_grid(figure)) / len(moments))
+        share = min(0.62, 0.1 + sum(map(len, _grid(figure))) / len(moments) * _aspect(layout))
     page = matplotlib.figure.Figure(figsize=(width, width * share), layout="constrained")
     page.suptitle(plain(layout.title.text), fontsize=14, color=TEXT, parse_math=False)
     if any(trace.type == "scatter3d" for trace in figure.data):
@@ -69,6 +69,14 @@ def _equalize(page) -> None:
             ((bottom + top) / 2, box.height, axes.set_ylim),
         ):
             limits(middle - unit * pixels / 2, middle + unit * pixels / 2)
+
+
+def _aspect(layout: go.Layout) -> float:
+    """Return how high a panel should be for its width, from the ranges of its axes."""
+    if not (layout.yaxis.scaleanchor and layout.xaxis.range and layout.yaxis.range):
+        return 0.8
+    (left, right), (bottom, top) = layout.xaxis.range, layout.yaxis.range
+    return min(max((top - bottom) / (right - left), 0.4), 1.0)
 
 
 def _moments(figure: go.Figure) -> list[tuple[str, list]]:
@@ -124,6 +132,8 @@ def _draw_strip(page, figure: go.Figure, moments: list) -> None:
         _fill(page, figure, dict(zip(names, made[:, column], strict=True)), traces)
         for row, axes in enumerate(made[:, column]):
             axes.set_title(caption if row == 0 else "", fontsize=11, color=TEXT, parse_math=False)
+            if column:
+                axes.set_ylabel("")
             if column == 0 and row < len(titles):
                 axes.set_ylabel("\n".join(textwrap.wrap(titles[row], 20)), fontsize=11, color=TEXT, parse_math=False)
     page.suptitle(
@@ -261,6 +271,9 @@ def _draw_scatter(axes, trace) -> None:
             axes.errorbar(trace.x, trace.y, **{direction: sides}, fmt="none", ecolor=error.color or color, elinewidth=1)
     if trace.fill == "toself":
         _draw_polygons(axes, trace)
+    if trace.marker.angleref == "previous":
+        _draw_arrows(axes, trace, color)
+        return
     label = plain(trace.name) if trace.name and trace.showlegend is not False else None
     one = all(
         not isinstance(v, (tuple, list, np.ndarray))
@@ -281,6 +294,17 @@ def _draw_scatter(axes, trace) -> None:
         _draw_marks(axes, trace, color)
     if "text" in mode and trace.text is not None:
         _draw_text(axes, trace)
+
+
+def _draw_arrows(axes, trace, color) -> None:
+    """Draw arrows of three entries each: start, end, gap."""
+    x, y = (np.asarray(values, dtype=float).reshape(-1, 3) for values in (trace.x, trace.y))
+    label = plain(trace.name) if trace.name and trace.showlegend is not False else None
+    axes.plot([], [], color=color, linewidth=trace.line.width, alpha=trace.opacity, label=label)  # for the legend
+    axes.quiver(
+        x[:, 0], y[:, 0], x[:, 1] - x[:, 0], y[:, 1] - y[:, 0], color=color, alpha=trace.opacity, angles="xy",
+        scale_units="xy", scale=1, units="dots", width=trace.line.width, headwidth=5, headlength=6, headaxislength=6,
+    )  # fmt: skip
 
 
 def _draw_marks(axes, trace, color) -> None:

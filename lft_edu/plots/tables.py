@@ -11,7 +11,8 @@ from .base import describe, escape, label, make_room, new_figure, panel_titles, 
 from .style import INK, SCALE, ink_on, shade
 
 COLORS = [[i / (len(SCALE) - 1), color] for i, color in enumerate(SCALE)]
-BAR = {"thickness": 14, "outlinewidth": 0, "len": 0.9, "title": {"side": "right"}}
+BAR = {"thickness": 14, "outlinewidth": 0, "len": 0.95, "tickfont": {"size": 11}}
+BAR_TITLE = {"side": "right", "font": {"size": 12}}
 ZERO = 0.12  # of the scale: the step from 0 to the least value that is not 0, on a logarithmic scale
 
 
@@ -66,7 +67,7 @@ def heatmaps(
         if percent
         else max((v for table in numbers.values() for row in table for v in row if v == v), default=1) or 1
     )
-    bar = BAR | {"title": {"text": escape(unit), "side": "right"}, "tickformat": ".0%" if percent else ""}
+    bar = BAR | {"title": {"text": escape(unit), **BAR_TITLE}, "tickformat": ".0%" if percent else ""}
     for i, values in enumerate(numbers.values(), 1):
         shown = [[f"{100 * v:.0f}" if percent else f"{v:.2g}" for v in row] for row in values]
         where = {"row": 1, "col": i} if several else {}
@@ -125,7 +126,7 @@ def colored(table: Sequence, unit: str = "") -> dict:
     """
     place, ticks = spread(v for row in table for v in row)
     z = [[None if v != v else place(v) for v in row] for row in table]  # JSON has no NaN
-    bar = BAR | {"title": {"text": escape(unit), "side": "right"}}
+    bar = BAR | {"title": {"text": escape(unit), **BAR_TITLE}}
     scale = {"colorscale": COLORS, "zmin": 0}
     if ticks:
         return {"z": z, **scale, "zmax": 1, "colorbar": bar | {"tickvals": ticks[0], "ticktext": ticks[1]}}
@@ -162,7 +163,7 @@ def token_kl(tokens: list[str], divergence: list[float], title: str) -> go.Figur
     figure.add_heatmap(
         z=[divergence], x=list(range(len(tokens))), colorscale=COLORS, zmin=0, xgap=1,
         hovertext=[[f"{i}: {s}<br>KL {d:.3f} nats" for i, (s, d) in enumerate(zip(shown, divergence, strict=True))]],
-        hoverinfo="text", colorbar=BAR | {"title": {"text": "KL, nats", "side": "right"}},
+        hoverinfo="text", colorbar=BAR | {"title": {"text": "KL, nats", **BAR_TITLE}},
     )  # fmt: skip
     figure.update_xaxes(
         tickvals=list(range(len(tokens))), ticktext=shown, tickangle=-60, tickfont={"color": INK}, showgrid=False

@@ -186,6 +186,7 @@ def _markers(places: dict, k: int, looks: dict[str, Style], inks: list[str] | No
             [GROUP_SYMBOLS[i % len(GROUP_SYMBOLS)] for i in range(len(inks))] if inks and place.shape[-1] == 2 else None
         )
         mark = {"color": inks or looks[name].color, "symbol": symbols or _symbol(looks[name], place.shape[-1])}
+        mark |= {"opacity": 1, "line": {"width": 0}}  # plotly's default for marks of different sizes is another
         traces.append(
             scatter(
                 place[k],
