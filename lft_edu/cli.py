@@ -27,6 +27,7 @@ def doctor(args) -> int:
 def lab(args) -> int:
     """Replace this process by JupyterLab on the first lesson of the learner's copy."""
     from . import course
+    from .support import stored
 
     if args.in_place:
         root, first = course.clone(args.folder), f"notebooks/{course.START}"
@@ -41,7 +42,7 @@ def lab(args) -> int:
     root = root.resolve()
     # the first lesson is part of the URL that is printed, too
     places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}"]
-    command = [sys.executable, "-m", "jupyterlab", *places, *flags]
+    command = [sys.executable, "-m", "jupyterlab", *places, stored.ENABLE, *flags]
     os.chdir(root)
     return os.execv(sys.executable, command)
 

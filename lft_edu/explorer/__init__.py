@@ -2,7 +2,8 @@
 
 from ..text import complete
 from .completion import CompletionApp, side_by_side
-from .plane import CouplingApp, FlowApp, LiveLoss
+from .flow import FlowApp, LiveLoss
+from .plane import CouplingApp
 from .spans import SpanApp
 from .trajectories import TrajectoryExplorer
 

@@ -1,8 +1,8 @@
 """Save notebooks without dead widget views: an extension of the Jupyter server, which ``lft-edu lab`` switches on.
 
-A widget lives in its kernel. JupyterLab saves a reference to it, prefers that to everything else in the output, and when
-the notebook is opened again shows "Error displaying widget: model not found". The extension drops the reference from
-what is saved and leaves the output's fallback: the course's applications bring a picture and a sentence.
+A widget lives in its kernel. JupyterLab saves a reference to it, prefers that to everything else in the output, and
+shows "Error displaying widget: model not found" when the notebook is opened again. The extension drops the reference
+from what is saved and leaves the output's fallback: the course's applications bring a picture and a sentence.
 """
 
 VIEW = "application/vnd.jupyter.widget-view+json"
