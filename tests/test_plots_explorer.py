@@ -10,7 +10,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import plane, plots, shapes
-from lft_edu.explorer import CompletionApp, CouplingApp, FlowApp, LiveLoss, completion, frame
+from lft_edu.explorer import CompletionApp, CouplingApp, FlowApp, LiveLoss, completion, stills
 from lft_edu.plots import base
 from lft_edu.plots import plane as drawing
 
@@ -316,8 +316,8 @@ def test_no_button_of_an_application_needs_a_network():
 def test_an_application_leaves_a_picture_and_a_sentence(app):
     bundle = app()._repr_mimebundle_()
     assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"}
-    assert bundle["text/plain"] == frame.STILL
-    assert frame.STILL in bundle["text/html"]
+    assert bundle["text/plain"] == stills.STILL
+    assert stills.STILL in bundle["text/html"]
     assert "src='data:image/png;base64," in bundle["text/html"]
     assert len(bundle["text/html"]) < 60_000
 

@@ -10,7 +10,8 @@ import torch
 from .. import objectives, plane, plots, shapes
 from ..flow import EVALUATIONS, STEPS, uniform_times
 from ..plots import plane as drawing
-from .frame import WIDE, App, bundle, columns, compact, figure_widget, still
+from .frame import WIDE, App, columns, compact, figure_widget
+from .stills import bundle, still
 
 TICKS = 20  # positions of the time slider
 BELOW = {"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top", "font": {"size": 11}}
@@ -230,4 +231,4 @@ class LiveLoss:
                 self._tick(min(ys), max(ys))
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return bundle(self.view, "")
+        return bundle(self.view._repr_mimebundle_(), "")

@@ -1,9 +1,7 @@
 """What the applications share: their layout, their figures, a status line, and what is left of them in a saved file."""
 
-import base64
 import html
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import ipywidgets as widgets
@@ -11,12 +9,11 @@ import plotly.graph_objects as go
 import traitlets
 
 from .. import plots
-from ..plots.base import CONFIG
+from .stills import bundle
 
 PAGE = Path(__file__).with_name("page")
 FILL = widgets.Layout(width="auto", max_width="420px")  # a control takes the width of its column
 WIDE = {"style": {"description_width": "112px"}, "layout": FILL}
-STILL = "A picture of an application. Run this cell to use it."
 ALERT = "#B00020"
 
 
@@ -56,7 +53,7 @@ def figure_widget(figure: go.Figure | None = None, height: int = 460, **config) 
     """
     widget = Figure(figure)
     widget._config = {
-        **CONFIG, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"], **config,
+        **plots.CONFIG, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"], **config,
     }  # fmt: skip
     widget.update_layout(**compact(height))
     return widget
@@ -90,18 +87,4 @@ class App:
         raise NotImplementedError
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return bundle(self.view, self.picture())
-
-
-def bundle(view: widgets.Widget, picture: str) -> dict:
-    """Return the output of an application: its widget, and the picture that a saved notebook shows."""
-    made: Any = view._repr_mimebundle_()
-    data = made[0] if isinstance(made, tuple) else made  # anywidget adds metadata
-    said = f"<p><em>{STILL}</em></p>"
-    return {**data, "text/html": said + picture, "text/plain": STILL}
-
-
-def still(figure: go.Figure, alt: str, width: float = 6.5) -> str:
-    """Return a figure as HTML: a static picture, ``width`` inches wide, with its description."""
-    raw = base64.b64encode(plots.static_image(figure, alt, width).data).decode()
-    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{raw}'>"
+        return bundle(self.view._repr_mimebundle_(), self.picture())

@@ -6,7 +6,8 @@ import torch
 from .. import plots, shapes
 from ..couplings import METRICS, Coupling
 from ..plots import plane as drawing
-from .frame import WIDE, App, columns, figure_widget, still
+from .frame import WIDE, App, columns, figure_widget
+from .stills import still
 
 OWN = "your own points"
 PAIRINGS = ("as given", "independent", "optimal transport")

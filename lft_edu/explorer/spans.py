@@ -11,7 +11,8 @@ from .. import plots
 from ..couplings import recoupling_ratio
 from ..criteria import TITLES
 from ..spans import SpanScan
-from .frame import WIDE, App, columns, compact, figure_widget, still
+from .frame import WIDE, App, columns, compact, figure_widget
+from .stills import still
 
 HEIGHT = 430
 CELL = "padding:1px 10px 1px 0;text-align:left"
