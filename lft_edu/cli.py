@@ -74,13 +74,13 @@ def fetch(args) -> int:
 
 def explore(args) -> int:
     """Replace this process by a server of the trajectory explorer."""
-    from .explorer.app import real_teachers, write_app
+    from .explorer.app import FLAGS, real_teachers, write_app
 
     page = write_app(args.teacher, [_run_or_name(name) for name in args.student or ()], args.text)
     if not args.teacher and not args.student:
         for name in real_teachers():
             print(f"A real language model is on this computer: lft-edu explore --teacher {name}", file=sys.stderr)
-    command = [sys.executable, "-m", "voila", str(page), *_server_flags(args.flags)]
+    command = [sys.executable, "-m", "voila", str(page), *FLAGS, *_server_flags(args.flags)]
     return os.execv(sys.executable, command)
 
 

@@ -346,7 +346,8 @@ def real(monkeypatch):
 def test_the_application_is_a_notebook_that_opens_the_explorer(opened, monkeypatch, capsys):
     command, source = opened("--text", "x = '''", "--", "--port", "9999")
     assert command[1:3] == ["-m", "voila"]
-    assert command[4:6] == ["--port", "9999"]
+    assert command[4:6] == list(app.FLAGS)
+    assert command[6:8] == ["--port", "9999"]
     assert """text="x = '''")""" in source
     assert "load_teacher('bundled', dtype=torch.float32)" in source
     assert "text=" not in opened()[1]  # the explorer's own

@@ -10,7 +10,7 @@ import torch
 
 from ..support.progress import in_notebook
 from ..text import complete
-from .frame import WIDE, App, columns
+from .frame import ALERT, WIDE, App, columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,7 +157,7 @@ class CompletionApp(App):
             marks = "All write the same." if same else f"Marked: where it first differs from {next(iter(found), '')}."
             self.say(marks if len(found) > 1 else "")
         except (ValueError, IndexError, RuntimeError) as error:
-            self.result.value = f"<p role='alert' style='color:#B00020'>{html.escape(str(error))}</p>"
+            self.result.value = f"<p role='alert' style='color:{ALERT}'>{html.escape(str(error))}</p>"
             self.status.value = ""
         finally:
             self.button.description, self.button.button_style = "Complete", "primary"

@@ -212,7 +212,7 @@ class LiveLoss:
         """Remove all points."""
         self.losses, self.points = [], []
         self.figure.data[0].update(x=[], y=[])
-        self._tick(1, 10)
+        self._tick(1, 1000)  # powers of ten, on an axis that shows nothing yet
 
     def _tick(self, low: float, high: float) -> None:
         """Label the logarithmic axis with ordinary numbers, a few of them."""

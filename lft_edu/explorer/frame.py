@@ -14,7 +14,7 @@ from .stills import bundle
 PAGE = Path(__file__).with_name("page")
 FILL = widgets.Layout(width="auto", max_width="420px")  # a control takes the width of its column
 WIDE = {"style": {"description_width": "112px"}, "layout": FILL}
-ALERT = "#B00020"
+ALERT = "var(--jp-error-color1, #B00020)"
 
 
 class Resizer(anywidget.AnyWidget):
@@ -64,7 +64,7 @@ def compact(height: int) -> dict:
     return {
         "width": None, "height": height, "autosize": True, "margin": {"l": 50, "r": 12, "t": 44, "b": 44},
         "title": {"font": {"size": 14}, "x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top"},
-        "modebar": {"orientation": "v", "bgcolor": "rgba(255,255,255,0.6)"},
+        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)"},
     }  # fmt: skip
 
 
