@@ -19,6 +19,7 @@ def test_views_go_and_what_else_there_is_stays():
         {**view, "text/plain": "VBox(children=(…"},
         view.copy(),
         {"text/plain": "7"},
+        {},
         widgets={VIEW: {}},
         kernelspec={"name": "python3"},
     )

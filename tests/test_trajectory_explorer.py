@@ -109,8 +109,9 @@ def test_an_operator_keeps_its_color():
 
 
 def test_spaces_are_counted_in_words():
-    assert spoken("\n" + 15 * " ") == "1 line break + 15 spaces"
+    assert spoken("\n" + 15 * " ") == "line break + 15 spaces"
     assert spoken(" ") == "1 space"
+    assert spoken("\n\n\t") == "2 line breaks + 1 tab"
     assert spoken(" name") == "“·name”"
     assert "\u202e" not in spoken("\u202e")
 

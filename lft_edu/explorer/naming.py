@@ -49,4 +49,5 @@ def spoken(token: str) -> str:
         return f"“{visible(token)}”"
     lines, spaces, tabs = (token.count(c) for c in "\n \t")
     named = [(lines, "line break"), (spaces, "space"), (tabs, "tab")]
-    return " + ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in named if n)
+    words = " + ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in named if n)
+    return words.removeprefix("1 ") if lines == 1 else words

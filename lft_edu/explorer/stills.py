@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from .. import plots
 
-STILL = "A picture of an application. Run this cell to use it."
+STILL = "An interactive application, as it was at first. Run this cell to use it."
 
 
 def bundle(data: dict, picture: str) -> dict:

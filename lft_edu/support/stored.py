@@ -12,11 +12,15 @@ SENTENCE = "An interactive widget: run this cell to use it."
 def without_views(book: dict) -> int:
     """Remove widget views from the outputs of a notebook, in place; return how many there were.
 
-    An output that has nothing else to show than a widget's ``repr`` gets a sentence in its place.
+    An output that has nothing else to show than a widget's ``repr`` gets a sentence in its place. Outputs without data,
+    which progress bars leave, are removed.
     """
     removed = 0
     for cell in book.get("cells", ()):
-        for output in cell.get("outputs", ()) if cell.get("cell_type") == "code" else ():
+        if cell.get("cell_type") != "code":
+            continue
+        cell["outputs"] = [output for output in cell.get("outputs", ()) if output.get("data") != {}]
+        for output in cell["outputs"]:
             data = output.get("data")
             if isinstance(data, dict) and data.pop(VIEW, None) is not None:
                 removed += 1
