@@ -27,6 +27,7 @@ def doctor(args) -> int:
 def lab(args) -> int:
     """Replace this process by JupyterLab on the first lesson of the learner's copy."""
     from . import course
+    from .support import stored
 
     if args.in_place:
         root, first = course.clone(args.folder), f"notebooks/{course.START}"
@@ -41,7 +42,7 @@ def lab(args) -> int:
     root = root.resolve()
     # the first lesson is part of the URL that is printed, too
     places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}"]
-    command = [sys.executable, "-m", "jupyterlab", *places, *flags]
+    command = [sys.executable, "-m", "jupyterlab", *places, stored.ENABLE, *flags]
     os.chdir(root)
     return os.execv(sys.executable, command)
 
@@ -73,13 +74,13 @@ def fetch(args) -> int:
 
 def explore(args) -> int:
     """Replace this process by a server of the trajectory explorer."""
-    from .explorer.app import real_teachers, write_app
+    from .explorer.app import FLAGS, real_teachers, write_app
 
     page = write_app(args.teacher, [_run_or_name(name) for name in args.student or ()], args.text)
     if not args.teacher and not args.student:
         for name in real_teachers():
             print(f"A real language model is on this computer: lft-edu explore --teacher {name}", file=sys.stderr)
-    command = [sys.executable, "-m", "voila", str(page), *_server_flags(args.flags)]
+    command = [sys.executable, "-m", "voila", str(page), *FLAGS, *_server_flags(args.flags)]
     return os.execv(sys.executable, command)
 
 

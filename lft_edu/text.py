@@ -84,19 +84,21 @@ def complete(
     text: str,
     tokens: int = 40,
     temperature: float = 0.0,
+    **options,
 ) -> str:
     """Generate a continuation of ``text``; return the new part only.
 
     Args:
         tokens: maximum number of new tokens.
         temperature: 0 for greedy decoding; above 0, sample at this temperature.
+        options: passed on to the model's ``generate``, such as ``stopping_criteria``.
 
     Raises:
         ValueError: empty text, or a negative temperature.
     """
     if not text:
         raise ValueError("The text is empty: type the beginning of some text, such as 'def '.")
-    return _generated(model, tokenizer, tokenizer(text, return_tensors="pt"), tokens, temperature)
+    return _generated(model, tokenizer, tokenizer(text, return_tensors="pt"), tokens, temperature, **options)
 
 
 def chat(
@@ -120,12 +122,12 @@ def chat(
     return _generated(model, tokenizer, inputs, tokens, temperature)
 
 
-def _generated(model, tokenizer, inputs, tokens: int, temperature: float) -> str:
+def _generated(model, tokenizer, inputs, tokens: int, temperature: float, **options) -> str:
     """The new part of a generation, as text."""
     if temperature < 0:
         raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     inputs = inputs.to(model.device)
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
+        out = model.generate(**inputs, max_new_tokens=tokens, **sampling, **options)
     return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

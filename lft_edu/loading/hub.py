@@ -126,8 +126,9 @@ def look_up(name: str, revision: str | None = None) -> Download:
 def _snapshot(name: str, revision: str | None, **options):
     from huggingface_hub import snapshot_download
 
-    bar = {"tqdm_class": NotebookBar} if in_notebook() else {}  # a large download says how far it is
-    return snapshot_download(name, revision=revision, allow_patterns=FILES, **bar, **options)
+    if in_notebook():
+        options["tqdm_class"] = NotebookBar  # a large download says how far it is, and leaves no widget
+    return snapshot_download(name, revision=revision, allow_patterns=FILES, **options)
 
 
 def verify(folder: Path) -> None:
