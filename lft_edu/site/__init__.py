@@ -7,7 +7,10 @@ anywhere else, and a content security policy in each page says so to the browser
 """
 
 import importlib.metadata
+import io
+import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,17 +26,20 @@ def build(out: str | Path, repository: str | None = None, strict: bool = False) 
             ``https://github.com/OWNER/NAME/tree/BRANCH`` (default: main). Buttons open lessons from there in Colab and
             Binder, and links lead to source files. If None: the Repository of ``[project.urls]`` in pyproject.toml;
             without one there are no such buttons, and what is not a page is text. An empty string: none.
-        strict: raise an error for anything Sphinx warns about, such as a link that leads nowhere.
+        strict: raise an error for anything that Sphinx warns of, such as a link that leads nowhere. Otherwise warnings
+            are printed to stderr.
 
     Returns:
         The first page, ``index.html`` in ``out``.
 
     Raises:
-        ValueError: ``out`` holds other files, ``repository`` is not such an address, or Sphinx is not installed.
+        ValueError: ``out`` holds other files, ``repository`` is not such an address, Sphinx is not installed or fails,
+            or ``strict`` and there are warnings.
     """
     try:
         from sphinx.application import Sphinx
         from sphinx.errors import SphinxError
+        from sphinx.util.docutils import docutils_namespace
     except ImportError:
         raise ValueError("The website is made with Sphinx: pip install 'lft_edu[site]', then run it again.") from None
     from .extension import Repository
@@ -44,8 +50,8 @@ def build(out: str | Path, repository: str | None = None, strict: bool = False) 
         raise ValueError(f"{out} holds other files: give a new or empty folder, or one that holds an earlier website.")
     address = _configured() if repository is None else repository
     Repository.parse(address)
-    with tempfile.TemporaryDirectory(prefix="lft-site-") as work:
-        sources, pages = Path(work) / "sources", Path(work) / "pages"
+    with tempfile.TemporaryDirectory(prefix="lft-site-") as work, docutils_namespace():
+        sources, pages, warnings = Path(work) / "sources", Path(work) / "pages", io.StringIO()
         stage(sources)
         try:
             app = Sphinx(
@@ -56,11 +62,15 @@ def build(out: str | Path, repository: str | None = None, strict: bool = False) 
                 buildername="html",
                 confoverrides={"repository": address},
                 status=None,
-                warningiserror=strict,
+                warning=warnings,
             )
             app.build()
         except SphinxError as error:
             raise ValueError(f"The website could not be built: {error}") from error
+        if found := re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()).replace(f"{sources}/", ""):
+            if strict:
+                raise ValueError(f"The website has mistakes:\n{found}")
+            print(found, end="", file=sys.stderr)
         if out.exists():
             shutil.rmtree(out)
         shutil.copytree(pages, out)

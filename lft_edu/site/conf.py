@@ -5,9 +5,9 @@ import lft_edu
 project = "Latent Flow Transformers"
 author = "the authors of lft_edu"
 version = release = lft_edu.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "lft_edu.site.extension"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "lft_edu.site.extension", "lft_edu.site.glossary"]
 root_doc = "docs/index"
-exclude_patterns = ["extra", "static"]
+exclude_patterns = ["extra", "static"]  # staged for html_extra_path and html_static_path, no pages
 templates_path = ["templates"]
 
 nb_execution_mode = "off"  # lessons are stored with their outputs
@@ -19,7 +19,10 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+add_module_names = False
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute that is documented twice is not an error
 python_display_short_literal_types = True
 
 html_theme = "furo"

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import quote
 
-import lft_edu
-
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+import lft_edu
+
 from ..export import mathml
+from ..loading.assets import INSTALLED, NOTEBOOKS
 
 # A page may load what lies beside it, from a folder (file:) or a server ('self'), and nothing else.
 POLICY = "default-src 'self' file: data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self' file:"
@@ -54,6 +55,11 @@ class Repository:
         return self.name and f"https://mybinder.org/v2/gh/{self.name}/{quote(self.branch, safe='')}?urlpath={place}"
 
 
+def address_of(page: str, here: str) -> str:
+    """Return a page's address as seen from another page; both are named as Sphinx does, without .html."""
+    return posixpath.relpath(page, posixpath.dirname(here)) + ".html"
+
+
 def setup(app: Sphinx) -> dict:
     """Register everything with Sphinx, which calls this."""
     app.add_config_value("repository", "", "html", [str])
@@ -61,6 +67,7 @@ def setup(app: Sphinx) -> dict:
     app.add_post_transform(LinksOutside)
     app.connect("config-inited", _staged_files)
     app.connect("missing-reference", _public_name)
+    app.connect("autodoc-skip-member", _former_name)
     app.connect("html-page-context", _page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -92,9 +99,8 @@ class LinksOutside(SphinxPostTransform):
             if node["reftype"] == "myst" and node["refdomain"] != "doc" and not target.startswith("#"):
                 here = posixpath.dirname(self.env.docname)
                 path = posixpath.normpath(posixpath.join(here, target.partition("#")[0]))
-                if path.startswith("../"):
-                    continue  # a mistake, of which MyST warns
-                node.replace_self(self._link(path, node.children[0].deepcopy()))
+                if INSTALLED or (NOTEBOOKS.parent / path).exists():  # else it is a mistake, of which MyST warns
+                    node.replace_self(self._link(path, node.children[0].deepcopy()))
 
     def _link(self, path: str, text: nodes.Node) -> nodes.Node:
         """A link to a file of the clone."""
@@ -104,7 +110,7 @@ class LinksOutside(SphinxPostTransform):
             "notebooks/exercises": "notebooks/exercises/index",
         }.get(path) or (module and f"reference/{module[1]}")
         if page in self.env.all_docs:
-            address = self.app.builder.get_relative_uri(self.env.docname, page)
+            address = address_of(page, self.env.docname)
             if module and path.endswith(".py"):
                 address += "#module-" + path.removesuffix(".py").replace("/", ".")
         else:
@@ -119,6 +125,11 @@ def _public_name(app: Sphinx, env, node: addnodes.pending_xref, text: nodes.Node
         return None
     full = f"lft_edu.{lft_edu._HOME[public]}.{public}"
     return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, text)
+
+
+def _former_name(app: Sphinx, what: str, name: str, member: object, skip: bool, options) -> bool | None:
+    """Leave out names of earlier versions, which are assigned the function that replaced them."""
+    return True if what == "module" and getattr(member, "__name__", name) != name else None
 
 
 def _page(app: Sphinx, name: str, template: str, context: dict, doctree) -> None:

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import re
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import nbformat
@@ -37,6 +38,9 @@ def stage(folder: Path) -> None:
            + _toctree(None, exercises))  # fmt: skip
     if not INSTALLED and DOCS.is_dir():
         shutil.copytree(DOCS, folder / "docs")
+    if not INSTALLED and (contributing := DOCS.parent / "CONTRIBUTING.md").is_file():
+        # a diagram that GitHub draws stays text here: Mermaid is as large as Plotly
+        _write(folder / contributing.name, contributing.read_text(encoding="utf-8").replace("```mermaid", "```text"))
     if (figures := ASSETS / "figures").is_dir():
         shutil.copytree(figures, folder / "assets" / "figures")
     for name, data in course.contents().items():  # what the download buttons give
@@ -84,14 +88,14 @@ def _index(folder: Path, lessons: list[str], reference: list[str]) -> None:
         "Lessons": lessons,
         "Practice": ["/notebooks/exercises/index"],
         "Guide": [f"/docs/{name}" for name in ordered if "/" not in name],
-        "Teaching": [f"/docs/{name}" for name in ordered if "/" in name],
-        "Reference": reference,
+        "Teach": [f"/docs/{name}" for name in ordered if "/" in name],
+        "Reference": ["/CONTRIBUTING"] * (folder / "CONTRIBUTING.md").exists() + reference,
     }
     _write(index, text + "\n" + "\n".join(_toctree(caption, pages) for caption, pages in trees.items() if pages))
 
 
 def _reference(folder: Path) -> list[str]:
-    """Stage a page per module of the core and per folder beside it, in the order of ``_HOMES``, and the command line."""
+    """Stage the command line and a page per module of the core and per folder beside it, in the order of ``_HOMES``."""
     pages = ["/reference/cli"]
     _write(folder / "reference" / "cli.md", _command_line())
     for name in lft_edu._HOMES:
@@ -126,14 +130,16 @@ def _command_line() -> str:
 
 
 def _math_font(folder: Path) -> None:
-    """Stage a font for equations: browsers have none of their own, and few systems bring one."""
-    from importlib import resources
-
+    """Stage a font for equations: browsers have none of their own, and not every system brings one."""
     _write(folder / "math.ttf", (resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf").read_bytes())
 
 
 def _redirect(target: str) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<meta http-equiv="refresh" content="0; url={target}">'
-        f'\n<title>Latent Flow Transformers</title>\n<a href="{target}">Latent Flow Transformers</a>\n</html>\n'
-    )
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={target}">
+<title>Latent Flow Transformers</title>
+<a href="{target}">Latent Flow Transformers</a>
+</html>
+"""

@@ -1,11 +1,34 @@
 // The figures of a page. Each is a box around its JSON, drawn when it comes near the screen.
 (() => {
+  // On a phone the legend would take half of the width: there it stands under the figure, an entry per line.
+  function narrowed(layout, entries) {
+    const margin = {l: 80, b: 80, ...layout.margin}, legend = entries > 1 ? 20 * entries + 10 : 0;
+    return {
+      ...layout, height: (layout.height || 450) + legend,
+      title: {...layout.title, font: {...layout.title?.font, size: 13}},
+      margin: {...margin, l: Math.min(margin.l, 50), r: 15, b: margin.b + legend},
+      legend: {...layout.legend, orientation: 'v', x: 0, xanchor: 'left', yref: 'container', y: 0, yanchor: 'bottom'},
+    };
+  }
+
+  // Axes of equal scale shrink with the width: take away the height that they leave empty.
+  function shortened(box) {
+    const {height, _size, _subplots} = box._fullLayout;
+    const domains = _subplots.yaxis.map(id => box._fullLayout[id.replace('y', 'yaxis')].domain);
+    const empty = 1 - Math.max(...domains.map(d => d[1])) + Math.min(...domains.map(d => d[0]));
+    return domains.length && empty > 0.1 ? Plotly.relayout(box, {height: height - empty * _size.h}) : null;
+  }
+
   function draw(box) {
     const source = box.querySelector('script[type="application/json"]');
     if (!source) return;  // drawn already
     const figure = JSON.parse(source.textContent);
     source.remove();
-    Plotly.newPlot(box, figure.data, figure.layout, {...figure.config, responsive: true})
+    const entries = figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
+    const narrow = box.clientWidth < 560, layout = narrow ? narrowed(figure.layout, entries) : figure.layout;
+    if (narrow) box.style.minHeight = '';
+    Plotly.newPlot(box, figure.data, layout, {...figure.config, responsive: true})
+      .then(() => narrow && shortened(box))
       .then(() => Plotly.addFrames(box, figure.frames || []))
       .then(() => { box.dataset.drawn = 'true'; });
     box.tabIndex = 0;  // arrow keys do what the mouse does on the slider
