@@ -111,7 +111,7 @@ class LinksOutside(SphinxPostTransform):
         }.get(path) or (module and f"reference/{module[1]}")
         if page in self.env.all_docs:
             address = address_of(page, self.env.docname)
-            if module and path.endswith(".py"):
+            if module and path.endswith(".py") and page != "reference/cli":  # that is the help of the commands
                 address += "#module-" + path.removesuffix(".py").replace("/", ".")
         else:
             address = Repository.parse(self.config.repository).source(path)
@@ -141,6 +141,7 @@ def _page(app: Sphinx, name: str, template: str, context: dict, doctree) -> None
     if doctree is not None and app.env.doc2path(name).suffix == ".ipynb":
         path, repository = f"{name}.ipynb", Repository.parse(app.config.repository)
         context["lesson"] = {
+            "label": "Copy these exercises" if "/exercises/" in path else "Copy this lesson",
             "download": "downloads/" + path.removeprefix("notebooks/"),
             "colab": repository.colab(path),
             "binder": repository.binder(path),

@@ -1,13 +1,32 @@
 // The figures of a page. Each is a box around its JSON, drawn when it comes near the screen.
 (() => {
+  // A title does not wrap by itself; one with markup is left alone.
+  function wrapped(title, characters) {
+    const text = title?.text;
+    if (!text || text.includes('<')) return title;
+    const lines = [''];
+    for (const word of text.split(' ')) {
+      if (lines.at(-1).length + word.length > characters) lines.push('');
+      lines.push(`${lines.pop()} ${word}`.trim());
+    }
+    return {...title, text: lines.join('<br>')};
+  }
+
   // On a phone the legend would take half of the width: there it stands under the figure, an entry per line.
   function narrowed(layout, entries) {
-    const margin = {l: 80, b: 80, ...layout.margin}, legend = entries > 1 ? 20 * entries + 10 : 0;
+    const margin = {l: 80, b: 80, ...layout.margin}, legend = entries > 1 ? Math.min(30 * entries + 10, 300) : 0;
+    const axes = Object.entries(layout).filter(([name]) => name.startsWith('xaxis'));
     return {
-      ...layout, height: (layout.height || 450) + legend,
-      title: {...layout.title, font: {...layout.title?.font, size: 13}},
+      ...layout, width: undefined, height: (layout.height || 450) + legend,
+      font: {...layout.font, size: 11}, title: {...wrapped(layout.title, 48), font: {...layout.title?.font, size: 13}},
       margin: {...margin, l: Math.min(margin.l, 50), r: 15, b: margin.b + legend},
-      legend: {...layout.legend, orientation: 'v', x: 0, xanchor: 'left', yref: 'container', y: 0, yanchor: 'bottom'},
+      legend: {
+        ...layout.legend, orientation: 'v', x: 0, xanchor: 'left', yref: 'container', y: 0, yanchor: 'bottom',
+        maxheight: legend,
+      },
+      ...Object.fromEntries(axes.map(([name, axis]) => [name, {...axis, title: wrapped(axis.title, 32)}])),
+      annotations: layout.annotations?.map(note => ({...note, font: {...note.font, size: 11}})),
+      updatemenus: layout.updatemenus?.map(menu => ({...menu, x: -0.13, font: {...menu.font, size: 10}})),
     };
   }
 

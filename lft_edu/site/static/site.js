@@ -3,7 +3,7 @@ addEventListener('DOMContentLoaded', () => {
   const button = document.querySelector('.fold-code');
   const folds = [...document.querySelectorAll('.cell_input')].map(cell => {
     const fold = document.createElement('details'), summary = document.createElement('summary');
-    const lines = cell.textContent.trimEnd().split('\n').length;
+    const lines = cell.textContent.trim().split('\n').length;
     summary.textContent = `code, ${lines} ${lines === 1 ? 'line' : 'lines'}`;
     fold.className = 'code-fold';
     cell.replaceWith(fold);
