@@ -4,6 +4,7 @@ Paths stay as they are in a clone (``notebooks/``, ``docs/``), so that links bet
 """
 
 import argparse
+import functools
 import importlib
 import pkgutil
 import re
@@ -123,6 +124,7 @@ def _command_line() -> str:
     commands = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     page = [f"# Command line\n\n{top.description}\n"]
     for name, command in commands.choices.items():
+        command.formatter_class = functools.partial(argparse.HelpFormatter, width=88)  # not this terminal's
         page.append(f"## lft-edu {name}\n\n```text\n{command.format_help()}```\n")
     return "\n".join(page)
 
