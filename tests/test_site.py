@@ -235,6 +235,7 @@ def test_figures_play_code_folds_and_search_finds(tab, site):
     tab.click("text=Fold code")
     assert not code.is_visible()
     tab.click("text=04 · Hidden states as trajectories >> nth=0")
+    tab.wait_for_url("**/04_*.html")
     assert not tab.locator(".cell_input").first.is_visible()  # the choice stays
     tab.fill("input[name=q]", "attention sink")
     tab.keyboard.press("Enter")

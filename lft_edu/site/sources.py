@@ -6,6 +6,7 @@ Paths stay as they are in a clone (``notebooks/``, ``docs/``), so that links bet
 import argparse
 import functools
 import importlib
+import json
 import pkgutil
 import re
 import shutil
@@ -47,6 +48,7 @@ def stage(folder: Path) -> None:
     for name, data in course.contents().items():  # what the download buttons give
         if name.endswith(".ipynb"):
             _write(folder / "extra" / "downloads" / name, data)
+            _write(folder / "extra" / "downloads" / f"{name}.js", f"lessonFile({json.dumps(data.decode())})")
     _write(folder / "extra" / "index.html", _redirect("docs/index.html"))
     _write(folder / "static" / "plotly.min.js", get_plotlyjs())
     _math_font(folder / "static")

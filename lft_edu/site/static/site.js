@@ -30,6 +30,25 @@ addEventListener('DOMContentLoaded', () => {
   }
 });
 
+// A page from a folder (file:) may not download the notebook beside it, so it runs a script that holds the notebook.
+if (location.protocol === 'file:') {
+  addEventListener('click', event => {
+    const link = event.target.closest?.('a[download]');
+    if (!link) return;
+    event.preventDefault();
+    window.lessonFile = text => {
+      const save = document.createElement('a');
+      save.href = URL.createObjectURL(new Blob([text], {type: 'application/x-ipynb+json'}));
+      save.download = link.pathname.split('/').pop();
+      save.dispatchEvent(new MouseEvent('click'));  // does not bubble to the listener above
+      URL.revokeObjectURL(save.href);
+    };
+    const script = document.createElement('script');
+    script.src = `${link.href}.js`;
+    document.head.append(script);
+  });
+}
+
 // Pages from a folder cannot read each other, so search results there are titles without the text around the words.
 if (location.protocol === 'file:' && typeof DOCUMENTATION_OPTIONS !== 'undefined') {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
