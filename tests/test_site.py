@@ -1,12 +1,12 @@
 """The website: every link leads somewhere, every page works without a network, on a phone, too."""
 
-import shutil
 from urllib.parse import unquote
 
 import nbformat
 import pytest
 from browsing import CHROMIUM
 from bs4 import BeautifulSoup
+from filelock import FileLock
 from plotly.offline import get_plotlyjs
 from test_export import moving_figure
 
@@ -143,9 +143,14 @@ def test_a_terminal_asks_for_one_or_all(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The whole course; Sphinx warns of nothing."""
-    return build(tmp_path_factory.mktemp("site") / "course", repository="", strict=True).parent
+def site(tmp_path_factory, worker_id):
+    """The whole course, built once for all workers; Sphinx warns of nothing."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == "master" else base.parent) / "site"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            build(out, repository="", strict=True)
+    return out
 
 
 @pytest.mark.slow
@@ -220,7 +225,7 @@ def test_every_page_works_without_a_network_on_a_phone(tab, site):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
-def test_figures_play_code_folds_and_search_finds(tab, site):
+def test_figures_play_code_folds_search_finds_and_a_lesson_is_copied(tab, site, tmp_path):
     tab.goto((site / "index.html").as_uri())
     tab.click("text=03 · Flow Walking")
     tab.locator(".lft-figure").first.scroll_into_view_if_needed()  # figures are drawn when they are near
@@ -243,6 +248,6 @@ def test_figures_play_code_folds_and_search_finds(tab, site):
     with tab.expect_download() as download:
         tab.goto((site / "notebooks" / "03_flow_walking.html").as_uri())
         tab.click("text=Copy this lesson")
-    shutil.copy(download.value.path(), site.parent / "copy.ipynb")
-    assert (site.parent / "copy.ipynb").read_bytes() == course.contents()["03_flow_walking.ipynb"]
+    download.value.save_as(tmp_path / download.value.suggested_filename)
+    assert (tmp_path / "03_flow_walking.ipynb").read_bytes() == course.contents()["03_flow_walking.ipynb"]
     assert tab.trouble == []

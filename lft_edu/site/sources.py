@@ -45,8 +45,8 @@ def stage(folder: Path) -> None:
         _write(folder / contributing.name, contributing.read_text(encoding="utf-8").replace("```mermaid", "```text"))
     if (figures := ASSETS / "figures").is_dir():
         shutil.copytree(figures, folder / "assets" / "figures")
-    for name, data in course.contents().items():  # what the download buttons give
-        if name.endswith(".ipynb"):
+    for name, data in course.contents().items():  # what "copy this lesson" gives, and the same as a script: see site.js
+        if (folder / "notebooks" / name).exists():
             _write(folder / "extra" / "downloads" / name, data)
             _write(folder / "extra" / "downloads" / f"{name}.js", f"lessonFile({json.dumps(data.decode())})")
     _write(folder / "extra" / "index.html", _redirect("docs/index.html"))
