@@ -214,9 +214,10 @@ def generate(args) -> int:
 
 
 def export(args) -> int:
-    from .export import export_html
+    from . import export, site
 
-    print(f"written: {export_html(args.notebook, args.out)}")
+    written = site.build(args.all, args.repository) if args.all else export.export_html(args.notebook, args.out)
+    print(f"written: {written}")
     return 0
 
 
@@ -331,9 +332,12 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     sub.add_argument("--seed", type=int, default=0)
 
-    sub = command(export, "a notebook as one HTML page that works without a network, figures alive")
-    sub.add_argument("notebook", help="such as notebooks/03_flow_walking.ipynb")
+    sub = command(export, "a notebook as one HTML page, or the course as a website; works offline, figures alive")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("notebook", nargs="?", help="such as notebooks/03_flow_walking.ipynb")
+    what.add_argument("--all", metavar="FOLDER", help="write the whole course as a website into FOLDER")
     sub.add_argument("--out", help="the file to write (default: beside the notebook)")
+    sub.add_argument("--repository", metavar="URL", help="with --all: its GitHub address, for Colab and Binder buttons")
 
     sub = command(classroom, "the exercises as an nbgrader course that marks itself")
     sub.add_argument("folder", help="a new folder for the course")

@@ -23,8 +23,10 @@ def test_environment_and_pyproject_agree():
     conda = [item for item in environment["dependencies"] if isinstance(item, str)]
     (pip,) = (item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     assert {re.split("[=<>]", item)[0] for item in conda} == {"python", "pip"}
-    wanted = [*project["dependencies"], *(x for x in project["optional-dependencies"]["test"] if x.startswith("nbval"))]
-    assert pip == [*wanted, "-e ."]
+    (torch, *needs), test = project["dependencies"], project["optional-dependencies"]["test"]
+    (pin,) = (x for x in test if x.startswith("torch=="))
+    assert torch.startswith("torch>=")
+    assert pip == [pin, *needs, *(x for x in test if x.startswith("nbval")), "-e ."]
 
 
 def test_torch_is_pinned_the_same_everywhere():
