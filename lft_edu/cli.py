@@ -175,7 +175,7 @@ def _training_of(student: str) -> dict | None:
     """How a run says that it was trained."""
     card = Path(student).expanduser() / "card.json"
     try:
-        return json.loads(card.read_text()).get("training") if card.exists() else None
+        return json.loads(card.read_text(encoding="utf-8")).get("training") if card.exists() else None
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{card} is damaged ({error}). Delete it to evaluate without what it says.") from error
 

@@ -118,7 +118,7 @@ class SpanScan:
             "duplicates": self.duplicates.tolist() if self.duplicates is not None else None,
         }
         with atomic_write(Path(path)) as partial:
-            partial.write_text(json.dumps(fields) + "\n")
+            partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "SpanScan":
@@ -128,7 +128,7 @@ class SpanScan:
             ValueError: not a scan, or a truncated file.
         """
         try:
-            fields = json.loads(Path(path).read_text())
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
             depth, duplicates = fields["layers"] + 1, fields["duplicates"]
             return cls(
                 tables={name: _table_of(spans, depth) for name, spans in fields["criteria"].items()},

@@ -62,7 +62,7 @@ class Card(dict):
     def load(cls, path: str | Path) -> "Card":
         """Read a card that :meth:`save` wrote: its file, or the folder."""
         path = Path(path)
-        return cls(json.loads((path / "card.json" if path.is_dir() else path).read_text()))
+        return cls(json.loads((path / "card.json" if path.is_dir() else path).read_text(encoding="utf-8")))
 
     def save(self, folder: str | Path) -> None:
         """Write ``card.json`` and ``card.md``."""
@@ -70,7 +70,7 @@ class Card(dict):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("card.json", json.dumps(self, indent=1)), ("card.md", self.markdown())):
             with atomic_write(folder / name) as partial:
-                partial.write_text(text)
+                partial.write_text(text, encoding="utf-8")
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for people."""
