@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ..families import FAMILIES, family_of
 from ..support.errors import reason, unknown_name_error
 from ..support.machine import default_device
 from . import gguf, hub
@@ -57,8 +59,6 @@ def load_teacher(
         ValueError: unknown name, damaged download, or unsupported model family.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from ..families import family_of
 
     if (owner := teacher_of(name)) is not None:
         raise ValueError(f"{str(name)!r} is a student: use load_student. Its teacher is {owner!r}.")
@@ -132,13 +132,21 @@ def _from_pretrained(cls: Any, folder: Path, **options) -> Any:
 
 
 def _load_model(cls: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a model from safetensors; raise an error if a weight is missing (transformers would draw it at random)."""
+    """Load a model from safetensors, or raise an error: if a weight is missing, which transformers would draw at random,
+    or if the config has no place for one of a layer, which transformers would leave out: both are other models."""
     model, loading = _from_pretrained(cls, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks weights that its config requires, or has them in another shape ({len(missing)}, such as "
             f"{missing[0]}). It is incomplete or damaged: save or copy it again."
+        )
+    family = FAMILIES.get(model.config.model_type)
+    layer = re.compile(rf"(^|\.){family.layers.rpartition('.')[2]}\.\d+\." if family else "")  # of a student: all
+    if extra := sorted(key for key in map(str, loading["unexpected_keys"]) if layer.search(key)):
+        raise ValueError(
+            f"{folder} has weights that its config.json has no place for ({len(extra)}, such as {extra[0]}): loaded "
+            "without them, it would be another model. Copy config.json again."
         )
     return model
 

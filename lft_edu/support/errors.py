@@ -19,6 +19,13 @@ def unknown_name_error(what: str, name: object, known: Iterable[str], advice: st
     return ValueError(f"Unknown {what} {str(name)!r}.{hint} Choose one of {', '.join(known)}{advice}.")
 
 
+def reload_hint(value: object, *classes: type) -> str:
+    """Return what to do about a value of a class that was one of these until its module was reloaded; else nothing."""
+    names = {(cls.__module__, cls.__qualname__) for cls in classes}
+    same = (type(value).__module__, type(value).__qualname__) in names and type(value) not in classes
+    return " It comes from a module that was reloaded: restart the kernel." if same else ""
+
+
 def reason(error: Exception, max_length: int = 160) -> str:
     """Return another library's error on one line: its class and the first ``max_length`` characters of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:max_length]}"
