@@ -63,7 +63,8 @@ def fit(
             states alone), or an :class:`~lft_edu.objectives.Objective`. None: Flow Walking for a flow, regression for
             a regression.
         training: optimizer, steps, precision and so on; see :class:`~lft_edu.training.settings.Training`.
-        checkpoint, resume: a file or folder to save to, and whether to continue from what is there, bit for bit.
+        checkpoint, resume: a file or folder to save to, and whether to continue from what is there, bit for bit (but
+            for a stream that shuffles in a buffer of its own, which warns).
         callbacks: :class:`~lft_edu.training.callbacks.Callback` objects, such as ``Evaluation``.
         shorthand: fields of ``training`` and of the objective by name: ``fit(..., max_steps=200, num_steps=2)``.
 

@@ -119,8 +119,8 @@ def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
         raise ValueError(f"The text has {len(ids):,} tokens; this model reads up to {longest:,}. Shorten it.")
     if len(ids) + new > longest:
         raise ValueError(
-            f"The text has {len(ids):,} tokens, and this model reads up to {longest:,} with what it writes: ask for "
-            f"{new:,} new tokens only after a shorter text, or for at most {longest - len(ids):,}."
+            f"The text has {len(ids):,} tokens; {new:,} new ones make it longer than the {longest:,} that this model "
+            f"reads. Shorten it, or ask for at most {longest - len(ids):,}."
         )
     return ids
 

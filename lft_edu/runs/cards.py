@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token, hf_hub_download
+from huggingface_hub.utils import validate_repo_id
 
 from ..loading.corpora import HUB
 from ..loading.hub import explained
@@ -173,10 +174,10 @@ It is not better than its teacher at anything; it is smaller. Where its teacher 
             The student's address.
 
         Raises:
+            ValueError: ``name`` is not ``owner/name``.
             PermissionError: not logged in.
         """
-        if not (token or get_token()):
-            raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
+        require_login(name, token)
         api, teacher = HfApi(token=token), self["teacher"]
         with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
             student.save_pretrained(folder)
@@ -191,6 +192,23 @@ It is not better than its teacher at anything; it is smaller. Where its teacher 
 
 
 make_card = Card.of
+
+
+def require_login(name: str, token: str | None = None) -> None:
+    """Raise an error unless ``name`` is one that the hub takes and an account is there to upload with.
+
+    Raises:
+        ValueError: not ``owner/name``.
+        PermissionError: not logged in.
+    """
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise ValueError("no owner")
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no name of a repository on the hub ({error}): give owner/name.") from None
+    if not (token or get_token()):
+        raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
 
 
 def _version(name: str) -> str | None:

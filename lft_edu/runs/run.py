@@ -96,8 +96,6 @@ def train(
 
 def _claimed(settings: RunSettings, resume: bool, claims: ExitStack) -> tuple[RunSettings, bool]:
     """:func:`resolve_settings` of a folder that this process has for itself, and where all can be written."""
-    if not settings.out:
-        raise ValueError("out is an empty name: give the run's folder, such as runs/student.")
     out = Path(settings.out)
     claims.enter_context(locked(out))
     for name in ("student", "checkpoints"):

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,13 +203,21 @@ class Checkpointing(Callback):
                 )
             return self.files.read(self.settings)
 
+        if self.files.place is not None and getattr(self.stream, "buffered", False):
+            warnings.warn(
+                "This stream shuffles in a buffer, which no checkpoint holds: resumed, the run reads its text in "
+                "another order. Leave .shuffle() out: a step takes its sequences from all files in turn.",
+                stacklevel=2,
+            )
         if found := broadcast_from_main(newest):
             notes, tensors = found
             restore(tensors, run.module, run.optimizers)
             try:
                 run.step, run.history = notes["step"], History(**notes["history"])
             except TypeError as error:
-                raise ValueError(f"The newest checkpoint in {self.files.place} is of another version ({error}).") from None
+                raise ValueError(
+                    f"The newest checkpoint in {self.files.place} is of another version ({error})."
+                ) from None
             if self.stream is not None:
                 self.stream.restore(notes.get("stream") or {})
 
@@ -232,8 +241,8 @@ class Checkpointing(Callback):
 
 class GracefulShutdown(Callback):
     """Remembers SIGINT (the stop button of a notebook, Ctrl-C), SIGTERM (a scheduler's) and SIGHUP (a terminal that
-    closes), so that the run stops between two steps, after a checkpoint. A second signal does not wait, unless it comes within ``ECHO`` seconds: a
-    scheduler and a launcher may both pass on the same one."""
+    closes), so that the run stops between two steps, after a checkpoint. A second signal does not wait, unless it comes
+    within ``ECHO`` seconds: a scheduler and a launcher may both pass on the same one."""
 
     ECHO = 3.0
 
