@@ -119,10 +119,11 @@ def check(number: str, answer: Callable) -> Report:
     waiting.daemon = True
     waiting.start()
     try:
-        for following in chosen.run(Answer(answer, chosen.number)):
-            if stage != "is a function":
-                report.passed.append(stage)
-            stage = following
+        with torch.enable_grad():  # whatever an earlier answer left behind
+            for following in chosen.run(Answer(answer, chosen.number)):
+                if stage != "is a function":
+                    report.passed.append(stage)
+                stage = following
         report.passed.append(stage)
     except Wrong as wrong:
         report.failed, report.message = "" if isinstance(wrong, Unfilled) else stage, str(wrong)
@@ -149,7 +150,11 @@ def clones(value):
 
 
 class Answer:
-    """A learner's function, whose exceptions become :class:`Wrong`. It is given copies of tensors."""
+    """A learner's function, whose exceptions become :class:`Wrong`.
+
+    It is given copies of tensors, so that it may write into them and every check starts from the same numbers. A check
+    that looks whether it does calls :meth:`uncopied`.
+    """
 
     def __init__(self, function, number: str):
         self.function, self.number = function, number
@@ -157,17 +162,19 @@ class Answer:
             raise_unless_callable(function, number)
 
     def __call__(self, *args, **kwargs):
+        return self.uncopied(*clones(args), **clones(kwargs))
+
+    def uncopied(self, *args, **kwargs):
+        """Call the function on the arguments themselves."""
         value = self.or_none(*args, **kwargs)
         if value is None:
             raise Unfilled(NOTHING)
         return value
 
     def or_none(self, *args, **kwargs):
-        """Call the function where None is an answer, too."""
-        args, kwargs = clones(args), clones(kwargs)
+        """Call the function on the arguments themselves, where None is an answer, too."""
         try:
-            with torch.enable_grad():  # and as it was, afterwards, whatever the function does
-                value = self.function(*args, **kwargs)
+            value = self.function(*args, **kwargs)
         except NotImplementedError:
             raise Unfilled("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
         except Wrong:  # raised by a probe that the check passed in
