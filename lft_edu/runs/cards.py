@@ -142,7 +142,8 @@ class Card(dict):
 
 # {_escaped(name)}
 
-A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of {_escaped(_shown(teacher["name"]))} are
+A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of
+{_escaped(_shown(teacher["name"]))} are
 gone, and one learned transport operator, {_escaped(operator_title(self))}, stands in for them. Its KL to the teacher is
 {results["kl"]:.3f} nats per token on held-out text. Made with lft_edu.
 
