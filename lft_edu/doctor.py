@@ -58,6 +58,20 @@ def _packages() -> list[Finding]:
     return findings
 
 
+def _models() -> Finding:
+    """Import what every lesson imports: a torchvision of another torch breaks it, and no version above tells."""
+    from .support.errors import import_advice
+
+    try:
+        from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM  # noqa: F401
+
+        from .splicing import SplicedForCausalLM  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        why = error if isinstance(error, ImportError) else ImportError(str(error))
+        return Finding(FAIL, "models", "transformers cannot import them", import_advice(why))
+    return Finding(OK, "models", "transformers imports them")
+
+
 def _memory() -> Finding:
     import psutil
 
@@ -171,7 +185,7 @@ def _safely(check) -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks and return their findings. What is missing is reported, never raised."""
-    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _real_model, _hub, _downloads, _kernel)
+    checks = (_python, _packages, _models, _memory, _disk, _gpu, _assets, _real_model, _hub, _downloads, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 

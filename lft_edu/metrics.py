@@ -14,6 +14,7 @@ from .latents import layer_output
 from .objectives import token_kl
 from .splicing import check_pair
 from .support.machine import evaluation_batch, float64
+from .support.modes import in_eval_mode
 from .support.progress import progress_bar
 from .support.statistics import bootstrap_means, interval
 from .text import as_sequences, encode, token_to_str
@@ -83,6 +84,7 @@ class OutputRecorder:
         self.hook.remove()
 
 
+@in_eval_mode
 @torch.no_grad()
 def evaluate(
     student: SplicedForCausalLM,
@@ -94,15 +96,16 @@ def evaluate(
     """Compare a spliced model with its teacher on every token of a corpus.
 
     Args:
-        corpus: a dataset with a column ``input_ids``, or token ids ``(N, T)``.
+        corpus: a dataset with a column ``input_ids``, or token ids ``(N, T)``; unpadded, no longer than the context.
         batch_size: sequences at once; chosen by :func:`evaluation_batch` if None.
         progress: show a progress bar.
 
     Raises:
-        ValueError: an empty corpus, a student of another teacher, or logits that are not finite.
+        ValueError: a corpus that the teacher cannot read (:func:`~lft_edu.text.as_sequences`), a student of another
+            teacher, or logits that are not finite.
     """
     check_pair(student, teacher)
-    sequences = as_sequences(corpus)
+    sequences = as_sequences(corpus, teacher)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])
     last = student.config.span[1] - 1
     sequence_kl, losses = [], []
@@ -194,6 +197,7 @@ class Failure:
     followed: str
 
 
+@in_eval_mode
 @torch.no_grad()
 def worst_tokens(
     student: SplicedForCausalLM,

@@ -69,7 +69,7 @@ class Trajectory:
             ValueError: no state was captured at this depth.
         """
         found = int((self.times - depth).abs().argmin())
-        if abs(self.times[found].item() - depth) > 1e-6:
+        if not abs(self.times[found].item() - depth) <= 1e-6:  # NaN is at no depth, either
             after = int(torch.searchsorted(self.times, float(depth)))
             near = " and ".join(f"{t:.4g}" for t in self.times[max(0, after - 1) : after + 1].tolist())
             raise ValueError(

@@ -23,6 +23,8 @@ ANSWER = "**And the prediction?** "
 PREDICTION = re.compile(r"\s*\*My\s+prediction: …\*")
 HINT = re.compile(r"<details><summary>Hint.*?</details>", re.S)
 CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
+# A cell that does not raise is given its points: so it raises by itself, whatever a submission did to what check asks.
+GRADED = r'report = check("\1", \2)\ndisplay(report)\nassert report, "not yet: see above"'
 ROOT = NOTEBOOKS / "exercises"
 LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
 
@@ -130,12 +132,12 @@ def write(check: bool = False) -> list[Path]:
             for cell in made.cells:  # links in the sources are relative to their folder
                 cell.source = cell.source.replace(*LINKS[kind])
             text = nbformat.writes(made) + "\n"
-            if path.exists() and path.read_text() == text:
+            if path.exists() and path.read_text(encoding="utf-8") == text:
                 continue
             changed.append(path)
             if not check:
                 path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8")
     return changed
 
 
@@ -158,12 +160,15 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         book = read(source)
         book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
+        for cell in book.cells:
+            cell.source = CHECK.sub(GRADED, cell.source) if cell.cell_type == "code" else cell.source
         nbformat.write(book, path)
         written.append(path)
     (folder / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.course_id = {name!r}\n"
         "c.ClearSolutions.code_stub = {'python': 'raise NotImplementedError'}\n"
-        "c.ExecutePreprocessor.timeout = 300\n"
+        "c.ExecutePreprocessor.timeout = 300\n",
+        encoding="utf-8",
     )
     return written
 

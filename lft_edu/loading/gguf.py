@@ -282,4 +282,4 @@ def _dequantize(file: Path, folder: Path) -> None:
 
 def provenance(name: str) -> dict:
     """Return what is recorded of a model in the cache: its source, license and checksums."""
-    return json.loads((models_folder() / name / "PROVENANCE.json").read_text())
+    return json.loads((models_folder() / name / "PROVENANCE.json").read_text(encoding="utf-8"))

@@ -103,7 +103,7 @@ def require_complete(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.exists():
-        weights = set(json.loads(index.read_text()).get("weight_map", {}).values())
+        weights = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
     found = {path.name for path in folder.iterdir()}
     missing = sorted(({"config.json"} | weights) - found) + ([] if found & VOCABULARIES else ["tokenizer.json"])
     if missing:
