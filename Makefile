@@ -2,6 +2,7 @@
 # make test   lint, unit and property tests, then every notebook
 # make explore   the trajectory explorer as an application of its own (installs voila on first use)
 # make explore TEACHER=smollm2-135m   the same with a real language model, once lft-edu fetch smollm2-135m has got it
+# make site   the course as a website, site/index.html, which needs no network
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab explore test lint unit notebooks exercises install model clean
+.PHONY: help lab explore site test lint unit notebooks exercises install model clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -58,6 +59,9 @@ unit: $(READY)
 notebooks: $(READY)
 	$(FAST) $(QUIET) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	  -n $(WORKERS) --dist loadfile notebooks
+
+site: $(READY)
+	$(BIN)/lft-edu export --all site $(if $(REPOSITORY),--repository $(REPOSITORY))
 
 exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
@@ -157,7 +158,9 @@ def main() -> None:
     teacher, tokenizer = lft.load_teacher("bundled", device="cpu")
     students = {name: lft.load_student(name, teacher) for name in STUDENTS}
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=long_text(tokenizer, 256))
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play, browsing.serve(Path(folder)) as address:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play, ExitStack() as stack:
+        browsing.write_books(Path(folder))
+        address = stack.enter_context(browsing.serve(Path(folder)))
         browser = play.chromium.launch(executable_path=browsing.CHROMIUM, args=browsing.FLAGS)
         rows |= scrub(browser, explorer, Path(folder)) | wait_for_texts(browser, address, tokenizer)
         version = browser.version

@@ -56,7 +56,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("plots/plane.py", 'agrees", ~changed', 'agrees", changed', "plots_explorer"),
     ("plots/plane.py", "a + along[:, None] * (b - a)", "b + along[:, None] * (b - a)", "plots_explorer"),
     ("plots/base.py", "escape(line) for line in", "line for line in", "plots_explorer assets"),
-    ("explorer/plane.py", "{html.escape(str(error))}", "{error}", "plots_explorer"),
+    ("explorer/frame.py", "{html.escape(str(error))}", "{error}", "plots_explorer"),
     ("exercises/checking.py", "html.escape(repr(self))", "repr(self)", "exercises"),
     ("exercises/checking.py", "except NotImplementedError:", "except ZeroDivisionError:", "exercises"),
     ("exercises/renumbered.py", "number in exercises and name != asked", "number in exercises", "exercises"),

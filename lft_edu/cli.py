@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .listing import KINDS
-from .support.arguments import count, positive, span
+from .support.arguments import count, positive, span, whole
+from .support.errors import reason
+from .support.files import file_to_write, make_folder
 
 if TYPE_CHECKING:
     from .runs.settings import RunSettings
@@ -27,6 +29,7 @@ def doctor(args) -> int:
 def lab(args) -> int:
     """Replace this process by JupyterLab on the first lesson of the learner's copy."""
     from . import course
+    from .support import stored
 
     if args.in_place:
         root, first = course.clone(args.folder), f"notebooks/{course.START}"
@@ -41,7 +44,7 @@ def lab(args) -> int:
     root = root.resolve()
     # the first lesson is part of the URL that is printed, too
     places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}"]
-    command = [sys.executable, "-m", "jupyterlab", *places, *flags]
+    command = [sys.executable, "-m", "jupyterlab", *places, stored.ENABLE, *flags]
     os.chdir(root)
     return os.execv(sys.executable, command)
 
@@ -73,13 +76,13 @@ def fetch(args) -> int:
 
 def explore(args) -> int:
     """Replace this process by a server of the trajectory explorer."""
-    from .explorer.app import real_teachers, write_app
+    from .explorer.app import FLAGS, real_teachers, write_app
 
     page = write_app(args.teacher, [_run_or_name(name) for name in args.student or ()], args.text)
     if not args.teacher and not args.student:
         for name in real_teachers():
             print(f"A real language model is on this computer: lft-edu explore --teacher {name}", file=sys.stderr)
-    command = [sys.executable, "-m", "voila", str(page), *_server_flags(args.flags)]
+    command = [sys.executable, "-m", "voila", str(page), *FLAGS, *_server_flags(args.flags)]
     return os.execv(sys.executable, command)
 
 
@@ -96,7 +99,7 @@ def train(args) -> int:
     from .runs.plans import plan
     from .runs.run import train as run_to_its_end
     from .training.checkpoints import Checkpoints
-    from .training.processes import is_main_process
+    from .training.processes import is_main_process, leave_process_group
 
     settings = _settings(args)
     if args.dry_run:
@@ -113,6 +116,7 @@ def train(args) -> int:
         print(f"{run.history.tokens:,} tokens in {spent:.0f} s; student in {student}\n{run.evaluation}")
         if planned and run.actual:
             print(planned.compared(run.actual))
+    leave_process_group()
     return 0
 
 
@@ -133,12 +137,14 @@ def scan(args) -> int:
 
     from .latents import depth_states
 
+    if args.out is not None:
+        file_to_write(args.out)
     teacher, tokenizer = lft.load_teacher(args.teacher)
     corpus = lft.load_corpus(args.corpus, tokenizer, "validation", args.block, max_tokens=2 * args.n * args.block)
     states = depth_states(teacher, corpus, args.n, torch.Generator().manual_seed(args.seed))
     found = lft.scan_spans(states, args.criterion, lengths=args.lengths, path=args.out)
     print(f"{args.n} tokens, each of another text. Small promises little harm; `recoupling` grows with --n.")
-    for name in args.criterion:
+    for name in dict.fromkeys(args.criterion):
         print(f"{name}: the first best span of each length (95 % interval)")
         for length in args.lengths or range(1, len(states)):
             m, n = found.best(length, name)
@@ -155,13 +161,17 @@ def evaluate(args) -> int:
     from .runs import cards
     from .runs.settings import DTYPES
 
+    if args.out is not None:
+        make_folder(args.out)
+    if args.push_to is not None:
+        cards.require_login(args.push_to)
     owner = lft.teachers.teacher_of(args.student)
     name = args.teacher or owner or "bundled"
     teacher, tokenizer = lft.load_teacher(name, dtype=DTYPES[args.dtype], revision=args.revision)
     student = lft.load_student(_run_or_name(args.student), teacher if owner else None, dtype=teacher.dtype)
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
-    found = lft.evaluate(student, teacher, corpus, progress=True)
     skips = skipping.best_skips(teacher, corpus, args.skips) if args.skips else None
+    found = lft.evaluate(student, teacher, corpus, progress=True)
     card = cards.Card.of(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
     print(json.dumps({"student": args.student} | card, indent=1) if args.json else card.markdown(), flush=True)
     if args.out:
@@ -175,8 +185,11 @@ def _training_of(student: str) -> dict | None:
     """How a run says that it was trained."""
     card = Path(student).expanduser() / "card.json"
     try:
-        return json.loads(card.read_text()).get("training") if card.exists() else None
-    except (ValueError, AttributeError) as error:
+        training = json.loads(card.read_text(encoding="utf-8")).get("training") if card.exists() else None
+        if training is not None:
+            "{tokens:,} {seconds:,} {corpus} {objective}".format(**training)  # what the card's table shows
+        return training
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{card} is damaged ({error}). Delete it to evaluate without what it says.") from error
 
 
@@ -213,9 +226,10 @@ def generate(args) -> int:
 
 
 def export(args) -> int:
-    from .export import export_html
+    from . import export, site
 
-    print(f"written: {export_html(args.notebook, args.out)}")
+    written = site.build(args.all, args.repository) if args.all else export.export_html(args.notebook, args.out)
+    print(f"written: {written}")
     return 0
 
 
@@ -304,7 +318,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub.add_argument("--n", type=positive, default=256, help="tokens to pair (R grows with it)")
     sub.add_argument("--criterion", nargs="+", default=["recoupling"], help="recoupling, ridge, cka, angular …")
     sub.add_argument("--out", help="a JSON file for the tables; an interrupted scan resumes from it")
-    sub.add_argument("--lengths", type=int, nargs="+", help="only spans of these lengths")
+    sub.add_argument("--lengths", type=positive, nargs="+", help="only spans of these lengths")
 
     sub = command(evaluate, "KL, NMSE and perplexity of a student on held-out text")
     text_options(sub, "20k", teacher=None)  # a shipped student's own
@@ -313,7 +327,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     sub.add_argument("--split", default="test", help="train, validation or test")
     sub.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    sub.add_argument("--skips", type=int, default=0, help="also measure skipping the best 1 … SKIPS layers")
+    sub.add_argument("--skips", type=whole, default=0, help="also measure skipping the best 1 … SKIPS layers")
     sub.add_argument("--out", help="a folder for the results card, card.json and card.md")
     sub.add_argument("--json", action="store_true", help="print the card as JSON, not as a table")
     sub.add_argument("--push-to", metavar="OWNER/NAME", help="upload student, tokenizer and model card to the hub")
@@ -330,9 +344,12 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     sub.add_argument("--seed", type=int, default=0)
 
-    sub = command(export, "a notebook as one HTML page that works without a network, figures alive")
-    sub.add_argument("notebook", help="such as notebooks/03_flow_walking.ipynb")
+    sub = command(export, "a notebook as one HTML page, or the course as a website; works offline, figures alive")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("notebook", nargs="?", help="such as notebooks/03_flow_walking.ipynb")
+    what.add_argument("--all", metavar="FOLDER", help="write the whole course as a website into FOLDER")
     sub.add_argument("--out", help="the file to write (default: beside the notebook)")
+    sub.add_argument("--repository", metavar="URL", help="with --all: its GitHub address, for Colab and Binder buttons")
 
     sub = command(classroom, "the exercises as an nbgrader course that marks itself")
     sub.add_argument("folder", help="a new folder for the course")
@@ -351,6 +368,9 @@ def _quieten() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; user errors are one line on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may lack → and ‖; a result is not to be lost for it
+            stream.reconfigure(errors="replace")
     words = sys.argv[1:] if arguments is None else arguments
     flags = []
     if words and words[0] in ("lab", "explore") and "--" in words:  # argparse would take them for our own
@@ -367,23 +387,16 @@ def main(arguments: list[str] | None = None) -> int:
     if args.work not in (doctor, lab, reset, list_, fetch, explore, export, classroom):
         _quieten()
     try:
-        status = args.work(args)
-        _leave_group()
-        return status
+        return args.work(args)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"lft-edu {args.command}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"lft-edu {args.command}: {reason(error, 800)} Run `lft-edu doctor`.", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume). {stop}", file=sys.stderr)
         return 130
-
-
-def _leave_group() -> None:
-    """Under a launcher: leave the process group in good order. After an error no goodbye: the others can't answer it,
-    they wait for this process, and the launcher ends them when it is gone."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Moments:
         Raises:
             ValueError: the pairs hold NaN or infinity.
         """
-        x0, x1 = (x.detach().double().cpu() for x in (x0, x1))
+        x0, x1 = (x.detach().cpu().double() for x in (x0, x1))
         if not bool(torch.isfinite(x0).all() and torch.isfinite(x1).all()):
             raise ValueError("The latents hold NaN or infinity: load the teacher in float32 or bfloat16 and try again.")
         w = torch.ones(len(x0), 1, dtype=x0.dtype) if weight is None else weight.to(x0)[:, None]

@@ -68,7 +68,9 @@ def assign(cost: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     cost = cost.clone()
-    tie_break = 1e-12 * float(cost.mean()) + 1e-300  # far below real differences, above rounding errors
+    sample = cost.flatten()[:: max(1, cost.numel() // 4096)]
+    sample = sample[sample > 0]  # the median, since the mean of a few outliers may be above all other costs
+    tie_break = 1e-12 * float(sample.median() if len(sample) else 0) + 1e-300  # below differences, above rounding
     cost.diagonal().sub_(tie_break)
     cost -= cost.amin(1, keepdim=True)  # a constant per row or column does not change the optimum; halves the time
     cost -= cost.amin(0, keepdim=True)
@@ -93,6 +95,8 @@ class Coupling:
         group = torch.arange(len(self.x0), device=self.x0.device) if self.group is None else self.group
         if group.shape != self.x0.shape[:1]:
             raise ValueError(f"group has shape {tuple(group.shape)}: give one number per pair, ({len(self.x0)},).")
+        if group.is_floating_point() or group.is_complex():
+            raise ValueError(f"group is {group.dtype}: labels are whole numbers; convert them with .long().")
         object.__setattr__(self, "group", group.long())
 
     def __len__(self) -> int:

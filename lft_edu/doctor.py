@@ -17,13 +17,15 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 class Finding:
     """One line of the report: a check, its result and how to fix it.
 
-    ``status`` is ok, warn (the course works with limits) or FAIL (it does not work).
+    ``status`` is ok, warn (the course works with limits) or FAIL (it does not work). ``short`` says what is wrong in a
+    few words, for :func:`summary`; by default, ``what`` and ``found``.
     """
 
     status: str
     what: str
     found: str
     remedy: str = ""
+    short: str = ""
 
 
 def _python() -> Finding:
@@ -56,22 +58,34 @@ def _packages() -> list[Finding]:
     return findings
 
 
+def _models() -> Finding:
+    """Import what every lesson imports: a torchvision of another torch breaks it, and no version above tells."""
+    from .support.errors import import_advice
+
+    try:
+        from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM  # noqa: F401
+
+        from .splicing import SplicedForCausalLM  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        why = error if isinstance(error, ImportError) else ImportError(str(error))
+        return Finding(FAIL, "models", "transformers cannot import them", import_advice(why))
+    return Finding(OK, "models", "transformers imports them")
+
+
 def _memory() -> Finding:
     import psutil
 
     free = psutil.virtual_memory().available / 2**30
     good = free > 2
-    return Finding(
-        OK if good else WARN, "memory", f"{free:.1f} GiB free", "" if good else "Close programs: 2 GiB are needed."
-    )
+    remedy = "" if good else "Close programs: 2 GiB are needed."
+    return Finding(OK if good else WARN, "memory", f"{free:.1f} GiB free", remedy, "little memory")
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.home()).free / 2**30
     good = free > 5
-    return Finding(
-        OK if good else WARN, "disk", f"{free:.0f} GiB free", "" if good else "Pythia-410M and its text need 5 GiB."
-    )
+    remedy = "" if good else "Pythia-410M and its text need 5 GiB."
+    return Finding(OK if good else WARN, "disk", f"{free:.0f} GiB free", remedy, "little disk space")
 
 
 def _gpu() -> Finding:
@@ -83,7 +97,7 @@ def _gpu() -> Finding:
     remedy = "Fine for every notebook; 08 then shows how Pythia-410M is compressed, on little text."
     if shutil.which("nvidia-smi"):
         remedy = "nvidia-smi is installed but torch finds no GPU: update the driver, or reinstall torch==2.13.0."
-    return Finding(WARN, "GPU", "none, using the CPU", remedy)
+    return Finding(WARN, "GPU", "none, using the CPU", remedy, "no GPU")
 
 
 def _assets() -> list[Finding]:
@@ -126,11 +140,10 @@ def _hub() -> Finding:
     from .loading.hub import is_reachable
 
     if constants.HF_HUB_OFFLINE:
-        return Finding(
-            WARN, "hub", "disabled by HF_HUB_OFFLINE", "Unset it to load Pythia; nothing else needs the network."
-        )
+        remedy = "Unset it to load Pythia; nothing else needs the network."
+        return Finding(WARN, "hub", "disabled by HF_HUB_OFFLINE", remedy, "no hub")
     if not is_reachable():
-        return Finding(WARN, "hub", "not reachable", "Only Pythia (08) and hub corpora need it.")
+        return Finding(WARN, "hub", "not reachable", "Only Pythia (08) and hub corpora need it.", "no hub")
     return Finding(OK, "hub", "reachable")
 
 
@@ -158,7 +171,7 @@ def _kernel() -> Finding:
         return Finding(FAIL, "Jupyter kernel", "python3 is missing", "python -m ipykernel install --sys-prefix")
     same = Path(argv[0]).parent == Path(sys.executable).parent or not Path(argv[0]).is_absolute()
     remedy = "" if same else "python -m ipykernel install --sys-prefix, then choose this kernel."
-    return Finding(OK if same else WARN, "Jupyter kernel", argv[0], remedy)
+    return Finding(OK if same else WARN, "Jupyter kernel", argv[0], remedy, "another Python's Jupyter kernel")
 
 
 def _safely(check) -> list[Finding]:
@@ -172,12 +185,17 @@ def _safely(check) -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks and return their findings. What is missing is reported, never raised."""
-    checks = (_python, _packages, _memory, _disk, _gpu, _assets, _real_model, _hub, _downloads, _kernel)
+    checks = (_python, _packages, _models, _memory, _disk, _gpu, _assets, _real_model, _hub, _downloads, _kernel)
     return [finding for check in checks for finding in _safely(check)]
 
 
-def report(findings: list[Finding]) -> str:
-    """Format findings as text, one line each and one for each remedy."""
+def report(findings: list[Finding] | None = None) -> str:
+    """Format findings as text, one line each and one for each remedy.
+
+    Args:
+        findings: of :func:`examine`, which runs now if None.
+    """
+    findings = examine() if findings is None else findings
     lines = []
     for f in findings:
         lines.append(f"{f.status:>4}  {f.what:<18} {f.found}")
@@ -186,3 +204,19 @@ def report(findings: list[Finding]) -> str:
     failed = sum(f.status == FAIL for f in findings)
     lines.append(f"\n{failed} problem(s) to fix." if failed else "\nReady.")
     return "\n".join(lines)
+
+
+def summary(findings: list[Finding] | None = None) -> str:
+    """Say in one line whether the course can run, and what else is worth a note, such as a missing GPU.
+
+    Args:
+        findings: of :func:`examine`, which runs now if None.
+    """
+    findings = examine() if findings is None else findings
+    failed, notes = ([f.short or f"{f.what} {f.found}" for f in findings if f.status == s] for s in (FAIL, WARN))
+    if failed:
+        noun = "problem" if len(failed) == 1 else "problems"
+        return f"{len(failed)} {noun} to fix: {', '.join(failed)}. What to do: lft-edu doctor"
+    if not notes:
+        return "Ready."
+    return f"Ready. {len(notes)} {'note' if len(notes) == 1 else 'notes'}: {', '.join(notes)}."

@@ -19,8 +19,9 @@ from torch import Tensor
 from .families import cache_name
 from .splicing import check_pair
 from .support.machine import evaluation_batch
+from .support.modes import in_eval_mode
 from .support.statistics import bootstrap_means, interval
-from .text import as_sequences
+from .text import as_sequences, context_length, readable_ids
 
 if TYPE_CHECKING:
     import datasets
@@ -86,6 +87,7 @@ class Drafted:
         return self.new_tokens / self.passes
 
 
+@in_eval_mode
 @torch.no_grad()
 def draft(
     teacher: PreTrainedModel,
@@ -107,8 +109,9 @@ def draft(
         lookahead: tokens per draft (γ), at least 1.
 
     Raises:
-        ValueError: a student of another teacher, several prompts, an empty one, a number below 1, or a sliding-window
-            cache that this version of transformers cannot crop.
+        ValueError: a student of another teacher, several prompts, an empty one, one that is too long for the teacher
+            with its continuation or not of its vocabulary, a number below 1, or a sliding-window cache that this
+            version of transformers cannot crop.
     """
     check_pair(student, teacher)
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] < 1:
@@ -118,7 +121,9 @@ def draft(
         )
     if max_new_tokens < 1 or lookahead < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}, lookahead={lookahead}: give at least 1 of each.")
-    judge, author, text = Reader(teacher), Reader(student), input_ids.to(teacher.device)
+    if input_ids.shape[1] + max_new_tokens > (longest := context_length(teacher)):
+        raise ValueError(f"Prompt and continuation are longer than the {longest:,} tokens that this teacher reads.")
+    judge, author, text = Reader(teacher), Reader(student), readable_ids(input_ids, teacher).to(teacher.device)
     eos = teacher.generation_config.eos_token_id
     ends = torch.tensor([] if eos is None else eos, device=text.device).flatten()
     prompt, passes, drafted, tested, accepted, ended = text.shape[1], 0, 0, 0, 0, False
@@ -167,6 +172,7 @@ class Acceptance:
         return {k: v for k, v in vars(self).items() if not k.startswith("sequence_")}
 
 
+@in_eval_mode
 @torch.no_grad()
 def acceptance(
     teacher: PreTrainedModel,
@@ -181,10 +187,11 @@ def acceptance(
         batch_size: sequences at once; chosen by :func:`~lft_edu.support.machine.evaluation_batch` if None.
 
     Raises:
-        ValueError: an empty corpus, or a student of another teacher.
+        ValueError: a corpus that the teacher cannot read (:func:`~lft_edu.text.as_sequences`), or a student of another
+            teacher.
     """
     check_pair(student, teacher)
-    sequences = as_sequences(sequences)
+    sequences = as_sequences(sequences, teacher)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])
     rows = []
     for part in sequences.split(batch_size):

@@ -1,50 +1,43 @@
 """Export an executed notebook as one offline HTML file with interactive figures and MathML equations.
 
-nbconvert's own page shows static images and loads require.js, MathJax, mermaid and widgets from a CDN.
+nbconvert's own page shows static images and loads require.js, MathJax, mermaid and widgets from a CDN. All lessons as
+one website: :mod:`lft_edu.site`, which draws figures and equations by the same functions.
 """
 
 import html
 import re
+from importlib import resources
 from pathlib import Path
+from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
 import nbformat
 from jinja2 import DictLoader, pass_context
+from jinja2.utils import htmlsafe_json_dumps
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 
 from .support.files import atomic_write
 
-# The policy blocks all requests, whatever a notebook's cells contain. tojson writes < as \u003c, so that no text of a
-# figure can end its script.
+FIGURE = "application/vnd.plotly.v1+json"
+FIGURES_JS = resources.files("lft_edu.site") / "static" / "figures.js"
+
+# No request and no form leaves the page, whatever a notebook's cells contain.
+POLICY = "default-src data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'none'"
 TEMPLATE = """{% extends "lab/index.html.j2" %}
 {% block html_head_js %}
-<meta http-equiv="Content-Security-Policy" content="default-src data: blob: 'unsafe-inline' 'unsafe-eval'">
+<meta http-equiv="Content-Security-Policy" content="{{ resources.policy }}">
 <script>{{ resources.plotlyjs }}</script>
-<script>
-function drawFigure(box, figure) {
-  Plotly.newPlot(box, figure.data, figure.layout, {...figure.config, responsive: true})
-    .then(() => Plotly.addFrames(box, figure.frames || []));
-  box.tabIndex = 0;  // arrow keys do what the mouse does on the slider
-  box.addEventListener('keydown', event => {
-    const slider = box._fullLayout.sliders?.[0], step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
-    const frame = slider && step && figure.frames[slider.active + step];
-    if (!frame) return;
-    event.preventDefault();
-    Plotly.animate(box, [frame.name], {mode: 'immediate', frame: {duration: 0}, transition: {duration: 0}});
-  });
-}
-</script>
+<script>{{ resources.figuresjs }}</script>
 {% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block data_priority %}
-{% set figure, alt = output.data["application/vnd.plotly.v1+json"], output | get_metadata("alt", "image/jpeg") %}
+{% set figure = output.data["application/vnd.plotly.v1+json"] %}
 {% if figure %}
 <div class="jp-OutputArea-output" data-mime-type="application/vnd.plotly.v1+json">
-<div role="group" aria-label="{{ (alt or figure | figure_title) | e }}"></div>
-<script>drawFigure(document.currentScript.previousElementSibling, {{ figure | tojson }});</script>
+{{ figure | figure_html(output | get_metadata("alt", "image/jpeg")) }}
 </div>
 {% else %}{{ super() }}{% endif %}
 {% endblock %}
@@ -54,6 +47,28 @@ function drawFigure(box, figure) {
 {% endblock %}
 {% block data_latex %}{{ output.data["text/latex"] | markdown2html }}{% endblock %}
 """
+
+
+def figure_html(figure: dict, alt: str | None = None) -> str:
+    """Return a figure as HTML that ``figures.js`` draws, on a page that has Plotly.
+
+    Args:
+        figure: a Plotly figure as JSON: data, layout, frames, config.
+        alt: what it shows, in words; its title if None (``pio.show`` stores no alt text).
+    """
+    # htmlsafe_json_dumps writes < as \u003c, so that no text of a figure can end its script
+    label, height = html.escape(alt or _figure_title(figure)), figure.get("layout", {}).get("height")
+    style = f"min-height: {height if isinstance(height, (int, float)) else 450}px"  # nothing moves when it is drawn
+    data = f'<script type="application/json">{htmlsafe_json_dumps(figure)}</script>'
+    return f'<div class="lft-figure" role="group" aria-label="{label}" style="{style}">{data}</div>'
+
+
+CORRECTIONS = {  # of latex2mathml's output
+    "<mi>&#x0007E;</mi>": "<mo>∼</mo>",  # it takes these relations for letters, with no space around them
+    "<mi>&#x000B1;</mi>": "<mo>±</mo>",
+    "<mo>&#x02016;</mo>": '<mo stretchy="false">‖</mo>',  # a norm's bars grow only after \\left and \\right
+    "<mo>&#x0003D;</mo><mo>&#x02212;</mo>": '<mo>=</mo><mo form="prefix">&#x02212;</mo>',  # a sign, not a difference
+}
 
 
 def mathml(tex: str, display: str) -> str:
@@ -74,13 +89,23 @@ def mathml(tex: str, display: str) -> str:
         ElementTree.fromstring(equation)  # it passes a stray & or < through as broken markup
     except Exception:  # its errors have no common base class
         return f"<code>{html.escape(tex)}</code>"
-    for wrong, right in (("<mi>&#x0007E;</mi>", "<mo>∼</mo>"), ("<mi>&#x000B1;</mi>", "<mo>±</mo>")):
-        equation = equation.replace(wrong, right)  # it treats these relations as letters, with no space around them
+    for wrong, right in CORRECTIONS.items():
+        equation = equation.replace(wrong, right)
     return equation
 
 
 class _Renderer(IPythonRenderer):
-    """nbconvert's renderer with equations as MathML and images in HTML embedded."""
+    """nbconvert's renderer with equations as MathML, images in HTML embedded, and links to pages beside this one."""
+
+    beside = Path()  # the folder of the page
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link to another lesson leads to its page; without that page, it is text."""
+        path, mark, anchor = url.partition("#")
+        if not path or re.match(r"[\w+.-]+:|//", path):
+            return super().link(text, url, title)
+        path = re.sub(r"\.ipynb$", ".html", unquote(path))
+        return super().link(text, quote(path) + mark + anchor, title) if (self.beside / path).is_file() else text
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
@@ -104,6 +129,7 @@ class _Exporter(HTMLExporter):
     def markdown2html(self, context, source: str) -> str:
         attachments, path = context.get("cell", {}).get("attachments", {}), context["resources"]["metadata"]["path"]
         renderer = _Renderer(escape=False, embed_images=True, attachments=attachments, path=path)
+        renderer.beside = context["resources"]["beside"]
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
@@ -114,21 +140,30 @@ def _figure_title(figure) -> str:
     return html.unescape(re.sub("<[^>]*>", " ", text)) or "A figure without a description"
 
 
-def _read(notebook: Path):
+def read(notebook: Path):
+    """Read a notebook for a page: without widgets, which need a kernel, and with its heading as its title."""
     if not notebook.is_file():
         raise ValueError(f"{notebook} is not a file: give the path of a notebook (.ipynb).")
     try:
         book = nbformat.read(notebook, as_version=4)
     except (ValueError, AttributeError, nbformat.ValidationError):
         raise ValueError(f"{notebook} is not a notebook: give an .ipynb file that Jupyter can open.") from None
-    book.metadata.pop("widgets", None)  # widgets need a kernel: show their text instead
+    book.metadata.pop("widgets", None)  # their text is shown instead
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    if heading := re.search(r"^# +(.+?)[ #]*$", text, re.MULTILINE):
+        book.metadata["title"] = re.sub(r"[*_`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
     return book
 
 
 def export_html(notebook: str | Path, out: str | Path | None = None) -> Path:
     """Write a notebook with its stored outputs as one HTML file that opens offline.
 
-    Images in Markdown cells are embedded if they are in the notebook's folder or below; others are not shown.
+    Images in Markdown cells are embedded if they are in the notebook's folder or below; others are not shown. A link to
+    another notebook leads to its page if there is one (``exercises/01_couplings.html`` beside ``out``), and is text
+    otherwise.
+
+    The page's content security policy blocks every request and every form. It cannot block navigation: a script in an
+    output may still open another address, and with it give away what is on the page. Export notebooks that you trust.
 
     Args:
         notebook: an .ipynb file.
@@ -146,13 +181,21 @@ def export_html(notebook: str | Path, out: str | Path | None = None) -> Path:
         raise ValueError(f"{out}: give the file to write, ending in .html.")
     if not out.parent.is_dir():
         raise ValueError(f"{out.parent} is not a folder: create it, or give another path.")
-    book = _read(notebook)
+    book = read(notebook)
     exporter = _Exporter(
         extra_loaders=[DictLoader({"offline.html.j2": TEMPLATE})], template_file="offline.html.j2",
-        filters={"figure_title": _figure_title},
+        filters={"figure_html": figure_html},
     )  # fmt: skip
-    place = {"name": notebook.stem, "path": str(notebook.parent)}
-    page, _ = exporter.from_notebook_node(book, {"metadata": place, "plotlyjs": get_plotlyjs()})
+    page, _ = exporter.from_notebook_node(
+        book,
+        {
+            "metadata": {"name": notebook.stem, "path": str(notebook.parent)},
+            "beside": out.parent,
+            "policy": POLICY,
+            "plotlyjs": get_plotlyjs(),
+            "figuresjs": FIGURES_JS.read_text(encoding="utf-8"),
+        },
+    )
     with atomic_write(out) as partial:
         partial.write_text(page, encoding="utf-8")
     return out

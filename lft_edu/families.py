@@ -79,18 +79,19 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return model.get_submodule(family_of(model.config).layers)  # type: ignore[return-value]  # typed Module
 
 
-PER_LAYER = ("layer_types", "no_rope_layers")  # config fields with one entry per layer, in some families
+# config fields with one entry per layer, in some families, and the entry of a layer that none is known of
+PER_LAYER = {"layer_types": "full_attention", "no_rope_layers": 1}
 
 
 def keep_layers(config: PretrainedConfig, picks: list[int]) -> PretrainedConfig:
     """Change a config, in place, to that of a model with only these layers, in this order; return it.
 
-    Per-layer entries are unchanged if ``picks`` is empty, so that a layer can still be picked later.
+    A layer picked from a config of none has the entries of ``PER_LAYER``: an operator without attention stands there.
     """
-    for name in PER_LAYER:
+    for name, default in PER_LAYER.items():
         entries = getattr(config, name, None)
-        if entries and picks:
-            setattr(config, name, [entries[min(i, len(entries) - 1)] for i in picks])
+        if entries is not None:
+            setattr(config, name, [entries[min(i, len(entries) - 1)] if entries else default for i in picks])
     config.num_hidden_layers = len(picks)
     return config
 

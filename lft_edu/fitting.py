@@ -1,7 +1,5 @@
 """Fit an operator to its teacher: which loss, on which tokens, with which optimizer."""
 
-import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,19 +10,21 @@ from torch import Tensor, nn
 
 from .closed_forms import Moments
 from .families import family_of, layers_of
-from .latents import Latents, StateStore, layer_output, span_latents
+from .latents import Latents, layer_output, span_latents
 from .objectives import OBJECTIVES, HeadKL, Objective, make_objective
 from .operators import Flow, Operator
 from .sinks import find_sink
+from .sources import LatentSource
 from .splicing import SplicedForCausalLM, check_pair
-from .support.machine import require_memory
+from .support.machine import float64, require_memory
+from .support.modes import in_eval_mode
+from .support.progress import progress_bar
 from .training.callbacks import Callback, Evaluation, History
 from .training.loop import optimize
 from .training.optimizers import adamw, muon_and_adamw
 from .training.processes import make_accelerator
 from .training.sampling import ShuffledRows
 from .training.settings import Training
-from .training.streams import TokenStream
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -35,6 +35,7 @@ SOLVED_BY = ("max_steps", "batch_size", "first_weight", "sink", "token_weight", 
 FORMER_WALK = {"k": "num_steps", "step": "solver"}  # former names of an objective's settings
 
 
+@in_eval_mode
 def fit(
     student: SplicedForCausalLM,
     teacher: "PreTrainedModel",
@@ -63,7 +64,8 @@ def fit(
             states alone), or an :class:`~lft_edu.objectives.Objective`. None: Flow Walking for a flow, regression for
             a regression.
         training: optimizer, steps, precision and so on; see :class:`~lft_edu.training.settings.Training`.
-        checkpoint, resume: a file or folder to save to, and whether to continue from what is there, bit for bit.
+        checkpoint, resume: a file or folder to save to, and whether to continue from what is there, bit for bit (but
+            for a stream that shuffles in a buffer of its own, which warns).
         callbacks: :class:`~lft_edu.training.callbacks.Callback` objects, such as ``Evaluation``.
         shorthand: fields of ``training`` and of the objective by name: ``fit(..., max_steps=200, num_steps=2)``.
 
@@ -72,8 +74,10 @@ def fit(
 
     Raises:
         ValueError: an objective that is unknown or does not fit the operator, a setting out of its limits, an option
-            that this operator would ignore, an empty corpus.
+            that this operator would ignore, a corpus that the teacher cannot read, latents of another teacher, or a
+            batch that does not fit into memory.
         FileExistsError: ``checkpoint`` exists and ``resume`` is not set.
+        OSError: ``checkpoint`` cannot be written to.
         FloatingPointError: the loss became NaN or infinite.
     """
     check_pair(student, teacher)
@@ -92,6 +96,9 @@ def fit(
     goal = goal.resolve(operator)
     _check(operator, goal, training)
     source = _source(corpus, teacher, span, training, progress, not goal.latent, goal.needs_path)
+    if source.device.type == "cpu":  # 4 bytes for each number of x0, x1, a walk's end and its gradient, at the least
+        need = 16 * training.batch_size * source.block_size * teacher.config.hidden_size
+        require_memory(need, f"A batch of {training.batch_size:,} sequences", "Lower batch_size.")
     relative = _prepare(student, source, training)
     order = (lambda numbers: numbers) if source.streamed else ShuffledRows(len(source), training.seed)
     loss: nn.Module = LogitLoss(student, teacher)
@@ -220,10 +227,12 @@ def _source(
     progress: bool,
     to_the_end: bool = False,
     between: bool = False,
-) -> "LatentSource":
+) -> LatentSource:
     source = corpus
     if not isinstance(corpus, LatentSource):
         source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress, between)
+    if source.teacher is not teacher:
+        raise ValueError("These latents are of another teacher: make the LatentSource from the model passed to fit.")
     if between and not source.between:
         raise ValueError(
             "This objective needs the teacher's states between the layers: LatentSource(..., between=True)."
@@ -236,7 +245,7 @@ def _source(
     return source
 
 
-def _prepare(student: SplicedForCausalLM, source: "LatentSource", training: Training) -> bool:
+def _prepare(student: SplicedForCausalLM, source: LatentSource, training: Training) -> bool:
     """Give the operator the sink that its span writes, if it does; return whether errors are to be relative."""
     if training.sink != "auto" and training.token_weight != "auto":  # nothing is left to find out
         return training.token_weight == "relative"
@@ -256,7 +265,7 @@ def _optimizers(operator: Operator, name: str, lr: float) -> list[torch.optim.Op
     return [adamw(operator.parameters(), lr, betas=(0.9, 0.98))]
 
 
-def _weight(source: "LatentSource", training: Training) -> Tensor | None:
+def _weight(source: LatentSource, training: Training) -> Tensor | None:
     """Weight of positions and dimensions in the loss, ``(T, 1)``, ``(D,)`` or ``(T, D)``; the same on every process."""
     position = scale = None
     if training.first_weight != 1:
@@ -271,130 +280,17 @@ def _weight(source: "LatentSource", training: Training) -> Tensor | None:
     return (found[0] if len(found) == 1 else found[0] * found[1]).to(source.device)
 
 
-def _solve(operator: Operator, source: "LatentSource", training: Training, relative: bool, progress: bool) -> History:
+def _solve(operator: Operator, source: LatentSource, training: Training, relative: bool, progress: bool) -> History:
     """Solve a closed-form operator from up to ``max_steps`` batches."""
-    from tqdm.auto import tqdm
-
     start = 0 if training.first_weight else 1  # position
     moments, tokens, batch_size = None, 0, training.batch_size
     parts = range(0, min(len(source), training.max_steps * batch_size), batch_size)
-    for start_row in tqdm(parts, desc=operator.kind, unit="batch", disable=not progress, mininterval=1.0):
+    for start_row in progress_bar(parts, desc=operator.kind, unit="batch", disable=not progress):
         rows = torch.arange(start_row, min(len(source), start_row + batch_size))
         found = source(rows)
         moments = moments or Moments.zeros(found.x0.shape[-1])
         x0, x1 = (x[:, start:].flatten(0, 1) for x in (found.x0, found.x1))
-        moments.add(x0, x1, 1 / x1.double().square().mean(-1) if relative else None)
+        moments.add(x0, x1, 1 / float64(x1).square().mean(-1) if relative else None)
         tokens += found.x0.shape[:2].numel()
     operator.solve(moments)  # type: ignore[arg-type]  # a source is never empty
     return History(tokens=tokens)
-
-
-class LatentSource:
-    """Token sequences → :class:`Latents`, computed each time or, for a small corpus, kept in memory.
-
-    Args:
-        batch_size: blocks a call, and blocks a pass of the teacher while the cache is filled.
-        cache: compute the latents of every block once and keep them; or a :class:`~lft_edu.latents.StateStore` of
-            the same blocks, which has them on disk.
-        between: the states between the span's layers are needed, too.
-
-    Attributes:
-        tail_from: n, if the latents of the span (m, n) are to go to the end (:func:`~lft_edu.latents.span_latents`).
-    """
-
-    def __init__(
-        self,
-        teacher,
-        span: tuple[int, int],
-        blocks,
-        batch_size: int,
-        cache: bool | StateStore = False,
-        progress: bool = True,
-        between: bool = False,
-    ):
-        self.streamed = not hasattr(blocks, "__len__")
-        if self.streamed:
-            blocks = TokenStream(blocks)
-            if cache:
-                raise ValueError("A streamed corpus can't be kept in memory: use cache_latents=False.")
-        if len(blocks) == 0:
-            raise ValueError("The corpus is empty: give at least one block of tokens.")
-        if hasattr(blocks, "with_format"):  # of datasets: tensors at once, not numbers one by one
-            blocks = blocks.with_format("torch", columns=["input_ids"])
-        self.teacher, self.span, self.blocks = teacher, (span[0], span[1]), blocks
-        self.device, self.between = teacher.device, between
-        self.stored: list[Tensor] | None = None  # x0, the states between, x1; each (N, T, D)
-        self.context: dict = {}
-        self.tail: list[dict] = []
-        self.tail_from: int | None = None
-        if isinstance(cache, StateStore):
-            self.stored = [cache.states(d) for d in (range(span[0], span[1] + 1) if between else span)]
-        elif cache:
-            self._fill(batch_size, progress)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def block_size(self) -> int:
-        """Tokens in a block."""
-        return self.ids(torch.zeros(1, dtype=torch.long)).shape[1]
-
-    def ids(self, rows: Tensor) -> Tensor:
-        """Token ids ``(B, T)`` of these rows of the corpus."""
-        ids = self.blocks[rows] if isinstance(self.blocks, Tensor) else self.blocks[rows.tolist()]["input_ids"]
-        if self.device.type == "cuda" and ids.device.type == "cpu":
-            return ids.pin_memory().to(self.device, non_blocking=True).long()  # the GPU need not be waited for
-        return ids.long().to(self.device)
-
-    def fingerprint(self) -> str:
-        """Tells one teacher, span and corpus from another: a hash of two layers and of the first and last block."""
-        layers, (m, n) = layers_of(self.teacher), self.span
-        ends = torch.tensor([0] if self.streamed else [0, len(self) - 1])
-        tensors = [*layers[m].parameters(), *layers[n - 1].parameters(), self.ids(ends)]
-        found = hashlib.sha256(f"{m} {n} {len(self)}".encode())
-        for tensor in tensors:
-            found.update(tensor.detach().cpu().float().numpy().tobytes())
-        return found.hexdigest()[:16]
-
-    def __call__(self, rows: Tensor) -> Latents:
-        if self.stored is None:
-            return self._computed(self.ids(rows))
-        if not self.context:  # the same for every batch of unpadded blocks: one row of a mask serves any batch
-            first = self._computed(self.ids(torch.arange(2) % len(self)))
-            self.context, *self.tail = (
-                {k: v[:1] if isinstance(v, Tensor) else v for k, v in context.items()}
-                for context in (first.context, *first.tail)
-            )
-        x0, *path, x1 = (x[rows].to(self.device) for x in self.stored)
-        return Latents(x0, x1, self.context, self.tail, path)
-
-    def to_the_end(self, n: int) -> "LatentSource":
-        """The same text, for an objective that compares logits, and a span that ends at layer n.
-
-        What is stored of the states at layer n is of no use to it; what is stored of those at the model's end is kept.
-        """
-        other, (m, end), last = copy.copy(self), self.span, len(layers_of(self.teacher))
-        other.tail_from, other.context, other.tail = n, {}, []
-        if end != last and end == n:
-            other.span, other.stored = (m, last), None
-        return other
-
-    def _computed(self, ids: Tensor) -> Latents:
-        if self.tail_from is None:
-            return span_latents(self.teacher, self.span, ids, between=self.between)
-        return span_latents(self.teacher, (self.span[0], self.tail_from), ids, to_the_end=True)
-
-    def _fill(self, batch_size: int, progress: bool) -> None:
-        from tqdm.auto import tqdm
-
-        rows = torch.arange(len(self.blocks))
-        first = self._computed(self.ids(rows[:1]))
-        need = (2 + len(first.between)) * first.x0[0].nbytes * len(rows)
-        require_memory(need, f"The latents of {len(rows):,} blocks", "Use cache_latents=False, or fewer tokens.")
-        stored = [first.x0.new_empty(len(rows), *x.shape[1:]) for x in (first.x0, *first.between, first.x1)]
-        for part in tqdm(rows.split(batch_size), desc="latents", unit="batch", disable=not progress, mininterval=1.0):
-            found = self._computed(self.ids(part))
-            for kept, x in zip(stored, (found.x0, *found.between, found.x1), strict=True):
-                kept[part] = x.cpu()
-        self.stored = stored

@@ -36,6 +36,19 @@ def pad_t_like_x(t: Tensor, x: Tensor) -> Tensor:
 expand_time = pad_t_like_x  # its name before 1.0
 
 
+def shaped_like_x(velocity: Velocity) -> Velocity:
+    """Return the velocity, but with a ValueError where it is not shaped like ``x``: broadcast, it would move other
+    points."""
+
+    def checked(x: Tensor, t: Tensor) -> Tensor:
+        u = velocity(x, t)
+        if u.shape != x.shape:
+            raise ValueError(f"The velocity has shape {tuple(u.shape)} at points of shape {tuple(x.shape)}.")
+        return u
+
+    return checked
+
+
 def euler_step(velocity: Velocity, x: Tensor, t, s) -> Tensor:
     """Step from time ``t`` to ``s`` by the velocity at ``t`` (paper, eq. 4).
 
@@ -84,11 +97,11 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
         The last state, shaped like ``x0``; with ``return_path`` all states, ``(K+1, B, ..., D)``.
 
     Raises:
-        ValueError: fewer than two times, or times that decrease, leave [0, 1] or do not fit ``x0``. (Equal
-            neighbors are a step of length zero, which random times may draw: allowed. The values of times on a
-            GPU are not checked.)
+        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``, or a velocity that is
+            not shaped like ``x``. (Equal neighbors are a step of length zero, which random times may draw: allowed. The
+            values of times on a GPU are not checked.)
     """
-    times = check_times(times, x0)
+    times, velocity = check_times(times, x0), shaped_like_x(velocity)
     path = [x0]
     for t, s in itertools.pairwise(times):
         path.append(step(velocity, path[-1], t, s))
@@ -109,14 +122,22 @@ def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
         if not bool(((table >= 0) & (table <= 1)).all()):
             raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
         if bool((table.diff(dim=-1) < 0).any()):
-            raise ValueError("times must not decrease: sort them from 0 to 1.")
+            raise ValueError(
+                "times must not decrease: sort them from 0 to 1. To walk back from x1, walk the velocity that leads "
+                "back, lambda x, t: -velocity(x, 1 - t), from 0 to 1."
+            )
     return table.unbind(-1) if isinstance(times, Tensor) or table.ndim == 2 else tuple(times)
 
 
+MOST_STEPS = 10_000  # each step has an entry in the KV cache: a damaged config is not to ask for a billion of them
+
+
 def check_steps(k: int) -> int:
-    """Return ``k`` if it is a whole number of at least 1; ValueError otherwise."""
+    """Return ``k`` if it is a whole number from 1 to ``MOST_STEPS``; ValueError otherwise."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k={k!r}: a walk takes a whole number of steps, at least 1.")
+    if k > MOST_STEPS:
+        raise ValueError(f"k={k:,}: a walk takes at most {MOST_STEPS:,} steps.")
     return k
 
 

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from .families import Family, by_name, family_of, layers_of
 from .support.files import write_json
+from .support.modes import in_eval_mode
+from .support.progress import progress_bar
+from .text import as_sequences, readable_ids
 
 if TYPE_CHECKING:
     import datasets
@@ -62,6 +65,7 @@ def layer_output(output) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+@in_eval_mode
 @torch.no_grad()
 def span_latents(
     teacher: PreTrainedModel,
@@ -117,6 +121,7 @@ def _run_until_stopped(teacher: PreTrainedModel, hooks: list, **inputs) -> None:
             hook.remove()
 
 
+@in_eval_mode
 @torch.no_grad()
 def hidden_states_at_all_layers(teacher: PreTrainedModel, input_ids: Tensor) -> tuple[list[Tensor], Tensor, list[dict]]:
     """Run the teacher and return the hidden states before and after every layer.
@@ -173,9 +178,12 @@ def depth_states(
         token: use occurrences of this token id only.
 
     Raises:
-        ValueError: fewer than ``n`` sequences (with the token).
+        ValueError: ``n`` below 1, fewer than ``n`` sequences (with the token), or a corpus that the teacher cannot read
+            (:func:`~lft_edu.text.as_sequences`).
     """
-    sequences = corpus if isinstance(corpus, Tensor) else torch.tensor(corpus[: len(corpus)]["input_ids"])
+    if n < 1:
+        raise ValueError(f"n={n}: give a number of tokens, at least 1.")
+    sequences = as_sequences(corpus, teacher)
     allowed = torch.ones_like(sequences, dtype=torch.bool) if token is None else sequences == token
     allowed[:, 0] = False
     rows = allowed.any(1).nonzero()[:, 0]
@@ -188,7 +196,7 @@ def depth_states(
     places = torch.multinomial(allowed[rows].float(), 1, generator=generator)[:, 0]
     parts = []
     for part, place in zip(rows.split(16), places.split(16), strict=True):
-        states, _, _ = hidden_states_at_all_layers(teacher, sequences[part].long().to(teacher.device))
+        states, _, _ = hidden_states_at_all_layers(teacher, sequences[part].to(teacher.device))
         parts.append(torch.stack([x[torch.arange(len(part)), place.to(x.device)] for x in states]))
     return torch.cat(parts, 1)
 
@@ -205,13 +213,13 @@ class StateStore:
         depths: of the states to keep, 0 to L.
 
     Raises:
-        ValueError: the folder holds the states of another teacher or corpus.
+        ValueError: the folder holds the states of another teacher or corpus, or the teacher cannot read the corpus.
     """
 
     CHUNK = 16  # sequences in one pass of the teacher
 
     def __init__(self, folder: str | Path, teacher: PreTrainedModel, sequences: Tensor, depths: list[int]):
-        self.folder, self.teacher, self.sequences = Path(folder), teacher, sequences
+        self.folder, self.teacher, self.sequences = Path(folder), teacher, readable_ids(sequences, teacher)
         self.depths = sorted(depths)
         self.folder.mkdir(parents=True, exist_ok=True)
         whose = hashlib.sha256(sequences.contiguous().numpy().tobytes())
@@ -221,7 +229,7 @@ class StateStore:
         note = self.folder / "store.json"
         if not note.exists():
             write_json(note, about)
-        if json.loads(note.read_text()) != about:
+        if json.loads(note.read_text(encoding="utf-8")) != about:
             raise ValueError(
                 f"{folder} holds the states of another teacher or corpus. Give another folder, or delete it."
             )
@@ -241,12 +249,10 @@ class StateStore:
     @torch.no_grad()
     def fill(self, backwards: bool = False, progress: bool = True) -> StateStore:
         """Compute what is missing. A second process that goes ``backwards`` meets the first one in the middle."""
-        from tqdm.auto import tqdm
-
         parts = self.sequences.split(self.CHUNK)
         flags, states = {d: self._done(d) for d in self.depths}, {d: self.states(d) for d in self.depths}
         order = range(len(parts) - 1, -1, -1) if backwards else range(len(parts))
-        for i in tqdm(order, desc="states", unit="batch", disable=not progress, mininterval=1.0):
+        for i in progress_bar(order, desc="states", unit="batch", disable=not progress):
             if all(flags[d][i] for d in self.depths):
                 continue
             rows = slice(i * self.CHUNK, i * self.CHUNK + len(parts[i]))
@@ -257,6 +263,7 @@ class StateStore:
         return self
 
 
+@in_eval_mode
 def states_at(teacher: PreTrainedModel, input_ids: Tensor, depths: list[int]) -> dict[int, Tensor]:
     """Run the teacher up to the deepest of these depths; return depth → the states ``(B, T, D)`` there."""
     layers, found, deepest = layers_of(teacher), {}, max(depths)

@@ -14,6 +14,8 @@ from .latents import layer_output
 from .objectives import token_kl
 from .splicing import check_pair
 from .support.machine import evaluation_batch, float64
+from .support.modes import in_eval_mode
+from .support.progress import progress_bar
 from .support.statistics import bootstrap_means, interval
 from .text import as_sequences, encode, token_to_str
 
@@ -82,6 +84,7 @@ class OutputRecorder:
         self.hook.remove()
 
 
+@in_eval_mode
 @torch.no_grad()
 def evaluate(
     student: SplicedForCausalLM,
@@ -93,25 +96,22 @@ def evaluate(
     """Compare a spliced model with its teacher on every token of a corpus.
 
     Args:
-        corpus: a dataset with a column ``input_ids``, or token ids ``(N, T)``.
+        corpus: a dataset with a column ``input_ids``, or token ids ``(N, T)``; unpadded, no longer than the context.
         batch_size: sequences at once; chosen by :func:`evaluation_batch` if None.
         progress: show a progress bar.
 
     Raises:
-        ValueError: an empty corpus, a student of another teacher, or logits that are not finite.
+        ValueError: a corpus that the teacher cannot read (:func:`~lft_edu.text.as_sequences`), a student of another
+            teacher, or logits that are not finite.
     """
-    from tqdm.auto import tqdm
-
     check_pair(student, teacher)
-    sequences = as_sequences(corpus)
+    sequences = as_sequences(corpus, teacher)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])
     last = student.config.span[1] - 1
     sequence_kl, losses = [], []
     first, rest = _SquaredError(), _SquaredError()
     with OutputRecorder(student.operator) as transported, OutputRecorder(layers_of(teacher)[last]) as truth:
-        for part in tqdm(
-            sequences.split(batch_size), desc="evaluate", unit="batch", disable=not progress, mininterval=1.0
-        ):
+        for part in progress_bar(sequences.split(batch_size), desc="evaluate", unit="batch", disable=not progress):
             ids = part.to(teacher.device)
             expected = teacher(input_ids=ids, use_cache=False).logits
             logits = student(input_ids=ids, use_cache=False).logits
@@ -197,6 +197,7 @@ class Failure:
     followed: str
 
 
+@in_eval_mode
 @torch.no_grad()
 def worst_tokens(
     student: SplicedForCausalLM,
@@ -217,8 +218,6 @@ def worst_tokens(
     Raises:
         ValueError: no text of at least two tokens, or a text longer than the model's context.
     """
-    from tqdm.auto import tqdm
-
     check_pair(student, teacher)
     if isinstance(texts, str):
         raise ValueError("texts is a single string: give a list of strings.")
@@ -227,7 +226,7 @@ def worst_tokens(
         raise ValueError("No text has two tokens or more: give longer texts.")
     found = []
     starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc="failures", unit="batch", disable=not progress, mininterval=1.0):
+    for start in progress_bar(starts, desc="failures", unit="batch", disable=not progress):
         part = rows[start : start + batch_size]
         batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for _, row in part], batch_first=True)
         logits = [model(input_ids=batch.to(teacher.device), use_cache=False).logits for model in (teacher, student)]

@@ -34,7 +34,16 @@ from .support.errors import unknown_name_error
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """``mean(weight · (prediction − target)²) / mean(weight)``, a scalar in float32 or wider."""
+    """``mean(weight · (prediction − target)²) / mean(weight)``, a scalar in float32 or wider.
+
+    Raises:
+        ValueError: prediction and target have different shapes: they would be broadcast to pairs that nobody meant.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"The velocity, or where it leads, has shape {tuple(prediction.shape)}; the target has "
+            f"{tuple(target.shape)}: return a velocity shaped like x."
+        )
     error = (prediction - target).to(torch.promote_types(prediction.dtype, torch.float32)).square()
     if weight is None:
         return error.mean()

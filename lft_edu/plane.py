@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .couplings import Coupling
 from .flow import Step, as_time, midpoint_step, pad_t_like_x, uniform_times, walk
+from .support.progress import progress_bar
 
 Loss = Callable[..., Tensor]  # (velocity, x0, x1, generator=...) → scalar
 
@@ -103,15 +104,13 @@ def train(
         watch: called as ``watch(step, loss, velocity)`` after each step; training stops when it returns True.
         progress: show a progress bar.
     """
-    from tqdm.auto import tqdm
-
     generator = torch.Generator().manual_seed(seed)
     device = pairs.x0.device
     velocity = velocity or VelocityMLP(pairs.x0.shape[1], width, copies, generator, device)
     optimizer = torch.optim.Adam(velocity.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = []
-    for step in tqdm(range(1, steps + 1), desc="training", unit="step", disable=not progress, leave=False):
+    for step in progress_bar(range(1, steps + 1), desc="training", unit="step", disable=not progress, leave=False):
         rows = torch.randint(len(pairs), (batch,), generator=generator).to(device)
         x0, x1 = (expand_to_copies(x[rows], velocity) for x in (pairs.x0, pairs.x1))
         value = loss(velocity, x0, x1, generator=generator)

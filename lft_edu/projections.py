@@ -338,7 +338,7 @@ def provenance() -> dict:
     """Return how the bundled projections were made: the content of PROVENANCE.json."""
     from .loading.assets import ASSETS
 
-    return json.loads((Path(ASSETS) / "atlas" / "PROVENANCE.json").read_text())
+    return json.loads((Path(ASSETS) / "atlas" / "PROVENANCE.json").read_text(encoding="utf-8"))
 
 
 def _as_float64(states) -> np.ndarray:

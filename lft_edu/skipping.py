@@ -14,6 +14,8 @@ from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .splicing import check_span
 from .support.machine import evaluation_batch
+from .support.modes import in_eval_mode
+from .support.progress import progress_bar
 from .support.statistics import bootstrap_means, evenly_spaced, interval
 from .text import as_sequences
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@in_eval_mode
 @torch.no_grad()
 def skip_kl(
     teacher: PreTrainedModel,
@@ -41,19 +44,19 @@ def skip_kl(
 
     Returns:
         span → ``(N,)`` float64, mean KL of each sequence in nats per token.
-    """
-    from tqdm.auto import tqdm
 
+    Raises:
+        ValueError: a span that does not fit, or a corpus that the teacher cannot read
+            (:func:`~lft_edu.text.as_sequences`).
+    """
     family, layers = family_of(teacher.config), layers_of(teacher)
     final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
     spans = [check_span(span, len(layers)) for span in spans]
-    sequences = as_sequences(corpus)
+    sequences = as_sequences(corpus, teacher)
     # One table, allocated first: small tensors allocated between large temporaries would fragment the heap.
     table = torch.empty(len(spans), len(sequences), dtype=torch.float64)
     batches = sequences.split(batch_size)
-    with tqdm(
-        total=len(batches) * len(spans), desc="skip KL", unit="span", disable=not progress, mininterval=1.0
-    ) as bar:
+    with progress_bar(total=len(batches) * len(spans), desc="skip KL", unit="span", disable=not progress) as bar:
         for b, ids in enumerate(batches):
             columns = slice(b * batch_size, b * batch_size + len(ids))
             states, expected, contexts = hidden_states_at_all_layers(teacher, ids.to(teacher.device))
@@ -81,12 +84,14 @@ def skipped_layers(kl: Tensor | float, curve: dict[int, float]) -> float:
         j* in layers; infinity if ``kl`` is above the curve.
 
     Raises:
-        ValueError: ``kl`` is NaN.
+        ValueError: ``kl`` or the curve is NaN.
     """
     kl = float(kl)
     if math.isnan(kl):
         raise ValueError("kl is NaN: check the evaluation that it came from.")
     before_j, before = 0, 0.0
+    if any(math.isnan(cost) for cost in curve.values()):
+        raise ValueError("The curve holds NaN: leave out the numbers of layers that were not measured.")
     for j in sorted(curve):
         cost = max(curve[j], before)
         if kl <= cost:
@@ -134,8 +139,14 @@ def best_skips(
 
     Returns:
         number of layers → ``{"span": [m, n], "kl": …, "kl_interval": [low, high]}``, in nats per token.
+
+    Raises:
+        ValueError: ``most`` is not between 1 and the number of layers, or the teacher cannot read the corpus.
     """
-    depth, sequences = len(layers_of(teacher)), as_sequences(corpus)
+    depth = len(layers_of(teacher))
+    if not 1 <= most <= depth:
+        raise ValueError(f"most={most}: this teacher has {depth} layers; give 1 to {depth}.")
+    sequences = as_sequences(corpus, teacher)
     spans = [(m, m + j) for j in range(1, most + 1) for m in range(depth - j + 1)]
     options: dict = {
         "batch_size": evaluation_batch(teacher.config.vocab_size, sequences.shape[1]),

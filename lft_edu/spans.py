@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .criteria import CRITERIA, Depth, Pair, recoupling_among
 from .support.errors import unknown_name_error
-from .support.files import atomic_write
+from .support.files import atomic_write, file_to_write
 from .support.machine import _cores
+from .support.progress import progress_bar
 from .support.statistics import summary
 
 RESAMPLES = 1000
@@ -117,8 +118,8 @@ class SpanScan:
             "growth": {size: _by_span(table[None]) for size, table in self.growth.items()},
             "duplicates": self.duplicates.tolist() if self.duplicates is not None else None,
         }
-        with atomic_write(Path(path)) as partial:
-            partial.write_text(json.dumps(fields) + "\n")
+        with atomic_write(file_to_write(path)) as partial:
+            partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "SpanScan":
@@ -128,8 +129,10 @@ class SpanScan:
             ValueError: not a scan, or a truncated file.
         """
         try:
-            fields = json.loads(Path(path).read_text())
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
             depth, duplicates = fields["layers"] + 1, fields["duplicates"]
+            if not (isinstance(depth, int) and depth > 1 and fields["criteria"]):
+                raise ValueError("no layers or no criteria")
             return cls(
                 tables={name: _table_of(spans, depth) for name, spans in fields["criteria"].items()},
                 n=fields["tokens"],
@@ -137,7 +140,7 @@ class SpanScan:
                 duplicates=None if duplicates is None else torch.tensor(duplicates, dtype=torch.float64),
                 source=fields["source"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(f"{path} is not a scan ({error!r}). Give another file, or scan again.") from error
 
 
@@ -178,7 +181,7 @@ def scan_spans(
     Args:
         states: ``(L+1, N, D)``, the input of layer 0 and the output of each of L layers, as
             :func:`lft_edu.latents.depth_states` samples them (no position 0, no two tokens of one text).
-        criteria: names from :data:`lft_edu.criteria.CRITERIA`.
+        criteria: names from :data:`lft_edu.criteria.CRITERIA`, or one name.
         sizes: sample sizes, each at most N, for :attr:`SpanScan.growth`.
         lengths: scan spans of these lengths only; all if None.
         level: of the bootstrap intervals.
@@ -187,12 +190,14 @@ def scan_spans(
         progress: show a progress bar.
 
     Raises:
-        ValueError: states of another shape or with NaN or infinity, unknown criteria, or another scan at ``path``.
+        ValueError: states of another shape or with NaN or infinity, unknown criteria, lengths that no span has, or
+            another scan at ``path``.
+        OSError: ``path`` cannot be written to.
     """
-    from tqdm.auto import tqdm
-
-    criteria, sizes = tuple(criteria), tuple(sorted(sizes))
-    _check(states, criteria, sizes)
+    criteria = tuple(dict.fromkeys([criteria] if isinstance(criteria, str) else criteria))
+    sizes, lengths = tuple(sorted(set(sizes))), None if lengths is None else set(lengths)
+    _check(states, criteria, sizes, lengths)
+    path = None if path is None else file_to_write(path)
     depth = len(states)
     ends = [[n for n in range(m + 1, depth) if lengths is None or n - m in lengths] for m in range(depth)]
     scan = _begin(path, states, criteria, sizes, f"{ends} {level}")
@@ -200,7 +205,7 @@ def scan_spans(
     depths = [Depth(x) for x in states]
     # one torch thread in each of ours: threads that wait for each other are slower than one
     pool = ThreadPoolExecutor(workers or _cores(), initializer=torch.set_num_threads, initargs=(1,))
-    with tqdm(total=sum(map(len, ends)), desc="scan", unit="span", disable=not progress) as bar:
+    with progress_bar(total=sum(map(len, ends)), desc="scan", unit="span", disable=not progress) as bar:
         bar.update(sum(len(spans) for m, spans in enumerate(ends) if m not in todo))
         try:
             work = {pool.submit(_row, depths, m, ends[m], criteria, sizes, level): m for m in todo}
@@ -249,7 +254,7 @@ def _begin(path: str | Path | None, states: Tensor, criteria: tuple, sizes: tupl
     )
 
 
-def _check(states: Tensor, criteria: tuple, sizes: tuple) -> None:
+def _check(states: Tensor, criteria: tuple, sizes: tuple, lengths: set | None) -> None:
     if states.ndim != 3 or len(states) < 2:
         raise ValueError(f"states has shape {tuple(states.shape)}: give (L+1, N, D) with at least one layer.")
     if not bool(states.isfinite().all()):
@@ -259,6 +264,8 @@ def _check(states: Tensor, criteria: tuple, sizes: tuple) -> None:
     for name in criteria:
         if name not in CRITERIA:
             raise unknown_name_error("criterion", name, CRITERIA)
+    if lengths is not None and not (lengths and all(1 <= length < len(states) for length in lengths)):
+        raise ValueError(f"lengths={sorted(lengths)}: spans of this model have 1 to {len(states) - 1} layers.")
     for size in sizes:
         if not 1 <= size <= states.shape[1]:
             raise ValueError(f"sizes={sizes}: give sample sizes from 1 to {states.shape[1]}, the number of tokens.")

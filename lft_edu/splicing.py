@@ -7,12 +7,14 @@ one KV-cache entry per velocity evaluation, since keys computed at another time 
 """
 
 import copy
+from functools import partial
 from operator import index
 
 import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     DynamicCache,
     GenerationMixin,
@@ -21,7 +23,9 @@ from transformers import (
 )
 
 from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, with_layers
-from .operators import Flow, Operator, build_operator, operator_from_dict
+from .operators import OPERATORS, Flow, Operator, build_operator, operator_from_dict
+from .support.errors import reload_hint
+from .support.files import make_folder
 
 
 class SplicedConfig(PreTrainedConfig):
@@ -70,6 +74,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
+    _no_split_modules = [cls.__name__ for cls in OPERATORS.values()]  # noqa: RUF012 (transformers reads a class attribute)
 
     def __init__(self, config: SplicedConfig, model: PreTrainedModel | None = None):
         if config.span is None or config.operator is None or not isinstance(config.text_config, PreTrainedConfig):
@@ -87,11 +92,10 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
             for module in model.modules():
                 module._is_hf_initialized = True  # type: ignore[assignment]  # to torch, all are tensors and modules
         self.model = model
+        model.save_pretrained = _refuse_to_save  # type: ignore[method-assign,assignment]
         family = family_of(model.config)
         if family.positional:
-            self.operator.register_forward_pre_hook(
-                lambda operator, args, kwargs: (args[:1], by_name(family, args, kwargs)), with_kwargs=True
-            )
+            self.operator.register_forward_pre_hook(partial(_arguments_by_name, family), with_kwargs=True)
         self.wire()
         self.post_init()
 
@@ -103,6 +107,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
     def wire(self) -> None:
         """Number the KV-cache entries: head layers, the operator's evaluations, tail layers."""
         m, operator = self.config.span[0], self.operator
+        self.model.config.vocab_size = self.config.vocab_size = self.get_input_embeddings().weight.shape[0]
         layers, family = layers_of(self.model), family_of(self.model.config)
         operator.first_slot = m
         for i, layer in enumerate(layers):
@@ -126,6 +131,31 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.operator.settings = now | new.settings
         self.wire()
         return self
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """Change the size of the vocabulary; see transformers. The student then belongs to a teacher of that size."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.wire()
+        return embeddings
+
+    def save_pretrained(self, save_directory, **options) -> None:
+        """Save config and weights to a folder; see transformers.
+
+        Raises:
+            FileExistsError: a file has the folder's name.
+            OSError: it could not be written, such as for a full disk.
+        """
+        from safetensors import SafetensorError
+
+        folder = make_folder(save_directory)
+        try:
+            super().save_pretrained(folder, **options)
+        except (OSError, SafetensorError) as error:
+            size = sum(p.nbytes for p in self.parameters())
+            raise OSError(
+                f"The student ({size / 1e6:.0f} MB) could not be written to {folder} ({error}). Free disk space, then "
+                "save it again; a run goes on with resume=True (--resume)."
+            ) from error
 
     def push_to_hub(  # type: ignore[override]  # stricter on purpose: no student without tokenizer and card
         self, repo_id: str, tokenizer=None, card=None, **options
@@ -173,13 +203,25 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         """Like the teacher's forward: token ids ``(B, T)`` → logits ``(B, T, V)``, loss with ``labels``, cache.
 
         ``cache`` is the name of ``past_key_values`` since transformers 5.24; both work.
+
+        Raises:
+            ValueError: hidden states or attentions are asked for, by argument or in a config, or a cache of another
+                number of entries is given.
         """
-        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            raise ValueError(
-                "output_hidden_states and output_attentions are not supported for spliced models; use "
-                "lft.latents.hidden_states_at_all_layers."
-            )
+        for name in ("output_hidden_states", "output_attentions"):
+            given = kwargs.get(name)
+            if given or (given is None and any(getattr(c, name, False) for c in (self.config, self.model.config))):
+                raise ValueError(
+                    "output_hidden_states and output_attentions are not supported for spliced models, by argument or "
+                    "in student.config and student.model.config; use lft.latents.hidden_states_at_all_layers."
+                )
         slots, cache = self.config.text_config, past_key_values if cache is None else cache
+        entries = len(getattr(cache, "layers", None) or ())  # none yet in a cache that grows
+        if entries not in (0, slots.num_hidden_layers):
+            raise ValueError(
+                f"This cache has {entries} entries, and this model fills {slots.num_hidden_layers}: a cache belongs to "
+                "one model, and is not to be used after set_solver. Start with a new one."
+            )
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
         if self.operator.sink is not None:  # nothing else asks, and decoding comes here for every token
@@ -214,7 +256,20 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 AutoConfig.register("lft_spliced", SplicedConfig)
+AutoModel.register(SplicedConfig, SplicedForCausalLM)  # there is no model without the head
 AutoModelForCausalLM.register(SplicedConfig, SplicedForCausalLM)
+
+
+def _refuse_to_save(*args, **kwargs):
+    """In place of the inner model's ``save_pretrained``: its architecture has no place for an operator."""
+    raise ValueError(
+        "This is the model inside a student: saved alone, it would be loaded with a random layer in the operator's "
+        "place. Save the student: student.save_pretrained(folder)."
+    )
+
+
+def _arguments_by_name(family, operator, args, kwargs) -> tuple[tuple, dict]:
+    return args[:1], by_name(family, args, kwargs)
 
 
 def first_tokens(shape, attention_mask, cache, device) -> torch.Tensor:
@@ -242,16 +297,25 @@ def check_span(span, depth: int) -> tuple[int, int]:
     return m, n
 
 
+def _adapted(model) -> bool:
+    """Are there adapters of PEFT in this model? Their layers keep what they adapt as ``base_layer``."""
+    return isinstance(model, nn.Module) and any(hasattr(module, "base_layer") for module in model.modules())
+
+
 def check_pair(student: SplicedForCausalLM, teacher: PreTrainedModel) -> None:
-    """ValueError unless the student was spliced from a model of the teacher's shape."""
+    """ValueError unless the student was spliced from a model of the teacher's family and shape."""
     if not isinstance(student, SplicedForCausalLM):
+        adapted = " It has adapters: merge them first, student = student.merge_and_unload()." * _adapted(student)
         raise ValueError(
             "The student is not a spliced model: make one with lft.splice or load one with lft.load_student."
+            + (adapted or reload_hint(student, SplicedForCausalLM))
         )
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("The teacher is a spliced model: give the model the student was spliced from.")
     pairs = (student.config.depth, student.config.text_config), (len(layers_of(teacher)), teacher.config)
-    wanted, found = ({"layers": n, "width": c.hidden_size, "vocabulary": c.vocab_size} for n, c in pairs)
+    wanted, found = (
+        {"family": c.model_type, "layers": n, "width": c.hidden_size, "vocabulary": c.vocab_size} for n, c in pairs
+    )
     if wanted != found:
         raise ValueError(f"The student belongs to another teacher: it was made from {wanted}, this one has {found}.")
 
@@ -271,12 +335,27 @@ def splice(
         generator: for the few weights that no teacher layer provides (time embedding); None: seed 0.
 
     Raises:
-        ValueError: a span that does not fit, an unsupported family, or an ``operator`` that is not one.
+        ValueError: a span that does not fit, an unsupported family, a teacher with adapters (PEFT), or an ``operator``
+            that is not one of ``lft_edu.operators.OPERATORS``.
     """
     if not isinstance(operator, Operator):
-        raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().")
+        hint = reload_hint(operator, *OPERATORS.values())
+        raise ValueError(f"operator={operator!r}: give an operator object, such as lft.Flow() or lft.Skip().{hint}")
+    if type(operator) is not OPERATORS.get(operator.kind):
+        name, hint = type(operator).__name__, reload_hint(operator, *OPERATORS.values())
+        raise ValueError(
+            f"{name} is not the operator that is known as {operator.kind!r}, and would be made and loaded as that one. "
+            f"Give it a kind of its own, and enter it: lft_edu.operators.OPERATORS[kind] = {name}.{hint}"
+        )
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("This model is already spliced: splice the teacher it came from.")
+    if _adapted(teacher):
+        raise ValueError(
+            "This teacher has adapters, which a spliced model has no place for. Merge them first: teacher = "
+            "teacher.merge_and_unload()."
+        )
+    if not isinstance(teacher, PreTrainedModel):
+        raise ValueError(f"The teacher is a {type(teacher).__name__}: give a transformers model, as load_teacher does.")
     family_of(teacher.config)
     layers = layers_of(teacher)
     m, n = check_span(span, len(layers))

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .support.modes import in_eval_mode
+from .support.tokens import token_ids
+
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def as_sequences(corpus: datasets.Dataset | Tensor) -> Tensor:
+def context_length(model: PreTrainedModel) -> float:
+    """Return how many tokens a model can read at once; infinity if its config does not say."""
+    config = getattr(model.config, "text_config", None) or model.config
+    return getattr(config, "max_position_embeddings", None) or math.inf
+
+
+def readable_ids(batch, model: PreTrainedModel) -> Tensor:
+    """Return token ids ``(N, T)`` after checking that this model can read them (:func:`.support.tokens.token_ids`)."""
+    config = getattr(model.config, "text_config", None) or model.config
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return token_ids(batch, vocabulary, context_length(model), getattr(config, "pad_token_id", None))
+
+
+def as_sequences(corpus: datasets.Dataset | Tensor, model: PreTrainedModel | None = None) -> Tensor:
     """Return the token ids ``(N, T)`` of a corpus as a long tensor.
 
     Args:
-        corpus: a dataset with a column ``input_ids``, or a tensor of ids.
+        corpus: a dataset with a column ``input_ids``, a tensor, array or lists of ids, or what a tokenizer returns.
+        model: which is to read them; None: only the shape is checked.
 
     Raises:
-        ValueError: no sequence, or sequences shorter than 2 tokens.
+        ValueError: no sequence, sequences shorter than 2 tokens or longer than the model's context, padded ones, or ids
+            that are not whole numbers or not in the model's vocabulary.
     """
-    sequences = corpus if isinstance(corpus, Tensor) else torch.tensor([row["input_ids"] for row in corpus])
-    if sequences.ndim != 2 or sequences.shape[0] < 1 or sequences.shape[1] < 2:
+    if not isinstance(corpus, Tensor | Mapping):
+        rows = list(corpus)
+        corpus = rows  # type: ignore[assignment]
+        if rows and isinstance(rows[0], Mapping):
+            names = [name for name in ("input_ids", "attention_mask") if name in rows[0]] or list(rows[0])
+            corpus = {name: [row[name] for row in rows] for name in names}  # type: ignore[assignment]
+    if isinstance(corpus, Tensor | list) and len(corpus) == 0:
+        raise ValueError("The corpus is empty: give at least one sequence of tokens.")
+    sequences = token_ids(corpus) if model is None else readable_ids(corpus, model)
+    if sequences.shape[1] < 2:
         shape = tuple(sequences.shape)
-        raise ValueError(f"The corpus has shape {shape}: give (N, T), at least one sequence of 2 or more tokens.")
-    return sequences.long()
+        raise ValueError(f"The corpus has shape {shape}: give (N, T), sequences of 2 or more tokens.")
+    return sequences
 
 
 def token_to_str(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
@@ -36,6 +63,8 @@ def token_to_str(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     A byte-level tokenizer splits an emoji into several tokens, and decodes each of them to the same "�".
     """
     shown = str(tokenizer.decode([token]))
+    if not shown and tokenizer.convert_ids_to_tokens(token) is None:
+        return f"unused id {token}"  # a vocabulary may be rounded up beyond the tokenizer's
     if "\ufffd" not in shown:
         return shown
     piece = str(tokenizer.convert_ids_to_tokens(token))
@@ -56,11 +85,22 @@ def _byte_letters() -> dict[str, int]:
 blocks_of, literal = as_sequences, token_to_str
 
 
-def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def first_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what the tokenizer puts before every text: ``[bos]`` or nothing."""
+    ids = tokenizer("")["input_ids"]
+    return list(ids[:1]) if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, new: int = 0) -> list[int]:
     """Return the token ids of a text, after checking that the model can read it.
 
+    A tokenizer that puts a token before every text puts it there once, also if the text begins with it.
+
+    Args:
+        new: tokens that the model is to write after it.
+
     Raises:
-        ValueError: not a string, empty, or longer than the model's context.
+        ValueError: not a string, empty, or longer than the model's context (with the new tokens).
     """
     if not isinstance(text, str):
         raise ValueError(f"text={text!r}: give a string, or a list of strings.")
@@ -71,10 +111,17 @@ def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
     ids = tokenizer(text)["input_ids"]
     if not ids:
         raise ValueError("The text is empty: type some Python, such as 'for name in names:'.")
-    config = getattr(model.config, "text_config", None) or model.config
-    longest = getattr(config, "max_position_embeddings", math.inf)
+    first = first_ids(tokenizer)
+    if first and ids[:2] == 2 * first:
+        ids = ids[1:]
+    longest = context_length(model)
     if len(ids) > longest:
         raise ValueError(f"The text has {len(ids):,} tokens; this model reads up to {longest:,}. Shorten it.")
+    if len(ids) + new > longest:
+        raise ValueError(
+            f"The text has {len(ids):,} tokens; {new:,} new ones make it longer than the {longest:,} that this model "
+            f"reads. Shorten it, or ask for at most {longest - len(ids):,}."
+        )
     return ids
 
 
@@ -84,19 +131,23 @@ def complete(
     text: str,
     tokens: int = 40,
     temperature: float = 0.0,
+    **options,
 ) -> str:
     """Generate a continuation of ``text``; return the new part only.
 
     Args:
         tokens: maximum number of new tokens.
         temperature: 0 for greedy decoding; above 0, sample at this temperature.
+        options: passed on to the model's ``generate``, such as ``stopping_criteria``.
 
     Raises:
-        ValueError: empty text, or a negative temperature.
+        ValueError: empty text, one that is longer than the model's context with the new tokens, or a temperature that
+            is not a number of at least 0.
     """
     if not text:
         raise ValueError("The text is empty: type the beginning of some text, such as 'def '.")
-    return _generated(model, tokenizer, tokenizer(text, return_tensors="pt"), tokens, temperature)
+    ids = torch.tensor([encode(model, tokenizer, text, tokens)])
+    return _generated(model, tokenizer, ids, tokens, temperature, **options)
 
 
 def chat(
@@ -109,7 +160,8 @@ def chat(
     """Answer a question with a model that was trained to chat, by its tokenizer's chat template.
 
     Raises:
-        ValueError: an empty question, a negative temperature, or a tokenizer without a chat template.
+        ValueError: an empty question, one too long for the model's context, a temperature that is not a number of at
+            least 0, or a tokenizer without a chat template.
     """
     if not question:
         raise ValueError("The question is empty: type one, such as 'What is a river?'.")
@@ -117,15 +169,19 @@ def chat(
         raise ValueError("This model was not trained to chat (its tokenizer has no chat template): use complete.")
     messages = [{"role": "user", "content": question}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    return _generated(model, tokenizer, inputs, tokens, temperature)
+    return _generated(model, tokenizer, inputs["input_ids"], tokens, temperature)
 
 
-def _generated(model, tokenizer, inputs, tokens: int, temperature: float) -> str:
-    """The new part of a generation, as text."""
-    if temperature < 0:
+@in_eval_mode
+def _generated(model, tokenizer, ids: Tensor, tokens: int, temperature: float, **options) -> str:
+    """The new part of a generation from ``ids`` ``(1, T)``, as text."""
+    if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature={temperature}: give 0 for greedy, or a number above 0.")
+    if (length := ids.shape[1] + tokens) > (longest := context_length(model)):
+        raise ValueError(f"Text and answer would have {length:,} tokens; this model reads up to {longest:,}.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    inputs = inputs.to(model.device)
+    ids = ids.to(model.device)
     with torch.no_grad():
-        out = model.generate(**inputs, max_new_tokens=tokens, **sampling)
-    return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        mask = torch.ones_like(ids)
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=tokens, **sampling, **options)
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

@@ -19,6 +19,7 @@ from .objectives import token_kl
 from .operators import Flow
 from .splicing import SplicedForCausalLM
 from .support.machine import evaluation_batch, require_memory
+from .support.progress import progress_bar
 from .text import encode, token_to_str
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Trajectory:
             ValueError: no state was captured at this depth.
         """
         found = int((self.times - depth).abs().argmin())
-        if abs(self.times[found].item() - depth) > 1e-6:
+        if not abs(self.times[found].item() - depth) <= 1e-6:  # NaN is at no depth, either
             after = int(torch.searchsorted(self.times, float(depth)))
             near = " and ".join(f"{t:.4g}" for t in self.times[max(0, after - 1) : after + 1].tolist())
             raise ValueError(
@@ -253,8 +254,6 @@ def capture(
     Raises:
         ValueError: an empty text, one longer than the model's context, or more states than fit into memory.
     """
-    from tqdm.auto import tqdm
-
     substeps = substeps or between  # an earlier name
     texts: list = list(text) if isinstance(text, list | tuple) else [text]
     rows = [encode(model, tokenizer, one) for one in texts]
@@ -270,7 +269,7 @@ def capture(
     unembed = Unembed(norm, head, tokenizer)
     found = []
     starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc="capture", unit="batch", disable=not progress, mininterval=1.0):
+    for start in progress_bar(starts, desc="capture", unit="batch", disable=not progress):
         part = rows[start : start + batch_size]
         # padding is on the right, which causal attention never sees: no mask is needed
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in part], batch_first=True)

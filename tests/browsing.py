@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lft_edu.support import stored
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -23,17 +25,30 @@ lft.TrajectoryExplorer(teacher, students, tokenizer, text="for name in names:")"
 SPANS = """import torch, lft_edu as lft
 states = torch.randn(9, 80, 8, generator=torch.Generator().manual_seed(0)).cumsum(0)
 lft.explorer.SpanApp(lft.scan_spans(states, ["recoupling", "angular"], progress=False), states, span=(2, 6))"""
-BOOKS = {"explorer": EXPLORER, "spans": SPANS}  # notebooks of one cell each
+LESSON = """import lft_edu as lft
+from lft_edu.support import progress
+progress.WAIT = 0  # so that work as short as this has bars
+teacher, tokenizer = lft.load_teacher("bundled")
+lft.load_corpus("python-stdlib", tokenizer, "test", 64, max_tokens=640)
+beams = lft.shapes.beams(200)
+trained = lft.plane.train(beams, lft.objectives.flow_matching_loss, steps=600)"""
+APPS = [SPANS, "lft.explorer.CompletionApp({'a <b>teacher': teacher, 'student': teacher}, tokenizer)"]
+APPS += ["lft.explorer.CouplingApp()", "lft.explorer.FlowApp(steps=400)"]
+BOOKS = {"explorer": [EXPLORER], "lesson": [LESSON, *APPS, "print('all', 'done')"]}  # notebook → its cells
+
+
+def write_books(root: Path) -> None:
+    """Write a copy of the notebooks, and those of the tests, to ``root``."""
+    shutil.copytree(NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name, cells in BOOKS.items():
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
 
 
 @contextmanager
 def serve(root: Path):
-    """JupyterLab on loopback, over a copy of the notebooks in ``root``; its address."""
-    shutil.copytree(NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    for name, code in BOOKS.items():
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
+    """JupyterLab on loopback over ``root``, as ``lft-edu lab`` starts it; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +59,8 @@ def serve(root: Path):
     }
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
-        *(f"--ServerApp.port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}"),
+        *(f"--ServerApp.port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}", stored.ENABLE),
+        "--LabApp.news_url=None",
     ]
     log = (root / "log").open("w")
     server = subprocess.Popen(
@@ -67,8 +83,16 @@ def serve(root: Path):
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    with serve(tmp_path_factory.mktemp("lab")) as address:
+def lab_root(tmp_path_factory):
+    """The folder that the server shows."""
+    root = tmp_path_factory.mktemp("lab")
+    write_books(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def lab(lab_root):
+    with serve(lab_root) as address:
         yield address
 
 
@@ -96,8 +120,9 @@ def answer(dialog):
     dialog.locator("button.jp-mod-accept").click()
 
 
-def run_all(page, until):
-    """Run → Run All Cells, until a text appears. A kernel that has just connected may miss the first call."""
+def run_all(page, until, patience=30):
+    """Run → Run All Cells, until a text appears. A kernel that has just connected may miss the first call, which is
+    made again after ``patience`` seconds."""
     from playwright.sync_api import TimeoutError
 
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle'] >> visible=true")
@@ -105,7 +130,7 @@ def run_all(page, until):
         page.click("text=Run >> nth=0")
         page.click("li[data-command='runmenu:run-all'] >> visible=true")
         try:
-            page.wait_for_selector(f"text={until}", state="attached", timeout=30_000)
+            page.wait_for_selector(f"text={until}", state="attached", timeout=1000 * patience)
             return
         except TimeoutError:
             continue

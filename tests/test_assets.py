@@ -1,7 +1,6 @@
 """What ships, what the pages say of it, and what the comparison must show."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -51,21 +50,6 @@ def test_a_block_of_a_page_is_replaced_and_nothing_else(tmp_path):
     with pytest.raises(ValueError, match="has no place for 'b': put <!-- b -->"):
         common.into_page(page, "b", "lost\n")
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/models.md", "docs/pythia.md"])
-def test_links_of_the_pages_lead_somewhere(page):
-    """Links to files, and to headings of the same page or another."""
-    page = (assets.ASSETS.parent / page).resolve()
-    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    assert links
-    for link in links:
-        file, _, heading = link.partition("#")
-        target = (page.parent / file).resolve() if file else page
-        assert target.exists(), f"{page.name}: {link}"
-        if heading:
-            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
-            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 @pytest.mark.parametrize("name", ["ridge-6-12", "regression-6-18", "flow-walking-6-18"])

@@ -20,7 +20,7 @@ def prose_of(path: Path) -> str:
 def test_citations_and_bibliography_agree():
     pages = [
         ROOT / "README.md",
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("notebooks/**/*.ipynb"),
         *ROOT.glob("lft_edu/**/*.py"),
     ]

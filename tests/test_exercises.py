@@ -1,5 +1,6 @@
 """Every solution passes its check, every typical mistake gets the message meant for it, nothing crashes a check."""
 
+import copy
 import functools
 import inspect
 import math
@@ -486,10 +487,12 @@ def test_nbgrader_makes_assignments_and_marks_them(tmp_path, monkeypatch):
     assert done["success"], done["log"]
     released = nbformat.read(tmp_path / "release" / name / f"{name}.ipynb", 4)
     ours = books.student(books.read(books.sources()[0]))
-    assert [c.source for c in released.cells] == [
-        c.source for c in ours.cells if "<details><summary>And" not in c.source and not c.id.endswith("-solution")
-    ]
-    for student, book in (("able", books.solution(books.read(books.sources()[0]))), ("new", released)):
+    shown = [c for c in ours.cells if "<details><summary>And" not in c.source and not c.id.endswith("-solution")]
+    assert [c.source for c in released.cells] == [books.CHECK.sub(books.GRADED, c.source) for c in shown]
+    sly = copy.deepcopy(released)  # hides from `check` that marks are given
+    sly.cells.insert(0, nbformat.v4.new_code_cell('import os\nos.environ.pop("NBGRADER_EXECUTION")'))
+    able = books.solution(books.read(books.sources()[0]))
+    for student, book in (("able", able), ("new", released), ("sly", sly)):
         folder = tmp_path / "submitted" / student / name
         folder.mkdir(parents=True)
         nbformat.write(book, folder / f"{name}.ipynb")
@@ -499,7 +502,7 @@ def test_nbgrader_makes_assignments_and_marks_them(tmp_path, monkeypatch):
         scores = {s.student.id: s.score for s in marks.assignment_submissions(name)}
         total = marks.find_assignment(name).max_score
     assert total == sum(e.difficulty for n, e in EXERCISES.items() if n.startswith("1."))
-    assert scores == {"able": total, "new": 0}
+    assert scores == {"able": total, "new": 0, "sly": 0}
 
 
 def test_lft_namespace_has_the_checks():

@@ -77,13 +77,37 @@ def test_page_is_written_beside_the_notebook_or_where_told(notebook, tmp_path):
 
 
 def test_figures_are_alive_and_said_in_words(soup):
-    boxes = soup.select("div[role=group]")
+    boxes = soup.select("div.lft-figure[role=group]")
     assert boxes[0]["aria-label"] == 'A "line" <rises>'
     assert boxes[1]["aria-label"].startswith("Lines & ")
-    calls = [script.string for script in soup.find_all("script") if "drawFigure(document" in (script.string or "")]
-    assert len(calls) == len(boxes) == 2
-    drawn = json.loads(calls[0].partition(",")[2].rstrip().removesuffix(");"))
-    assert drawn == json.loads(json.dumps(moving_figure()))
+    assert len(boxes) == 2
+    assert json.loads(boxes[0].script.string) == json.loads(json.dumps(moving_figure()))
+
+
+def test_the_page_has_the_heading_of_the_lesson_as_its_title(notebook):
+    def title(heading, **metadata):
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(heading)], metadata=metadata)
+        nbformat.write(book, notebook)
+        return BeautifulSoup(export_html(notebook).read_text(encoding="utf-8"), "html.parser").title.text
+
+    assert title("Words.\n\n# 03 · *Flow* [Walking](x) #\n## More") == "03 · Flow Walking"
+    assert title(f"# {EVIL}") == EVIL.strip()
+    assert title("Words.") == "page"
+    assert title("Words.", title="x") == "x"
+
+
+def test_links_lead_only_to_pages_that_are_there(notebook, tmp_path):
+    links = (
+        "[a](a%20b.ipynb#here) [b](b.ipynb) [c](exercises/c.ipynb) [d](exercises) [e](#top) [f](https://x.org/f.ipynb)"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(links)]), notebook)
+    (tmp_path / "exercises").mkdir()
+    for name in ("a b.html", "exercises/c.html", "b.ipynb"):
+        (tmp_path / name).touch()
+    page = BeautifulSoup(export_html(notebook).read_text(encoding="utf-8"), "html.parser")
+    found = {a.text: a["href"] for a in page.select(".jp-MarkdownCell a")}
+    assert found == {"a": "a%20b.html#here", "c": "exercises/c.html", "e": "#top", "f": "https://x.org/f.ipynb"}
+    assert page.select_one(".jp-MarkdownCell p").text == "a b c d e f"
 
 
 def test_text_of_a_figure_stays_text(soup):
@@ -108,6 +132,13 @@ def test_equations_are_mathml(soup):
     assert soup.find("math").find("msub").text == "x0"
 
 
+def test_a_norm_s_bars_grow_only_where_asked():
+    assert mathml(r"\lVert x \rVert^2", "inline").count('stretchy="false"') == 2
+    assert mathml(r"\left\lVert x \right\rVert", "inline").count('stretchy="true"') == 2
+    assert 'form="prefix">&#x02212;' in mathml("x = -1", "inline")
+    assert "form" not in mathml("x - 1", "inline")
+
+
 def test_relations_are_set_as_relations():
     assert [o.text for o in BeautifulSoup(mathml(r"a \sim b \pm c \to d", "inline"), "html.parser")("mo")] == [*"∼±→"]
 
@@ -129,6 +160,7 @@ def test_only_equations_need_the_converter(notebook, monkeypatch):
 def test_nothing_is_asked_of_the_network(soup):
     policy = soup.select_one("meta[http-equiv=Content-Security-Policy]")
     assert "http" not in policy["content"]
+    assert policy["content"].endswith("form-action 'none'")
     assert not policy.find_all_previous(["script", "link", "img", "style"])
     beside, elsewhere, in_html, missing = soup.select(".jp-MarkdownCell img")
     assert beside["src"] == in_html["src"] == "data:image/png;base64," + PNG
@@ -203,7 +235,7 @@ def test_page_in_a_browser(tab, notebook):
     figure.wait_for()
     box = figure.element_handle()
     assert tab.locator(".js-plotly-plot").count() == 2
-    tab.wait_for_function("box => box._transitionData?._frames.length === 3", arg=box)
+    tab.wait_for_function("box => box.dataset.drawn && box._transitionData._frames.length === 3", arg=box)
     values, curve = "box => [...box._fullData[0].y]", figure.locator(".js-line")
     before, path = box.evaluate(values), curve.get_attribute("d")
     rail = figure.locator(".slider-rail-touch-rect")

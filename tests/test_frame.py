@@ -23,8 +23,10 @@ def test_environment_and_pyproject_agree():
     conda = [item for item in environment["dependencies"] if isinstance(item, str)]
     (pip,) = (item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     assert {re.split("[=<>]", item)[0] for item in conda} == {"python", "pip"}
-    wanted = [*project["dependencies"], *(x for x in project["optional-dependencies"]["test"] if x.startswith("nbval"))]
-    assert pip == [*wanted, "-e ."]
+    (torch, *needs), test = project["dependencies"], project["optional-dependencies"]["test"]
+    (pin,) = (x for x in test if x.startswith("torch=="))
+    assert torch.startswith("torch>=")
+    assert pip == [pin, *needs, *(x for x in test if x.startswith("nbval")), "-e ."]
 
 
 def test_torch_is_pinned_the_same_everywhere():
@@ -102,6 +104,18 @@ def test_doctor_reports_every_package_and_says_what_to_do():
     bad = doctor.Finding(doctor.FAIL, "torch", "1.0", "pip install 'torch==2.13.0'")
     assert "pip install 'torch==2.13.0'" in doctor.report([bad])
     assert "1 problem(s)" in doctor.report([bad])
+
+
+def test_doctor_in_one_line():
+    make = doctor.Finding
+    fine, note = make(doctor.OK, "torch", "2.13.0"), make(doctor.WARN, "GPU", "none", "Fine.", "no GPU")
+    assert doctor.summary([fine]) == "Ready."
+    assert doctor.summary([fine, note]) == "Ready. 1 note: no GPU."
+    assert doctor.summary([note, make(doctor.WARN, "smollm2-135m", "not fetched")]) == (
+        "Ready. 2 notes: no GPU, smollm2-135m not fetched."
+    )
+    bad = make(doctor.FAIL, "scipy", "missing", "pip install scipy")
+    assert doctor.summary([bad, note]) == "1 problem to fix: scipy missing. What to do: lft-edu doctor"
 
 
 def test_doctor_sees_damage(monkeypatch, tmp_path):

@@ -7,20 +7,8 @@ from pathlib import Path
 import lft_edu
 
 ROOT = Path(lft_edu.__file__).parent
-APPS = {
-    "plots",
-    "explorer",
-    "exercises",
-    "lessons",
-    "recipes",
-    "runs",
-    "cli",
-    "doctor",
-    "export",
-    "course",
-    "listing",
-    "__main__",
-}
+APPS = {"plots", "explorer", "exercises", "lessons", "recipes", "runs", "cli", "doctor", "export", "site", "course"}
+APPS |= {"listing", "__main__"}
 # What a floor may import besides itself; the core is everything that stands flat in lft_edu/ and is no app.
 MAY_IMPORT = {
     "support": set(),

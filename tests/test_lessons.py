@@ -8,7 +8,7 @@ import torch
 import lft_edu as lft
 from lft_edu.course import MANIFEST
 from lft_edu.exercises import check
-from lft_edu.lessons import predictions, progress
+from lft_edu.lessons import overview, predictions, progress
 from lft_edu.lessons.tables import escape_markdown
 
 
@@ -184,6 +184,18 @@ def test_exercises_that_pass_are_kept(copy_of_the_course):
     assert row.split()[1:4] == ["1", "of", "6"]
     assert "2.3" in row
     assert "2.2" not in row
+
+
+def test_progress_of_one_lesson(copy_of_the_course):
+    progress.keep("exercises", "1.1", True)
+    assert repr(lft.my_progress(1)).splitlines()[1].split()[:4] == ["01", "1", "of", "5"]
+    with pytest.raises(ValueError, match=r"Nothing is known of lesson 42\. Lessons with exercises: 01, 02"):
+        lft.my_progress(42)
+
+
+def test_exercises_are_listed_in_order(monkeypatch):
+    monkeypatch.setattr(overview, "EXERCISES", dict.fromkeys(("8.2", "8.10", "8.1")))
+    assert "8.1, 8.2, 8.10" in repr(lft.my_progress())
 
 
 def test_a_damaged_progress_file_counts_as_empty(copy_of_the_course):

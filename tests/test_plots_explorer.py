@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import lft_edu as lft
 from lft_edu import plane, plots, shapes
-from lft_edu.explorer import CompletionApp, CouplingApp, FlowApp, LiveLoss
+from lft_edu.explorer import CompletionApp, CouplingApp, FlowApp, LiveLoss, completion, stills
 from lft_edu.plots import plane as drawing
 from lft_edu.plots import style
 
@@ -193,7 +194,6 @@ def test_coupling_app_follows_its_controls():
     assert "R = 1.00" in app.status.value
     app.pairing.value = "optimal transport"
     assert "R = 0.00 · lines cross in 0 places" in app.status.value
-    assert app.figure.layout.title.text in app.status.value
     app.n.value = 50
     assert len(app.figure.data[2].x) == 50
     assert app.boxes.layout.display == "none"
@@ -219,11 +219,48 @@ def test_clicks_make_pairs():
     assert app.pairs().x1.tolist() == [[1, 0], [1, 1]]
 
 
+def test_points_are_dragged_undone_cleared_and_reset():
+    app = CouplingApp()
+    for place in ((-1, 0), (1, 0), (-1, 1), (1, 1)):
+        app.click(*place)
+    marks = app.figure.layout.annotations
+    assert [(mark.x, mark.y) for mark in marks] == [(-1, 0), (-1, 1), (1, 0), (1, 1)]  # starts, then ends
+    app.figure.layout.annotations[3].update(x=0.5, y=-1.5)  # as the page reports a drag
+    assert app.pairs().x1.tolist() == [[1, 0], [0.5, -1.5]]
+    assert app.starts.value.split("\n")[:2] == ["-1.0 0.0", "-1.0 1.0"]
+    app.undo()
+    assert app.pairs().x1.tolist() == [[1, 0], [1, 1]]
+    app.click(0, 0)
+    assert "now click its end" in app.status.value
+    app.undo()  # forgets the start without an end
+    assert len(app.pairs()) == 2
+    app.clear()
+    assert "No points yet" in app.status.value
+    assert list(app.figure.data[2].x) == []
+    app.undo()
+    assert len(app.pairs()) == 2
+    app.pairing.value = "optimal transport"
+    app.reset()
+    assert (app.shape.value, app.pairing.value) == ("beams", "as given")
+    assert not app.figure.layout.annotations
+    for _ in range(9):
+        app.undo()  # to the beginning, and no further
+    assert app.shape.value == "beams"
+
+
+def test_typed_points_keep_their_digits_when_another_is_dragged():
+    app = CouplingApp()
+    app.shape.value = "your own points"
+    app.starts.value = "-1.25, 1\n-1 -1"
+    app.figure.layout.annotations[2].update(x=0.0, y=0.0)
+    assert app.starts.value.startswith("-1.25, 1\n")
+    assert app.ends.value.startswith("0.0 0.0\n")
+
+
 def test_flow_app_trains_stops_and_walks():
     app = FlowApp(steps=150)
     app.loss.value = "Flow Walking"
-    assert not app.k.disabled
-    assert app.alpha.disabled
+    assert [row.layout.display for row in (app.k, app.random, app.alpha)] == ["", "", "none"]
     app.train(wait=True)
     assert app.button.description == "Train"
     assert len(app.live.losses) == 150
@@ -238,6 +275,9 @@ def test_flow_app_trains_stops_and_walks():
     assert not app.running
     app.shape.value = "cycle"  # three groups instead of two: other traces
     assert len(app.figure.data) == 9
+    app.restore()
+    assert (app.shape.value, app.loss.value, app.test_k.value) == ("beams", "flow matching", 20)
+    assert app.live.losses == []
 
 
 def test_flow_app_shows_every_time():
@@ -270,8 +310,61 @@ def test_live_loss_grows_by_means():
     assert live.figure.data[0].x == ()
 
 
+def test_no_button_of_an_application_needs_a_network():
+    figures = [CouplingApp().figure, FlowApp(steps=1).figure, LiveLoss().figure]
+    for figure in figures:
+        assert figure._config["showSendToCloud"] is False
+        assert figure._config["displaylogo"] is False
+        assert figure.layout.autosize
+
+
+@pytest.mark.parametrize("app", [CouplingApp, lambda: FlowApp(steps=1)])
+def test_an_application_leaves_a_picture_and_a_sentence(app):
+    bundle = app()._repr_mimebundle_()
+    assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"}
+    assert bundle["text/plain"] == stills.STILL
+    assert stills.STILL in bundle["text/html"]
+    assert "src='data:image/png;base64," in bundle["text/html"]
+    assert len(bundle["text/html"]) < 60_000
+
+
 def test_completion_app_shows_text_literally(bundled):
     teacher, tokenizer = bundled
     app = CompletionApp({"<b>teacher</b>": teacher}, tokenizer, "x = '<script>")
-    assert "<script>" not in app.result.value
-    assert "<b>teacher" not in app.result.value
+    for shown in (app.result.value, app._repr_mimebundle_()["text/html"]):
+        assert "<script>" not in shown
+        assert "<b>teacher" not in shown
+    assert len(app.examples) == len(completion.EXAMPLES) + 1  # its own text is one
+
+
+def test_completions_are_marked_where_they_first_differ():
+    assert "<mark" not in completion.marked("a b", "a b")
+    assert "<mark" not in completion.marked("a", "a b")
+    for new, first, expected in (
+        (", 3, 4", ", 4, 4", ", |3|, 4"),
+        ("config)", "config: X)", "config|)|"),
+        ("flag is", "flow is", "|flag| is"),
+        ("a b", "a", "a| |b"),
+        ("<b>x", "<b>y", "&lt;b&gt;|x|"),
+    ):
+        shown = re.sub("<mark[^>]*>|</mark>", "|", completion.marked(new, first))
+        assert shown == expected
+
+
+def test_completions_follow_examples_temperature_and_stop(bundled):
+    teacher, tokenizer = bundled
+    app = CompletionApp({"a": teacher, "b": teacher}, tokenizer)
+    assert "4" in app.result.value
+    assert "All write the same" in app.status.value
+    app.examples[1].click()
+    assert app.text.value == completion.EXAMPLES[1]
+    assert "#&#x20;Copyright" in app.result.value or "# Copyright" in app.result.value
+    before = app.result.value
+    app.temperature.value = 1.5
+    assert app.result.value != before
+    monkey = app._should_stop
+    app._should_stop = lambda ids, scores, **_: (app.stop(), monkey(ids, scores))[1]  # pressed at the first token
+    app.length.value = 80
+    assert "Stopped" in app.status.value
+    assert not app.running
+    assert app.button.description == "Complete"

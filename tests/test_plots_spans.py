@@ -1,4 +1,4 @@
-"""Maps of spans: what the figures show, the application by hand, by keyboard, and in a browser."""
+"""Maps of spans: what the figures show."""
 
 import json
 import math
@@ -6,11 +6,9 @@ import re
 
 import pytest
 import torch
-from browsing import CHROMIUM, open_notebook, run_all
 
 import lft_edu as lft
 from lft_edu import plots
-from lft_edu.explorer import SpanApp
 
 
 @pytest.fixture(scope="module")
@@ -103,52 +101,3 @@ def test_correlations_stand_in_order_and_nothing_is_said_of_nothing():
     assert list(marks.x) == [0.2, 0.7]
     assert marks.error_x.array == pytest.approx([0.2, 0.1])
     assert marks.error_x.arrayminus == pytest.approx([0.1, 0.2])
-
-
-def test_the_application_follows_clicks_and_sliders(scan, states):
-    app = SpanApp(scan, states, {"flow walking": {(1, 4): 0.123}}, span=(0, 2))
-    assert "No operator was trained" in app.status.value
-    app.click(1, 4)
-    assert app.span == (1, 4)
-    assert "flow walking 0.123" in app.status.value
-    assert (app.map.data[1].x, app.map.data[1].y) == ((4,), (1,))
-    ratio = lft.recoupling_ratio(states[1], states[4]).ratio
-    assert f"R = {ratio:.3f}" in app.plane.layout.title.text
-    app.click(4, 1)  # below the diagonal there is nothing
-    app.click(2, 2)
-    assert app.span == (1, 4)
-    app.n.value = 6
-    assert "Layers 1 … 5" in app.plane.layout.title.text
-    app.criterion.value = "angular"
-    assert "Angular" in app.map.layout.title.text
-    assert app.map.data[1].x == (6,)
-    values = scan["angular"].diagonal(5)
-    rank = int((values < scan["angular"][1, 6]).sum()) + 1
-    assert f"Angular distance {scan['angular'][1, 6]:.3f} (rank {rank} of {len(values)})" in app.status.value
-
-
-def test_a_span_that_ends_before_it_begins_is_refused_in_words(scan, states):
-    app = SpanApp(scan, states, span=(2, 4))
-    app.m.value = 4
-    assert "choose n above m = 4" in app.status.value
-    app.n.value = 5
-    assert "Layers 4 … 4" in app.status.value
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
-def test_a_click_on_the_map_shows_the_span(page, lab):
-    open_notebook(page, lab, "spans.ipynb")
-    run_all(page, until="Layers 2 … 5")
-    page.wait_for_selector(".heatmaplayer image")
-    page.wait_for_timeout(1000)
-    box = page.locator(".heatmaplayer").first.bounding_box()
-    cell = box["width"] / 9  # nine depths, m = 1 and n = 5
-    page.mouse.click(box["x"] + 5.5 * cell, box["y"] + 1.5 * box["height"] / 9)
-    page.wait_for_selector("text=Layers 1 … 4", state="attached")
-    page.wait_for_selector(".noUi-handle[aria-valuenow='5.0']", state="attached")  # the slider has followed
-    page.wait_for_timeout(1000)
-    slider = page.locator(".noUi-handle").nth(1)  # and the keyboard: n one further
-    slider.focus()
-    slider.press("ArrowRight")
-    page.wait_for_selector("text=Layers 1 … 5", state="attached")

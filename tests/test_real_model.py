@@ -107,8 +107,3 @@ def test_every_result_is_of_a_run_of_the_recipe():
     for row in results["rows"]:
         run = json.loads(json.dumps(runs[row["name"]].to_dict()))
         assert (row["options"], row["tokens"], row["seed"]) == (run["options"], run["tokens"], run["seed"]), row["name"]
-
-
-def test_the_readme_shows_the_results():
-    readme = (assets.ASSETS.parent / "README.md").read_text()
-    assert real_report.paper_table(real_report.load()) in readme

@@ -208,7 +208,7 @@ def test_a_run_leaves_everything_behind(finished):
     planned, run = finished
     out = run.teacher and Path(run.settings.out)
     assert {p.name for p in out.iterdir()} == {
-        "settings.json", "checkpoints", "metrics.jsonl", "tensorboard", "student", "card.json", "card.md",
+        "settings.json", "checkpoints", "metrics.jsonl", "tensorboard", "student", "card.json", "card.md", ".lock",
     }  # fmt: skip
     assert len(list((out / "checkpoints").iterdir())) == 2
     assert lft.RunSettings(**json.loads((out / "settings.json").read_text())) == run.settings

@@ -25,6 +25,7 @@ CASES = {
     "midpoint-2": lft.Flow("midpoint", 2),
     "two-layers": lft.Flow("euler", 2, layers=2),
     "conditional": lft.Flow("midpoint", 1, conditional=True),
+    "step-aware": lft.Flow("euler", 2, step_aware=True),
 }
 
 
@@ -114,6 +115,43 @@ def test_a_conditional_velocity_knows_where_the_walk_starts(teacher):
     assert (here - there).abs().max() > 1e-3
     with pytest.raises(ValueError, match="where the walk starts"):
         operator.field(**place)
+
+
+def test_a_step_aware_velocity_is_told_how_long_the_step_is(teacher, ids):
+    """At first it is what the teacher's layer is; once it has learned, the same field walked in other steps differs."""
+    plain, aware = (lft.splice(teacher, SPAN, lft.Flow("euler", 2, step_aware=a)) for a in (False, True))
+    assert (logits(plain, ids) - logits(aware, ids)).abs().max() < 1e-6
+    operator = aware.operator
+    with torch.no_grad():
+        operator.velocity.modulation.outer.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1))
+    place = {"position_embeddings": teacher.gpt_neox.rotary_emb(x, torch.arange(4)[None]), "attention_mask": None}
+    with torch.no_grad():
+        u = operator.field(**place)
+        half, whole = u(x, 0.0, 0.5), operator.field(**place)(x, 0.0, 1.0)
+        walked = operator(x, **place)
+        by_hand = operator.field(**place)
+        first = x + 0.5 * by_hand(x, 0.0, 0.5)
+        second = first + 0.5 * by_hand(first, 0.5, 0.5)
+    assert (half - whole).abs().max() > 1e-3
+    assert (walked - second).abs().max() < 1e-6
+
+
+def test_a_step_aware_velocity_refuses_what_it_cannot_do(teacher, ids):
+    with pytest.raises(ValueError, match="step-aware velocity is for Euler steps"):
+        lft.Flow("midpoint", step_aware=True)
+    aware, plain = (lft.splice(teacher, SPAN, lft.Flow(step_aware=a)) for a in (True, False))
+    with pytest.raises(ValueError, match="step-aware velocity is for Euler steps"):
+        aware.set_solver("midpoint", 1)
+    assert aware.set_solver(num_steps=3).operator.settings == {
+        "solver": "euler",
+        "num_steps": 3,
+        "step_aware": True,
+    }
+    with pytest.raises(ValueError, match="told how long the step is"):
+        lft.fit(aware, teacher, ids, objective="flow_matching", max_steps=1, batch_size=1)
+    with pytest.raises(ValueError, match="told the time alone"):
+        plain.operator.field()(torch.zeros(1, 2, 64), 0.0, 0.5)
 
 
 def test_cached_generation_is_uncached_generation(student, ids):

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import lft_edu as lft
+from lft_edu import plots
 from lft_edu.cli import main
 from lft_edu.explorer import app, trajectories
+from lft_edu.explorer.naming import color_of, spoken, title_of
 from lft_edu.explorer.scene import packed, unpacked
+from lft_edu.explorer.stills import STILL
 from lft_edu.loading import gguf
 from lft_edu.loading.assets import NOTEBOOKS
 from lft_edu.loading.teachers import build_model
@@ -49,15 +52,75 @@ def test_a_scene_holds_what_was_captured_and_projected(explorer, models):
             expected = lft.projections.bundled(kind, dimensions).transform(path)
             np.testing.assert_allclose(unpacked(points), expected, rtol=1e-4, atol=1e-4)
     kl = lft.trajectories.divergence(*paths)
-    np.testing.assert_allclose(unpacked(scene["kl"]), kl.clamp_min(0), atol=1e-5)
+    np.testing.assert_allclose(unpacked(scene["models"][1]["kl"]), kl.clamp_min(0), atol=1e-5)
     depths = lft.trajectories.shared_depths(*paths)
-    np.testing.assert_allclose(unpacked(scene["shared"]), depths)
+    np.testing.assert_allclose(unpacked(scene["models"][1]["shared"]), depths)
     pair = paths[0].at(depths), paths[1].at(depths)
-    np.testing.assert_allclose(unpacked(scene["apart"]), (pair[0] - pair[1]).norm(dim=-1), atol=1e-4)
+    np.testing.assert_allclose(unpacked(scene["models"][1]["apart"]), (pair[0] - pair[1]).norm(dim=-1), atol=1e-4)
     found = lft.projections.distortion(lft.projections.bundled("PCA"), *(x[:, 1:] for x in pair))
-    assert scene["views"]["PCA 2-D"]["hidden"] == pytest.approx(found.hidden, abs=1e-6)
-    assert scene["views"]["PCA 2-D"]["agreement"] == pytest.approx(found.agreement, abs=1e-6)
-    assert scene["views"]["UMAP 2-D"]["hidden"] is None
+    assert scene["models"][1]["distortion"]["PCA 2-D"]["hidden"] == pytest.approx(found.hidden, abs=1e-6)
+    assert scene["models"][1]["distortion"]["PCA 2-D"]["agreement"] == pytest.approx(found.agreement, abs=1e-6)
+    assert scene["models"][1]["distortion"]["UMAP 2-D"]["hidden"] is None
+    for data, path in zip(scene["models"], paths, strict=True):
+        final = path.log_probabilities().exp()
+        ids = torch.stack([paths[0].log_probabilities().argmax(-1), path.ids.roll(-1)], -1)
+        tracked = unpacked(data["tracked"])
+        np.testing.assert_allclose(tracked[-1, :-1], final.gather(1, ids)[:-1], rtol=1e-3, atol=1e-5)
+        assert np.isnan(tracked[:, -1, 1]).all()  # nothing follows the last token
+        between = torch.cdist(path.states[5], path.states[5])[2]
+        between[2] = np.inf
+        assert unpacked(data["near"])[5, 2].tolist() == between.argsort()[:4].tolist()
+        np.testing.assert_allclose(unpacked(data["distances"])[5, 2], between.sort().values[:4], rtol=1e-3)
+    assert scene["targets"] == [visible(tokenizer.decode([i])) for i in ids[:, 0].tolist()]
+
+
+def test_two_students_are_shown_at_once(explorer, models):
+    alone = explorer.scene["models"][1]
+    explorer.show(second="ridge")
+    teacher, first, second = explorer.scene["models"]
+    assert [teacher["title"], first["title"], second["title"]] == ["teacher", "Flow Walking", "ridge"]
+    assert first == alone
+    paths = [lft.capture(model, models[2], TEXT) for model in (models[0], models[1]["ridge"])]
+    np.testing.assert_allclose(unpacked(second["kl"]), lft.trajectories.divergence(*paths), atol=1e-4)
+    assert len({teacher["color"], first["color"], second["color"]}) == 3
+    explorer.show(student="ridge")  # not a student beside itself
+    assert explorer.settings["second"] == ""
+    assert len(explorer.scene["models"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("bundled/flow-walking-6-18", "Flow Walking, 6–18"),
+        ("smollm2-135m/flow-matching-kl-13-19", "flow matching, then KL, 13–19"),
+        ("ridge", "ridge"),
+        ("my <b>run</b>", "my <b>run</b>"),
+        ("runs/flow-surfing-6-18", "runs/flow-surfing-6-18"),
+    ],
+)
+def test_students_have_names_for_readers(name, title):
+    assert title_of(name) == title
+
+
+def test_an_operator_keeps_its_color():
+    names = ("bundled/flow-walking-6-18", "Flow Walking, 8–20", "flow_walking")
+    assert {color_of(name) for name in names} == {plots.COLORS["flow-walking"]}
+    assert color_of("mine") != color_of("mine", 1)
+
+
+def test_spaces_are_counted_in_words():
+    assert spoken("\n" + 15 * " ") == "line break + 15 spaces"
+    assert spoken(" ") == "1 space"
+    assert spoken("\n\n\t") == "2 line breaks + 1 tab"
+    assert spoken(" name") == "“·name”"
+    assert "\u202e" not in spoken("\u202e")
+
+
+def test_a_saved_notebook_keeps_a_picture(explorer):
+    data, _ = explorer._repr_mimebundle_()
+    assert data["text/plain"] == STILL
+    assert "src='data:image/png;base64," in data["text/html"]
+    assert len(data["text/html"]) < 60_000
 
 
 def test_packed_arrays_come_back(generator):
@@ -68,13 +131,15 @@ def test_packed_arrays_come_back(generator):
 
 def test_settings_change_the_scene_and_leave_the_models_alone(explorer, models):
     student = models[1]["flow-walking"]
-    before = unpacked(explorer.scene["kl"]).copy()
+    before = unpacked(explorer.scene["models"][1]["kl"]).copy()
     explorer.show(solver="euler", steps=1)
     assert explorer.scene["models"][1]["about"] == "layers 6–18 → flow, euler × 1"
     student_alone = lft.load_student("bundled/flow-walking-6-18", models[0]).set_solver("euler", 1)
     paths = [lft.capture(model, models[2], TEXT) for model in (models[0], student_alone)]
-    np.testing.assert_allclose(unpacked(explorer.scene["kl"]), lft.trajectories.divergence(*paths), atol=1e-4)
-    assert not np.allclose(before, unpacked(explorer.scene["kl"]), atol=1e-3)
+    np.testing.assert_allclose(
+        unpacked(explorer.scene["models"][1]["kl"]), lft.trajectories.divergence(*paths), atol=1e-4
+    )
+    assert not np.allclose(before, unpacked(explorer.scene["models"][1]["kl"]), atol=1e-3)
     assert student.operator.settings == {"solver": "midpoint", "num_steps": 3}  # only looked at otherwise
     explorer.show(student="ridge")
     assert explorer.scene["settings"]["steps"] is None
@@ -110,6 +175,7 @@ def test_nothing_is_computed_twice(explorer, monkeypatch):
         ({"text": ["x"]}, "give a string"),
         ({"student": "flow-walkin"}, "Did you mean 'flow-walking'"),
         ({"view": "PCA"}, "Unknown view"),
+        ({"second": "rige"}, "Did you mean 'ridge'"),
         ({"preparation": "layer-norm"}, "Did you mean 'layernorm'"),
         ({"steps": 0}, "from 1 to 64"),
         ({"steps": 2.5}, "from 1 to 64"),
@@ -155,12 +221,12 @@ def test_a_student_trained_further_is_captured_anew(bundled):
     teacher, tokenizer = bundled
     student = lft.load_student("bundled/flow-walking-6-18", teacher)
     explorer = lft.TrajectoryExplorer(teacher, {"": student}, tokenizer, text=TEXT)
-    before = unpacked(explorer.scene["kl"]).mean()
+    before = unpacked(explorer.scene["models"][1]["kl"]).mean()
     with torch.no_grad():
         for p in student.operator.parameters():
             p.zero_()
     explorer.show(text=TEXT)
-    assert unpacked(explorer.scene["kl"]).mean() > 2 * before  # and a student without a name is no teacher
+    assert unpacked(explorer.scene["models"][1]["kl"]).mean() > 2 * before  # and a student without a name is no teacher
 
 
 def test_the_page_is_told_while_something_is_computed(explorer):
@@ -245,7 +311,8 @@ def test_failures_are_the_largest_divergences(models):
         lft.worst_tokens(students["ridge"], teacher, tokenizer, ["z" * 600])
     explorer = lft.TrajectoryExplorer(teacher, students, tokenizer, text=TEXT, gallery={"ridge": found})
     assert explorer.gallery[0]["text"] == found[0].text
-    assert explorer.gallery[0]["label"].startswith("ridge: after “")
+    assert f"{found[0].kl:.2f} nats after “" in explorer.gallery[0]["label"]
+    assert explorer.gallery[0]["student"] == "ridge"
 
 
 @pytest.fixture
@@ -280,7 +347,8 @@ def real(monkeypatch):
 def test_the_application_is_a_notebook_that_opens_the_explorer(opened, monkeypatch, capsys):
     command, source = opened("--text", "x = '''", "--", "--port", "9999")
     assert command[1:3] == ["-m", "voila"]
-    assert command[4:6] == ["--port", "9999"]
+    assert command[4:6] == list(app.FLAGS)
+    assert command[6:8] == ["--port", "9999"]
     assert """text="x = '''")""" in source
     assert "load_teacher('bundled', dtype=torch.float32)" in source
     assert "text=" not in opened()[1]  # the explorer's own
@@ -365,4 +433,4 @@ def test_a_real_model_is_drawn():
     assert shown["words"][str(ids[-1, -1, 0])] == "·Rome"
     path = lft.capture(teacher, tokenizer, app.ENGLISH)
     assert (ids == path.logit_lens(5).ids.numpy()).mean() > 0.99  # in bfloat16, equal probabilities change places
-    assert np.isfinite(unpacked(shown["kl"])).all()
+    assert np.isfinite(unpacked(shown["models"][1]["kl"])).all()

@@ -20,7 +20,11 @@ from .checking import EXERCISES
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.S | re.M)
 ANSWER = "**And the prediction?** "
+PREDICTION = re.compile(r"\s*\*My\s+prediction: …\*")
+HINT = re.compile(r"<details><summary>Hint.*?</details>", re.S)
 CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
+# A cell that does not raise is given its points: so it raises by itself, whatever a submission did to what check asks.
+GRADED = r'report = check("\1", \2)\ndisplay(report)\nassert report, "not yet: see above"'
 ROOT = NOTEBOOKS / "exercises"
 LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
 
@@ -62,12 +66,32 @@ def _grading(grade_id: str, **given) -> dict:
     return {**flags, "grade_id": grade_id.replace(".", "-"), **given}
 
 
-def student(book):
-    """Return the student's version: stubs, with solutions and answers to the predictions folded below each check."""
+def asked(cell, number: str):
+    """Split an exercise's text: the question, a line to write the prediction in, and each hint in a cell of its own, so
+    that opening one cell does not show what stands in another."""
     import nbformat
 
-    book, cells, answer = copy.deepcopy(book), [], ""
+    hints = HINT.findall(cell.source)
+    text, found = PREDICTION.subn("", HINT.sub("", cell.source).rstrip())
+    cell.source = text
+    yield cell
+    if found:
+        source = f'guess = lft.predict("Your prediction for {number}")'
+        yield nbformat.v4.new_code_cell(source, id=f"{cell.id}-prediction")
+    for i, hint in enumerate(hints):
+        yield nbformat.v4.new_markdown_cell(hint, id=f"{cell.id}-hint-{i}")
+
+
+def student(book):
+    """Return the student's version: a line for each prediction, stubs, with solutions and answers to the predictions
+    folded below each check, and at the end what has been passed."""
+    import nbformat
+
+    book, parts, cells, answer, number = copy.deepcopy(book), [], [], "", ""
     for cell in book.cells:
+        number = found[1] if (found := re.search(r"^## (\d+\.\d+)", cell.source, re.M)) else number
+        parts += asked(cell, number) if cell.cell_type == "markdown" else [cell]
+    for cell in parts:
         if cell.cell_type == "code" and (found := SOLUTION.search(cell.source + "\n")):
             answer = textwrap.dedent(found[2]).rstrip()
             cell.source = SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source + "\n").rstrip()
@@ -78,7 +102,9 @@ def student(book):
         if cell.cell_type == "code" and CHECK.search(cell.source):
             fold = f"<details><summary>Solution</summary>\n\n```python\n{answer}\n```\n\n</details>"
             cells.append(nbformat.v4.new_markdown_cell(fold, id=f"{cell.id}-solution"))
-    book.cells = cells
+    lesson = int(number.split(".")[0])
+    done = nbformat.v4.new_code_cell(f"lft.my_progress({lesson})", id="cell-progress")
+    book.cells = [*cells[:-1], done, cells[-1]]
     return book
 
 
@@ -86,6 +112,7 @@ def solution(book):
     """Return the version with solutions, in which a failing check raises."""
     book = copy.deepcopy(book)
     for cell in book.cells:
+        cell.source = PREDICTION.sub("", cell.source)
         if cell.cell_type == "code":
             cell.source = re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source + "\n", flags=re.M).rstrip()
             cell.source = CHECK.sub(r'report = check("\1", \2)\nassert report, report\nreport', cell.source)
@@ -105,12 +132,12 @@ def write(check: bool = False) -> list[Path]:
             for cell in made.cells:  # links in the sources are relative to their folder
                 cell.source = cell.source.replace(*LINKS[kind])
             text = nbformat.writes(made) + "\n"
-            if path.exists() and path.read_text() == text:
+            if path.exists() and path.read_text(encoding="utf-8") == text:
                 continue
             changed.append(path)
             if not check:
                 path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8")
     return changed
 
 
@@ -133,12 +160,15 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         book = read(source)
         book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
+        for cell in book.cells:
+            cell.source = CHECK.sub(GRADED, cell.source) if cell.cell_type == "code" else cell.source
         nbformat.write(book, path)
         written.append(path)
     (folder / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.course_id = {name!r}\n"
         "c.ClearSolutions.code_stub = {'python': 'raise NotImplementedError'}\n"
-        "c.ExecutePreprocessor.timeout = 300\n"
+        "c.ExecutePreprocessor.timeout = 300\n",
+        encoding="utf-8",
     )
     return written
 

@@ -12,6 +12,8 @@ running it, and raises :class:`Wrong` with an explanation where the answer fails
 import html
 import os
 import reprlib
+import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from ..lessons import progress
 from .renumbered import renumber
 
 EXERCISES: dict[str, "Exercise"] = {}
+PATIENCE = 20.0  # seconds, after which a check that still runs says so
+LARGEST = 10**7  # numbers in an answer: none has that many, and more may not fit into memory
 NOTHING = "Your function returned nothing. Not filled in yet, or is `return` missing?"
 
 
@@ -112,14 +116,20 @@ def check(number: str, answer: Callable) -> Report:
     chosen = EXERCISES[current]
     report = Report(chosen, renumbered=renumbered)
     stage = "is a function"
+    waiting = threading.Timer(PATIENCE, _still_running, [chosen.number])
+    waiting.daemon = True
+    waiting.start()
     try:
-        for following in chosen.run(Answer(answer, chosen.number)):
-            if stage != "is a function":
-                report.passed.append(stage)
-            stage = following
+        with torch.enable_grad():  # whatever an earlier answer left behind
+            for following in chosen.run(Answer(answer, chosen.number)):
+                if stage != "is a function":
+                    report.passed.append(stage)
+                stage = following
         report.passed.append(stage)
     except Wrong as wrong:
         report.failed, report.message = "" if isinstance(wrong, Unfilled) else stage, str(wrong)
+    finally:
+        waiting.cancel()
     if report:
         progress.keep("exercises", chosen.number, True)
     if not report and os.environ.get("NBGRADER_EXECUTION"):
@@ -127,8 +137,27 @@ def check(number: str, answer: Callable) -> Report:
     return report
 
 
+def _still_running(number: str) -> None:
+    print(f"The check of {number} still runs: does a loop in your function never end? Stop it with ■.", file=sys.stderr)
+
+
+def clones(value):
+    """Copy the tensors and arrays in a value, so that a function may write into what it is given."""
+    if isinstance(value, Tensor) or type(value).__module__ == "numpy":
+        return value.clone() if isinstance(value, Tensor) else value.copy()
+    if type(value) in (list, tuple):
+        return type(value)(map(clones, value))
+    if type(value) is dict:
+        return {key: clones(item) for key, item in value.items()}
+    return value
+
+
 class Answer:
-    """A learner's function, whose exceptions become :class:`Wrong`."""
+    """A learner's function, whose exceptions become :class:`Wrong`.
+
+    It is given copies of tensors, so that it may write into them and every check starts from the same numbers. A check
+    that looks whether it does calls :meth:`uncopied`.
+    """
 
     def __init__(self, function, number: str):
         self.function, self.number = function, number
@@ -136,19 +165,25 @@ class Answer:
             raise_unless_callable(function, number)
 
     def __call__(self, *args, **kwargs):
+        return self.uncopied(*clones(args), **clones(kwargs))
+
+    def uncopied(self, *args, **kwargs):
+        """Call the function on the arguments themselves."""
         value = self.or_none(*args, **kwargs)
         if value is None:
             raise Unfilled(NOTHING)
         return value
 
     def or_none(self, *args, **kwargs):
-        """Call the function where None is an answer, too."""
+        """Call the function on the arguments themselves, where None is an answer, too."""
         try:
             value = self.function(*args, **kwargs)
         except NotImplementedError:
             raise Unfilled("Not filled in yet: replace `raise NotImplementedError` by your code.") from None
         except Wrong:  # raised by a probe that the check passed in
             raise
+        except SystemExit:
+            raise Wrong("Your function called sys.exit() or quit(): return the result instead.") from None
         except Exception as error:
             raise Wrong(explain(error, self.function)) from None
         if value is ...:
@@ -179,7 +214,7 @@ def describe(value) -> str:
     """Describe a value in a few words: ``a tensor of shape (3, 2)``, ``a list``, ``the number 3``."""
     if isinstance(value, bool):
         return f"the truth value {value}"
-    if isinstance(value, (int, float)):
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**15):
         return f"the number {value:g}"
     shape = getattr(value, "shape", None)
     if shape is not None:
@@ -200,15 +235,17 @@ def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(value)
-        if found.is_complex():
+        if found.is_complex() or found.device.type == "meta":
             raise TypeError
-        found = found.detach().cpu().double()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise Wrong(f"You returned {describe(value)}; {what} must be a tensor of real numbers.") from None
     if shape is not None and tuple(found.shape) != tuple(shape):
         tail = f": {meaning}" if meaning else ""
         wanted = f"shape {tuple(shape)}" if shape else "a single number, shape ()"
         raise Wrong(f"You returned {describe(value)}; {what} must have {wanted}{tail}.")
+    if found.numel() > LARGEST:  # before it is copied: an expanded tensor may be larger than the memory
+        raise Wrong(f"You returned {describe(value)}: far more numbers than {what} has.")
+    found = found.detach().cpu().double()
     if not bool(torch.isfinite(found).all()):
         raise Wrong(f"You returned NaN or infinity in {what}. Is something divided by zero?")
     return found

@@ -117,7 +117,7 @@ def splice(answer):
     def run(layers, span, digits=False):
         parts = Parts(layers, digits)
         given = list(parts.layers)
-        value = answer(parts.x.clone(), given, span, parts.operator, parts.norm, parts.head)
+        value = answer.uncopied(parts.x.clone(), given, span, parts.operator, parts.norm, parts.head)
         if given != parts.layers:
             raise Wrong("You changed the list of layers itself: the teacher would lose them. Take slices: layers[:m].")
         return parts, value

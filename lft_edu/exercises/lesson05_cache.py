@@ -134,7 +134,7 @@ def slots(answer):
         """Run the answer without a cache: (model, end of the path, next free slot)."""
         toy, start = Toy(keep=False), text.clone()
         toy.calls.append([])
-        end, following = walked(answer(toy.look, start, first, solver, steps), text.shape)
+        end, following = walked(answer.uncopied(toy.look, start, first, solver, steps), text.shape)
         if not torch.equal(start, text):
             raise Wrong("You changed x itself: operators such as += work in place. Make a new tensor: x = x + …")
         return toy, end, following

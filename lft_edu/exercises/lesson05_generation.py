@@ -114,7 +114,7 @@ def generate(answer):
         given, grad = prompt.clone(), torch.is_grad_enabled()
         try:
             with RecordedModel(model) as watched:
-                value = answer(model, given, n, eos)
+                value = answer.uncopied(model, given, n, eos)
             switched = torch.is_grad_enabled() != grad
         finally:
             torch.set_grad_enabled(grad)

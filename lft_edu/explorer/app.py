@@ -12,6 +12,8 @@ STUDENTS = tuple(f"bundled/{kind}-6-18" for kind in ("flow-walking", "flow-match
 ENGLISH = (
     "The capital of France is Paris. The capital of Italy is"  # the first text of all teachers but the bundled one
 )
+# A pool of one: the next page's kernel has run the notebook before it is asked for, so that a page is there at once.
+FLAGS = ("--preheat_kernel=True", "--pool_size=1")
 CELL = """import lft_edu as lft
 import torch
 from lft_edu.support.machine import fastest_dtype
@@ -59,6 +61,7 @@ def write_app(teacher: str | None = None, students: Sequence[str] = (), text: st
         text="" if text is None else f", text={text!r}",
     )
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="explorer")])
+    book.metadata["title"] = "Trajectory explorer"  # of the browser's window
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = Path(tempfile.mkdtemp(prefix="lft_edu-")) / "explorer.ipynb"
     nbformat.write(book, path)

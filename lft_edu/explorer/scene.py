@@ -1,8 +1,10 @@
-"""Prepare the data that the trajectory explorer's page draws: two projected trajectories of one text, with annotations.
+"""Prepare the data that the trajectory explorer's page draws: projected trajectories of one text, with annotations.
 
 Arrays are sent as bytes (see :func:`packed`), all else as JSON.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +15,32 @@ from ..plots.base import visible
 from ..plots.trajectories import axis_names
 from ..projections import Projection, distortion
 from ..trajectories import Lens, Trajectory, divergence, shared_depths
+from .naming import TEACHER, color_of, title_of
 
 if TYPE_CHECKING:
     from ..splicing import SplicedForCausalLM
 
 TOP = 5  # predictions that the logit lens shows
+NEAR = 4  # neighbors of a state
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A text in one model, with all that the page shows of it.
+
+    Attributes:
+        path, lens: the trajectory and its logit lens.
+        tracked: ``(S, T, 2)``, probabilities of two tokens at each depth: the teacher's prediction, and the token that
+            follows in the text (NaN at the last position).
+        near, distances: ``(S, T, n)``, the positions of the nearest states at each depth in all dimensions, and how far
+            they are; n is at most :data:`NEAR`.
+    """
+
+    path: Trajectory
+    lens: Lens
+    tracked: Tensor
+    near: Tensor
+    distances: Tensor
 
 
 def describe(model: "SplicedForCausalLM", solver: dict | None) -> str:
@@ -28,47 +51,49 @@ def describe(model: "SplicedForCausalLM", solver: dict | None) -> str:
     )
 
 
-def scene(
-    captured: tuple[tuple[Trajectory, Lens], tuple[Trajectory, Lens]],
-    views: dict[str, tuple[Projection, float]],
-    student_name: str,
-    about: str,
-) -> dict:
+def see(path: Trajectory, lens: Lens, expected: Tensor) -> Seen:
+    """Measure what the page shows of a trajectory.
+
+    Args:
+        expected: ``(T,)``, ids of the tokens that the teacher predicts.
+    """
+    targets = torch.stack([expected, path.ids.roll(-1)], -1)
+    tracked = torch.stack([path.log_probabilities(s).gather(1, targets).exp() for s in range(len(path.times))])
+    tracked[:, -1, 1] = float("nan")
+    between = torch.stack([torch.cdist(states, states) for states in path.states])
+    between.diagonal(dim1=1, dim2=2).fill_(float("inf"))
+    found = between.topk(min(NEAR, len(path.ids) - 1), largest=False)
+    return Seen(path, lens, tracked, found.indices, found.values)
+
+
+def scene(teacher: Seen, students: Sequence[tuple[str, str, Seen]], views: dict[str, tuple[Projection, float]]) -> dict:
     """Collect everything that the page needs to draw one text.
 
     Args:
-        captured: trajectory and logit lens of the teacher, and of the student.
+        teacher: the text in the teacher.
+        students: name, description of the operator (see :func:`describe`) and the text, of one student or two.
         views: name → fitted projection and its trustworthiness.
-        student_name: heading of the student.
-        about: description of its operator, see :func:`describe`.
     """
-    (teacher, student), lenses = zip(*captured, strict=True)
-    depths = shared_depths(teacher, student)
-    indices = [[path.depth_index(depth) for depth in depths.tolist()] for path in (teacher, student)]
-    pair = [path.states[rows] for path, rows in zip((teacher, student), indices, strict=True)]
-    points = {name: [view.transform(path) for path in (teacher, student)] for name, (view, _) in views.items()}
+    points = {name: view.transform(teacher.path) for name, (view, _) in views.items()}
+    about = f"{teacher.path.times[-1]:.0f} layers"
+    lenses = [teacher.lens, *(seen.lens for _, _, seen in students)]
     words = {i: word for lens in lenses for i, word in lens.words.items()}
-    headings = ("teacher", f"{teacher.times[-1]:.0f} layers"), (student_name, about)
+    first = {"name": "teacher", "title": "teacher", "about": about, "color": TEACHER, **model_data(teacher, points)}
     return {
-        "text": teacher.text,
-        "tokens": [visible(token) for token in teacher.tokens],
+        "text": teacher.path.text,
+        "tokens": [visible(token) for token in teacher.path.tokens],
         "words": {str(i): visible(word) for i, word in sorted(words.items())},
-        "models": [
-            {"name": name, "about": said, **model_data(path, lens, {view: both[m] for view, both in points.items()})}
-            for m, ((name, said), path, lens) in enumerate(zip(headings, (teacher, student), lenses, strict=True))
-        ],
-        "kl": packed(divergence(teacher, student).clamp_min(0)),
-        "shared": packed(depths),
-        "apart": packed((pair[0] - pair[1]).norm(dim=-1)),
+        "targets": [visible(teacher.lens.words[i]) for i in teacher.lens.ids[-1, :, 0].tolist()],
+        "models": [first, *(student_data(teacher, *one, views, points, i) for i, one in enumerate(students))],
         "views": {
-            name: view_data(*views[name], pair, [place[rows] for place, rows in zip(both, indices, strict=True)])
-            for name, both in points.items()
+            name: {"axes": axis_names(view), "trust": trust, "kind": view.kind} for name, (view, trust) in views.items()
         },
     }
 
 
-def model_data(path: Trajectory, lens: Lens, points: dict[str, np.ndarray]) -> dict:
-    """Pack one trajectory and its logit lens; ``points`` are view → projected states ``(S, T, d)``."""
+def model_data(seen: Seen, points: dict[str, np.ndarray]) -> dict:
+    """Pack what was seen in one model; ``points`` are view → projected states ``(S, T, d)``."""
+    path, lens = seen.path, seen.lens
     return {
         "span": path.span,
         "times": packed(path.times),
@@ -77,23 +102,45 @@ def model_data(path: Trajectory, lens: Lens, points: dict[str, np.ndarray]) -> d
         "lens_ids": packed(lens.ids, "int32"),
         "lens_shares": packed(lens.probabilities),
         "lens_kl": packed(lens.kl.clamp_min(0)),
+        "tracked": packed(seen.tracked),
+        "near": packed(seen.near, "int32"),
+        "distances": packed(seen.distances),
         "points": {view: packed(places) for view, places in points.items()},
     }
 
 
-def view_data(projection: Projection, trust: float, pair: list[Tensor], places: list[np.ndarray]) -> dict:
-    """Describe a view: its axes, and its distortion of pairs of states ``(K, T, D)`` projected to ``places``
-    ``(K, T, d)``. Position 0 is excluded if there are others."""
+def student_data(
+    teacher: Seen, name: str, about: str, seen: Seen, views: dict, teacher_points: dict[str, np.ndarray], place: int
+) -> dict:
+    """Pack what was seen in a student, and how it differs from the teacher."""
+    both = teacher.path, seen.path
+    depths = shared_depths(*both)
+    rows = [[path.depth_index(depth) for depth in depths.tolist()] for path in both]
+    pair = [path.states[own] for path, own in zip(both, rows, strict=True)]
+    points = {view: projection.transform(seen.path) for view, (projection, _) in views.items()}
+    return {
+        "name": name,
+        "title": title_of(name),
+        "about": about,
+        "color": color_of(name, place),
+        **model_data(seen, points),
+        "kl": packed(divergence(*both).clamp_min(0)),
+        "shared": packed(depths),
+        "apart": packed((pair[0] - pair[1]).norm(dim=-1)),
+        "distortion": {
+            view: distorted(projection, pair, [teacher_points[view][rows[0]], points[view][rows[1]]])
+            for view, (projection, _) in views.items()
+        },
+    }
+
+
+def distorted(projection: Projection, pair: list[Tensor], places: list[np.ndarray]) -> dict:
+    """Describe the distortion of pairs of states ``(K, T, D)`` projected to ``places`` ``(K, T, d)``. Position 0 is
+    excluded if there are others."""
     kept = slice(1, None) if pair[0].shape[1] > 1 else slice(None)
     states, drawn = ([x[:, kept] for x in both] for both in (pair, places))
     found = distortion(projection, *states, places=drawn)
-    return {
-        "axes": axis_names(projection),
-        "hidden": found.hidden,
-        "agreement": None if np.isnan(found.agreement) else found.agreement,
-        "trust": trust,
-        "kind": projection.kind,
-    }
+    return {"hidden": found.hidden, "agreement": None if np.isnan(found.agreement) else found.agreement}
 
 
 def packed(array, dtype: str = "float32") -> dict:

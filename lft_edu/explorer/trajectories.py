@@ -14,26 +14,38 @@ from typing import TYPE_CHECKING
 import anywidget
 import traitlets
 
-from .. import projections
+from .. import plots, projections
 from ..families import layers_of
 from ..loading.assets import ASSETS
 from ..metrics import Failure
 from ..operators import Flow
-from ..plots.base import visible
 from ..projections import PCA, PREPARATIONS, UMAP, Projection, trustworthiness
 from ..splicing import SplicedForCausalLM, check_pair
 from ..support.errors import unknown_name_error
 from ..support.files import atomic_write
-from ..trajectories import Lens, Trajectory, capture, logit_lenses
-from .scene import TOP, describe, scene
+from ..trajectories import Trajectory, capture, logit_lenses
+from .naming import spoken, title_of
+from .scene import TOP, Seen, describe, scene, see
+from .stills import bundle, still
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("data.js", "picture.js", "panels.js", "controls.js", "explorer.js")
+SCRIPTS = ("data.js", "picture.js", "saving.js", "panels.js", "controls.js", "explorer.js")
 VIEWS = tuple(f"{kind} {dimensions}-D" for kind in ("PCA", "UMAP") for dimensions in (2, 3))
 MAX_CACHED = 24  # captured trajectories
+EXAMPLES = (
+    "for name, value in sorted(items):\n    print(name)",
+    "x = [1, 2, 3, 4, 5]",
+    "class Point:\n    def __init__(self, x, y):\n        self.x = x",
+    "if x > 0:\n    return x\nelse:\n    return -x",
+)  # of the bundled teacher
+SENTENCES = (
+    "The capital of France is Paris. The capital of Italy is",
+    "One, two, three, four, five,",
+    "The river runs from the mountains to the",
+)  # of any other
 
 
 def page_source() -> tuple[str, str]:
@@ -55,6 +67,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
             states for the bundled teacher, and the first text for any other.
         gallery: student → failures found by :func:`~lft_edu.metrics.worst_tokens`, listed as links.
         substeps: additional states inside each step of a flow.
+        examples: texts to click. If None, some Python for the bundled teacher and some English for any other.
 
     Attributes:
         depth: position of the slider, in layers.
@@ -68,6 +81,8 @@ class TrajectoryExplorer(anywidget.AnyWidget):
     _esm, _css = page_source()
     scene = traitlets.Dict().tag(sync=True)
     students = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    titles = traitlets.Dict().tag(sync=True)  # student → its name for readers
+    examples = traitlets.List(traitlets.Unicode()).tag(sync=True)
     gallery = traitlets.List().tag(sync=True)
     busy = traitlets.Unicode("").tag(sync=True)  # description of the running computation
     error = traitlets.Unicode("").tag(sync=True)
@@ -85,6 +100,7 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         background=None,
         gallery: dict[str, Sequence] | None = None,
         substeps: int = 3,
+        examples: Sequence[str] | None = None,
     ):
         models = student if isinstance(student, dict) else {"student": student}
         if not models:
@@ -94,15 +110,18 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         super().__init__()
         self.teacher, self.models, self.tokenizer, self.substeps = teacher, dict(models), tokenizer, substeps
         self.background = background
-        self._paths: dict[tuple, tuple[Trajectory, Lens]] = {}
+        self._paths: dict[tuple, Seen] = {}
         self._projections: dict[tuple, tuple[Projection, float]] = {}
-        self.students = list(models)
+        self.students, self.titles = list(models), {name: title_of(name) for name in models}
+        self.examples = list((EXAMPLES if self._is_bundled() else SENTENCES) if examples is None else examples)
         self.gallery = [
-            {"label": caption(name, failure), "text": failure.text, "student": name, "focus": failure.token}
+            {"label": caption(failure), "text": failure.text, "student": name, "focus": failure.token}
             for name, failures in (gallery or {}).items()
             for failure in failures
         ]
-        self.settings = {"text": text, "student": self.students[0], "preparation": "raw", "view": VIEWS[0]}
+        self.settings = {
+            "text": text, "student": self.students[0], "second": "", "preparation": "raw", "view": VIEWS[0]
+        }  # fmt: skip
         self.solvers = {name: self._solver_of(model) for name, model in models.items()}
         self.scene = self._scene(self.settings, self.solvers)
         self.depth = float(len(layers_of(teacher)))
@@ -114,8 +133,9 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         return f"TrajectoryExplorer: {self.settings['text']!r} through teacher and {names}. Run this cell to open it."
 
     def show(self, **changes) -> None:
-        """Change the display: ``text``, ``student``, ``preparation``, ``view`` (``"PCA 2-D"``, ``"UMAP 3-D"``, …),
-        and for a flow ``solver`` and ``steps``. The models themselves keep their own solvers.
+        """Change the display: ``text``, ``student``, ``second`` (a student to compare with, ``""`` for none),
+        ``preparation``, ``view`` (``"PCA 2-D"``, ``"UMAP 3-D"``, …), and for a flow ``solver`` and ``steps``, those of
+        ``student``. The models themselves keep their own solvers.
 
         Raises:
             ValueError: an unknown setting or value; the display stays as it was.
@@ -135,6 +155,10 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         for key, allowed in (("student", self.students), ("preparation", PREPARATIONS), ("view", VIEWS)):
             if settings[key] not in allowed:
                 raise unknown_name_error(key, settings[key], allowed)
+        if settings["second"] and settings["second"] not in self.students:
+            raise unknown_name_error("student", settings["second"], self.students)
+        if settings["second"] == settings["student"]:
+            settings["second"] = ""
         if solver:
             before = solvers[settings["student"]]
             if before is None:
@@ -147,6 +171,22 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         if settings["text"] != self.settings["text"]:
             self.selected = []  # they were positions in the old text
         self.settings, self.solvers, self.scene, self.view = settings, solvers, shown, settings["view"]
+
+    def _repr_mimebundle_(self, **kwargs):
+        """Return the widget, and a picture of the paths for where there is no kernel."""
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        return bundle(data, self.picture()), metadata
+
+    def picture(self) -> str:
+        """Return the paths of the current text as HTML: a static picture with its description."""
+        name = self.settings["student"]
+        paths = [seen.path for seen in self._paths_of(self.settings["text"], {name: self.solvers[name]})]
+        projection, _ = self._projection("PCA 2-D", self.settings["preparation"], paths[0])
+        named = dict(zip(("teacher", self.titles[name]), paths, strict=True))
+        figure = plots.trajectory(
+            named, projection, title=f"Hidden states through depth: teacher and {self.titles[name]}"
+        )
+        return still(figure, f"Paths of the tokens of a text through the teacher and {self.titles[name]}.")
 
     def _receive(self, _, message: dict, buffers) -> None:
         """Handle a request of the page; show errors there."""
@@ -168,26 +208,29 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         return dict(model.operator.settings) if isinstance(model.operator, Flow) else None
 
     def _scene(self, settings: dict, solvers: dict, views: Sequence[str] | None = None) -> dict:
-        name = settings["student"]
-        model, solver = self.models[name], solvers[name]
-        teacher, student = self._paths_of(name, settings["text"], solver)
+        names = [settings["student"], *filter(None, [settings["second"]])]
+        teacher, *seen = self._paths_of(settings["text"], {name: solvers[name] for name in names})
         ready = [view for view in VIEWS if view.startswith("PCA") or view == settings["view"] or self._is_bundled()]
-        chosen = {view: self._projection(view, settings["preparation"], teacher[0]) for view in views or ready}
-        shown = scene((teacher, student), chosen, name, describe(model, solver))
-        solver = solver or {"solver": None, "num_steps": None}
+        chosen = {view: self._projection(view, settings["preparation"], teacher.path) for view in views or ready}
+        abouts = [describe(self.models[name], solvers[name]) for name in names]
+        shown = scene(teacher, list(zip(names, abouts, seen, strict=True)), chosen)
+        solver = solvers[names[0]] or {"solver": None, "num_steps": None}
         return shown | {"settings": {**settings, "solver": solver["solver"], "steps": solver["num_steps"]}}
 
-    def _paths_of(self, name: str, text: str, solver: dict | None) -> list[tuple[Trajectory, Lens]]:
-        """Capture a text in the teacher and in a student, with logit lenses; cached until the weights change."""
-        wanted = {}
-        for who, settings in ((None, None), (name, solver)):
+    def _paths_of(self, text: str, solvers: dict[str, dict | None]) -> list[Seen]:
+        """Capture a text in the teacher and in students, with logit lenses; cached until the weights change."""
+        wanted: dict[tuple, tuple[str | None, dict | None]] = {}
+        for who, settings in ((None, None), *solvers.items()):
             model = self.teacher if who is None else self.models[who]
             trained = sum(p._version for p in model.parameters())  # counts changes in place
             wanted[who, text, trained, *(settings or {}).values()] = who, settings
         new = {key: self._capture(who, text, how) for key, (who, how) in wanted.items() if key not in self._paths}
         if new:
-            lenses = logit_lenses(list(new.values()), TOP)
-            self._paths |= {key: (path, lens) for (key, path), lens in zip(new.items(), lenses, strict=True)}
+            lenses = dict(zip(new, logit_lenses(list(new.values()), TOP), strict=True))
+            first = next(iter(wanted))
+            of_teacher = lenses[first] if first in new else self._paths[first].lens
+            expected = of_teacher.ids[-1, :, 0]
+            self._paths |= {key: see(path, lenses[key], expected) for key, path in new.items()}
         found = [self._paths[key] for key in wanted]
         while len(self._paths) > MAX_CACHED:
             self._paths.pop(next(iter(self._paths)))
@@ -239,10 +282,12 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         shown = self.settings["student"]
         order = [shown, *(name for name in self.students if name != shown)]
         views = [view for view in VIEWS if view in self.scene["views"]]
-        scenes = {name: self._scene({**self.settings, "student": name}, self.solvers, views) for name in order}
+        alone = {**self.settings, "second": ""}  # the page puts two together
+        scenes = {name: self._scene({**alone, "student": name}, self.solvers, views) for name in order}
         known = [t for t in self.selected if 0 <= t < len(self.scene["tokens"])]
+        shown = {"depth": self.depth, "selected": known, "second": self.settings["second"]}
         with atomic_write(path) as partial:
-            partial.write_text(standalone(scenes, self.depth, known), "utf-8", "replace")
+            partial.write_text(standalone(scenes, shown), "utf-8", "replace")
         return path
 
     def export_png(self, path: str | Path, width: int = 1200, height: int = 1150) -> Path:
@@ -277,18 +322,22 @@ class TrajectoryExplorer(anywidget.AnyWidget):
         return path
 
 
-def caption(student: str, failure: Failure) -> str:
+def caption(failure: Failure) -> str:
     """Describe a failure in one line."""
-    word, expected, given = (f"“{visible(word)}”" for word in (failure.word, failure.expected, failure.given))
-    return f"{student}: after {word} {failure.kl:.2f} nats; teacher {expected}, student {given}"
+    word, expected, given = (spoken(word) for word in (failure.word, failure.expected, failure.given))
+    return f"{failure.kl:.2f} nats after {word}: teacher {expected}, student {given}"
 
 
-def standalone(scenes: dict[str, dict], depth: float, selected: list[int]) -> str:
-    """Return an HTML page with these scenes (student → scene) that makes no requests."""
+def standalone(scenes: dict[str, dict], shown: dict) -> str:
+    """Return an HTML page with these scenes (student → scene) that makes no requests.
+
+    Args:
+        shown: what it shows at first: ``depth``, ``selected`` tokens, and the name of a ``second`` student or ``""``.
+    """
     script, style = page_source()
     teacher, *_ = next(iter(scenes.values()))["models"]  # the same in all of them: written only once
     scenes = {name: {**one, "models": [None, one["models"][1]]} for name, one in scenes.items()}
-    data = {"scenes": scenes, "teacher": teacher, "depth": depth, "selected": selected}
+    data = {"scenes": scenes, "teacher": teacher, **shown}
     text = json.dumps(data, default=lambda raw: base64.b64encode(raw).decode(), allow_nan=False)
     for character in "<>&\u2028\u2029":  # so that no text can end its script
         text = text.replace(character, f"\\u{ord(character):04x}")

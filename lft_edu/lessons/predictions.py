@@ -127,4 +127,5 @@ def _box(inner: str) -> str:
 def _display(text: str, page: str) -> None:
     from IPython.display import display
 
-    display({"text/plain": text, "text/html": page}, raw=True)
+    # JupyterLab shows the first line beside a folded output's dots: a blank one tells nothing
+    display({"text/plain": text, "text/html": f" \n{page}"}, raw=True)

@@ -51,8 +51,10 @@ def verify(folder: Path) -> dict:
         DamagedAssetError: a file is missing or differs.
     """
     try:
-        provenance = json.loads((folder / "PROVENANCE.json").read_text())
+        provenance = json.loads((folder / "PROVENANCE.json").read_text(encoding="utf-8"))
         checksums = dict(provenance["sha256"])
+        if not checksums:
+            raise ValueError("no checksums")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedAssetError(
             f"{folder.name}/PROVENANCE.json is missing or unreadable ({error}). {RESTORE}"

@@ -1,6 +1,8 @@
 """Turn text into token sequences of one length.
 
-Every row of a corpus has exactly ``block_size`` token ids; documents are separated by the end-of-text token. The
+Every row of a corpus has exactly ``block_size`` token ids; documents are separated by the end-of-text token. Every row
+begins with the token that the tokenizer puts before every text, if it does (Llama's; not ours, Pythia's or SmolLM2's):
+a model that always saw it there leaves its attention sink on it, and is measured with it everywhere. The
 offline default is Python source code, which every machine that runs this course has. Files are assigned to train
 (90 %), validation (5 %) or test (5 %) by a hash of their *path*, not their content, so a file that changed by one line
 between two Python versions stays in the same split.
@@ -12,7 +14,7 @@ import hashlib
 import importlib.machinery
 import itertools
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..support.errors import unknown_name_error
+from ..support.progress import quiet_libraries
 from ..support.statistics import evenly_spaced
+from ..text import first_ids
 from . import documentation
 from .documentation import SPLITS, split_of
 
@@ -152,21 +156,31 @@ def window_for(max_tokens: int | None, files: int, block_size: int) -> int | Non
 
 
 def pack(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int, one_document: bool = False
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    one_document: bool = False,
+    first: Sequence[int] = (),
 ) -> list[list[int]]:
     """Pack texts into sequences of ``block_size`` tokens; drop the last, incomplete one.
 
     Args:
         one_document: the texts are parts of one document. End-of-text is added once, instead of after each text.
+        first: what every sequence begins with (:func:`~lft_edu.text.first_ids`).
+
+    Raises:
+        ValueError: the tokenizer has no end-of-text token.
     """
-    texts = list(texts)
+    if tokenizer.eos_token_id is None:
+        raise ValueError("This tokenizer has no end-of-text token, which separates documents: set tokenizer.eos_token.")
+    texts, size = list(texts), block_size - len(first)
     # verbose=False: no warning about texts longer than the model's context, since they are cut below.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     end = [tokenizer.eos_token_id]
     stream = (
         list(itertools.chain.from_iterable(ids if one_document else ids + end for ids in encoded)) + end * one_document
     )
-    return [stream[i : i + block_size] for i in range(0, len(stream) - block_size + 1, block_size)]
+    return [[*first, *stream[i : i + size]] for i in range(0, len(stream) - size + 1, size)]
 
 
 def offline_texts(name: str, split: str, block_size: int, max_tokens: int | None = None) -> Iterator[str]:
@@ -183,9 +197,9 @@ def token_sequences(
 ) -> torch.Tensor:
     """Return an offline corpus as one ``(N, block_size)`` long tensor, without importing ``datasets``."""
     texts = offline_texts(name, split, block_size, max_tokens)
-    sequences = []
+    sequences, first = [], first_ids(tokenizer)
     while group := list(itertools.islice(texts, 256)):
-        sequences += pack(group, tokenizer, block_size)
+        sequences += pack(group, tokenizer, block_size, first=first)
     if max_tokens:
         sequences = [sequences[i] for i in evenly_spaced(len(sequences), max(1, max_tokens // block_size))]
     return torch.tensor(sequences, dtype=torch.long)
@@ -219,7 +233,8 @@ def load_corpus(
         revision: commit, tag or branch of a hub corpus; the newest commit if None.
 
     Raises:
-        ValueError: unknown name or split, ``block_size`` below 2, or too little text for one sequence.
+        ValueError: unknown name or split, ``block_size`` below 2, too little text for one sequence, or a tokenizer
+            without an end-of-text token.
         FileNotFoundError: the path or hub dataset does not exist.
         ConnectionError: the hub cannot be reached.
     """
@@ -233,18 +248,20 @@ def load_corpus(
         raise ValueError(f"The corpus name is empty. Choose one of {', '.join(NAMES)}, or give a path.")
     texts = _text_dataset(str(name), split, max_tokens, block_size, streaming, revision)
     lines = str(name) in HUB and HUB[str(name)].lines
+    first = first_ids(tokenizer)  # part of the function below, so that datasets maps again where it changes
 
     def to_sequences(batch: dict) -> dict:
         rows = batch["text"]
         if not lines:
-            return {"input_ids": pack(filter(str.strip, rows), tokenizer, block_size)}
+            return {"input_ids": pack(filter(str.strip, rows), tokenizer, block_size, first=first)}
         pieces = ["".join(rows[i : i + LINES]) for i in range(0, len(rows), LINES)]
-        return {"input_ids": pack(pieces, tokenizer, block_size, one_document=True)}
+        return {"input_ids": pack(pieces, tokenizer, block_size, one_document=True, first=first)}
 
     # Streams use small batches, for short waits; lines use large ones, since each batch drops its last sequence.
     batch = 1000 if lines else 256 if hasattr(texts, "__len__") else 64
     columns = texts.column_names or ["text", "meta"]
-    corpus = texts.map(to_sequences, batched=True, batch_size=batch, remove_columns=columns)
+    with quiet_libraries():
+        corpus = texts.map(to_sequences, batched=True, batch_size=batch, remove_columns=columns)
     rows = None if max_tokens is None else max(1, max_tokens // block_size)
     if hasattr(corpus, "__len__"):
         if len(corpus) == 0:
@@ -288,10 +305,11 @@ def _hub_texts(name: str, split: str, streaming: bool | None, revision: str | No
     corpus = HUB[name]
     streaming = corpus.streamed if streaming is None else streaming
     try:
-        return datasets.load_dataset(
-            corpus.repository, corpus.configuration, split=split, streaming=streaming, data_files=corpus.files,
-            revision=revision,
-        )  # fmt: skip
+        with quiet_libraries():
+            return datasets.load_dataset(
+                corpus.repository, corpus.configuration, split=split, streaming=streaming, data_files=corpus.files,
+                revision=revision,
+            )  # fmt: skip
     except Exception as error:  # the hub's clients share no error class for "no network"
         instead = 'use "python-stdlib", which needs no network'
         raise hub.explain(error, f"{corpus.repository} ({split})", instead=instead) from error

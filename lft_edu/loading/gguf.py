@@ -25,6 +25,7 @@ from typing import Any
 
 from ..support.errors import reason, unknown_name_error
 from ..support.files import write_json
+from ..support.progress import quiet_libraries
 
 COPYING = 8 << 20  # bytes read at once
 
@@ -255,7 +256,8 @@ def _dequantize(file: Path, folder: Path) -> None:
         # the family first: the weights take a while
         family_of(transformers.AutoConfig.from_pretrained(**place, trust_remote_code=False))
         loader: Any = transformers.AutoModelForCausalLM
-        model, loading = loader.from_pretrained(**place, trust_remote_code=False, **options)
+        with quiet_libraries():
+            model, loading = loader.from_pretrained(**place, trust_remote_code=False, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     except Exception as error:  # gguf, numpy and transformers share no error class for a damaged file
         if isinstance(error, ValueError) and "are not supported yet" in str(error):  # family_of's
@@ -280,4 +282,4 @@ def _dequantize(file: Path, folder: Path) -> None:
 
 def provenance(name: str) -> dict:
     """Return what is recorded of a model in the cache: its source, license and checksums."""
-    return json.loads((models_folder() / name / "PROVENANCE.json").read_text())
+    return json.loads((models_folder() / name / "PROVENANCE.json").read_text(encoding="utf-8"))

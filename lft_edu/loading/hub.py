@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..support import machine
 from ..support.errors import reason
+from ..support.progress import NotebookBar, in_notebook
 
 # Matched against the whole path in the repository: folders with other formats of the same weights are left out.
 FILES = [
@@ -102,7 +103,7 @@ def require_complete(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.exists():
-        weights = set(json.loads(index.read_text()).get("weight_map", {}).values())
+        weights = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
     found = {path.name for path in folder.iterdir()}
     missing = sorted(({"config.json"} | weights) - found) + ([] if found & VOCABULARIES else ["tokenizer.json"])
     if missing:
@@ -125,6 +126,8 @@ def look_up(name: str, revision: str | None = None) -> Download:
 def _snapshot(name: str, revision: str | None, **options):
     from huggingface_hub import snapshot_download
 
+    if in_notebook():
+        options["tqdm_class"] = NotebookBar  # a large download says how far it is, and leaves no widget
     return snapshot_download(name, revision=revision, allow_patterns=FILES, **options)
 
 

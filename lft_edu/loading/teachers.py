@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..support.errors import reason, unknown_name_error
+from ..families import FAMILIES, family_of
+from ..support.errors import import_advice, reason, unknown_name_error
 from ..support.machine import default_device
+from ..support.progress import quiet_libraries
 from . import gguf, hub
 from .assets import ASSETS, RESTORE, DamagedAssetError, operator_notes, verify
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..splicing import SplicedForCausalLM
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")  # a folder has one of these
 SHIPPED = {"bundled": "operators", "smollm2-135m": "smollm2-135m"}  # teacher → its folder of operators in assets/
 # Shapes of published models, for :func:`random_teacher`: (width, layers, heads, vocabulary).
 SHAPES = {
@@ -54,11 +58,10 @@ def load_teacher(
         DamagedAssetError: the bundled teacher does not match its checksums.
         FileNotFoundError: the folder or hub model does not exist, or has no safetensors weights.
         PermissionError, ConnectionError, OSError: see :func:`lft_edu.loading.hub.fetch`.
-        ValueError: unknown name, damaged download, or unsupported model family.
+        ValueError: unknown name, damaged download, weights that the config has no place for, or unsupported family.
+        ImportError: transformers cannot import the model's class.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from ..families import family_of
 
     if (owner := teacher_of(name)) is not None:
         raise ValueError(f"{str(name)!r} is a student: use load_student. Its teacher is {owner!r}.")
@@ -113,10 +116,17 @@ def _from_pretrained(cls: Any, folder: Path, **options) -> Any:
     """Call ``cls.from_pretrained`` without running any code in the folder; turn all loading errors into one."""
     if not Path(folder).joinpath("config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a model's folder. Give one that is.")
+    if "tokenizer" in cls.__name__.lower() and not any(Path(folder).joinpath(name).is_file() for name in TOKENIZERS):
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer ({TOKENIZERS[0]}). Save it there: tokenizer.save_pretrained(folder)."
+        )
     try:
-        return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        with quiet_libraries():
+            return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except MemoryError:
         raise
+    except ImportError as error:  # what is installed is at fault, not the folder
+        raise ImportError(import_advice(error)) from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -132,13 +142,21 @@ def _from_pretrained(cls: Any, folder: Path, **options) -> Any:
 
 
 def _load_model(cls: type, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a model from safetensors; raise an error if a weight is missing (transformers would draw it at random)."""
+    """Load a model from safetensors; raise an error if a weight is missing, which transformers would draw at random, or
+    if the config has no place for one of a layer, which transformers would leave out."""
     model, loading = _from_pretrained(cls, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     missing = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks weights that its config requires, or has them in another shape ({len(missing)}, such as "
             f"{missing[0]}). It is incomplete or damaged: save or copy it again."
+        )
+    family = FAMILIES.get(model.config.model_type)
+    layer = re.compile(rf"(^|\.){family.layers.rpartition('.')[2]}\.\d+\." if family else "")  # of a student: all
+    if extra := sorted(key for key in map(str, loading["unexpected_keys"]) if layer.search(key)):
+        raise ValueError(
+            f"{folder} has weights that its config.json has no place for ({len(extra)}, such as {extra[0]}): loaded "
+            "without them, it would be another model. Copy config.json again."
         )
     return model
 
@@ -193,7 +211,7 @@ def shipped_students(teacher: str | None = None) -> list[str]:
     Args:
         teacher: only its students, such as ``"smollm2-135m"``; None: of all teachers.
     """
-    folders = SHIPPED if teacher is None else {teacher: SHIPPED[teacher]}
+    folders = SHIPPED if teacher is None else {t: SHIPPED[t] for t in (teacher,) if t in SHIPPED}
     return [
         f"{owner}/{p.stem}" for owner, name in folders.items() for p in sorted((ASSETS / name).glob("*.safetensors"))
     ]
@@ -210,14 +228,21 @@ def teacher_of(student: str | Path) -> str | None:
     return owner if slash and owner in SHIPPED else None
 
 
+def _or_none(names: list[str]) -> str:
+    return ", ".join(names) or "none is shipped"
+
+
 def operator_file(student: str) -> Path:
     """Return the file of a shipped student's operator.
 
     Raises:
         ValueError: no such student.
+        DamagedAssetError: there is one, but its file is missing.
     """
     if student not in shipped_students():
-        raise unknown_name_error("student", student, shipped_students(teacher_of(student)), ", or a folder")
+        if (owner := teacher_of(student)) is not None:
+            verify(ASSETS / SHIPPED[owner])  # names what is missing or damaged
+        raise unknown_name_error("student", student, shipped_students(owner), ", or a folder")
     owner, _, name = student.partition("/")
     return ASSETS / SHIPPED[owner] / f"{name}.safetensors"
 
@@ -238,13 +263,15 @@ def load_student(
         device, dtype, revision: see :func:`load_teacher`.
 
     Raises:
-        ValueError: unknown name, or a teacher that the student does not belong to.
+        ValueError: unknown name, a teacher's name, or a teacher that the student does not belong to.
         DamagedAssetError: a shipped file does not match its checksum.
         OSError: see :func:`load_teacher`.
     """
     from ..splicing import SplicedForCausalLM
 
     name = str(name)
+    if name in known_teachers():
+        raise ValueError(f"{name!r} is a teacher: use load_teacher. Its students: {_or_none(shipped_students(name))}.")
     if (owner := teacher_of(name)) is not None:
         path = operator_file(name)
         return _shipped_student(name, path, teacher or load_teacher(owner, device, dtype)[0])

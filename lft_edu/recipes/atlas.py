@@ -1,7 +1,7 @@
 """Fit the reference maps that ship: UMAPs of the bundled teacher's states, so that you need not wait for one.
 
     python -m lft_edu.recipes.atlas             # a few minutes on a CPU; needs umap-learn
-    python -m lft_edu.recipes.atlas --picture   # only README's picture of the explorer; needs Chromium and playwright
+    python -m lft_edu.recipes.atlas --picture   # only the picture in docs/explorer.md; needs Chromium and playwright
 
 The states are those of random tokens at every depth; the first token of a text is left out. The maps are fitted on the
 states as they are stored, in half precision, so that a map can be checked against the states that ship with it.
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors.numpy import save_file
-from tqdm.auto import tqdm
 
 import lft_edu as lft
 
@@ -22,6 +21,7 @@ from ..latents import depth_states
 from ..loading import corpora
 from ..loading.assets import ASSETS, sha256
 from ..support.files import atomic_write, write_json
+from ..support.progress import progress_bar
 from .common import weights_of
 
 
@@ -38,7 +38,7 @@ def draw(states: torch.Tensor, preparations=projections.PREPARATIONS) -> tuple[d
     arrays, trust = {"states": states.numpy()}, {}
     sizes = [(dimensions, preparation, 0) for preparation in preparations for dimensions in (2, 3)]
     sizes.append((2, "raw", 1))  # the same states with another seed, for lesson 04: what is stable?
-    for dimensions, preparation, seed in tqdm(sizes, desc="maps", unit="map"):
+    for dimensions, preparation, seed in progress_bar(sizes, desc="maps", unit="map"):
         projection = projections.UMAP(dimensions, preparation, seed=seed).fit(states.float())
         key = projections.atlas_key(dimensions, preparation, seed)
         arrays[key] = projection.places

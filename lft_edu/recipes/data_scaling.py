@@ -16,7 +16,6 @@ import statistics
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 import lft_edu as lft
 
@@ -25,6 +24,7 @@ from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..support.arguments import count
 from ..support.files import write_json
+from ..support.progress import progress_bar
 from .common import experiments, fit, hardware, weights_of
 
 SEQUENCE_LENGTH = 128
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not todo:
             continue
         source = LatentSource(teacher, span, sequences, 32, cache=True)
-        for path, tokens, seed, name in tqdm(todo, desc=f"{span[0]}–{span[1]}", unit="run"):
+        for path, tokens, seed, name in progress_bar(todo, desc=f"{span[0]}–{span[1]}", unit="run"):
             mine = options | {"seed": seed}
             write_json(path, run(name, source, tokens, held_out, mine, path.with_suffix(".safetensors")))
             write_json(a.out / "tokens.json", collect(a.work, about))

@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--backwards", action="store_true", help="a second process: states from the end")
     parser.add_argument("--list", action="store_true", help="only list the runs, and which are done")
     parser.add_argument("--collect", action="store_true", help="only write real.json")
-    parser.add_argument("--render", action="store_true", help="only write the tables in README.md and docs/results.md")
+    parser.add_argument("--render", action="store_true", help="only write the tables in docs/results.md")
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     runs = [run for run in RUNS if fnmatch.fnmatch(run.name, a.only)]

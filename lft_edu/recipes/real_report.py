@@ -1,4 +1,4 @@
-"""What :mod:`lft_edu.recipes.real` measured, as tables and figures for the lesson, README and docs."""
+"""What :mod:`lft_edu.recipes.real` measured, as tables and figures for the lesson and the pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..loading.assets import ASSETS, operator_notes, sha256
 from ..operators import operator_title
 from ..support.files import atomic_write, write_json
-from .common import README, RESULTS, into_page
+from .common import RESULTS, into_page
 from .real_runs import MUON, SHIPPED, TEACHER, file_of
 
 PAPER = {  # abstract of arXiv 2505.14513, Pythia-410M: KL of the operator, of the skip beside it
@@ -68,21 +68,55 @@ def paper_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> str:
-    """Rows of some experiments, in Markdown: tokens seen, evaluations, KL, in layers."""
-    lines = ["| operator | layers | tokens | NFE | KL, nats (95 %) | in layers |", "|---|---|---|---|---|---|"]
+def rows(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> list[dict]:
+    """Return the rows of a table of some experiments, column → value, by span and then by KL.
+
+    Args:
+        results: as :func:`load` returns them.
+        experiments: first parts of the runs' names. ``"same"`` includes the runs of other experiments that saw the same
+            500,000 tokens with the same optimizer.
+    """
+    found = []
     for row in sorted(results["rows"], key=lambda row: (row["span"], row["docs"]["kl"])):
         experiment, name = row["name"].split("/")[:2]
         half = experiment in ("budget", "rate") and row["tokens"] == 500_000 and MUON.items() <= row["options"].items()
         if experiment in experiments or (half and "same" in experiments):
-            (m, n), found = row["span"], row["docs"]
             name, end = name.removeprefix("kl-"), ", then logits" if name.startswith("kl-") else ""
-            what = NAMES.get(name, name) + end
-            lines.append(
-                f"| {what} ({operator_title(row)}) | {m}–{n} | {row['tokens_seen'] / 1e6:.2g} M | {found['nfe']} | "
-                f"{_kl(row)} | {_layers(row)} |"
-            )
-    return "\n".join(lines) + "\n"
+            found.append({
+                "operator": f"{NAMES.get(name, name)}{end} ({operator_title(row)})",
+                "layers": "{}–{}".format(*row["span"]),
+                "tokens": f"{row['tokens_seen'] / 1e6:.2g} M",
+                "NFE": row["docs"]["nfe"],
+                "KL, nats (95 %)": _kl(row),
+                "in layers": _layers(row),
+            })  # fmt: skip
+    return found
+
+
+def sink_rows(results: dict) -> list[dict]:
+    """Return what each run of the sink experiment did about position 0, and its KL, column → value, the least first."""
+    found = []
+    for row in results["rows"]:
+        experiment, *_, name = row["name"].split("/")
+        if experiment == "sink":
+            options, (low, high) = row["options"], row["docs"]["kl_interval"]
+            apart = "counted" if options.get("first_weight") else "ignored"
+            found.append({
+                "weights": options.get("token_weight", "relative"),
+                "position 0": apart if options.get("sink") == "ignore" else "stored",
+                "starts from": name.partition("from ")[2] or f"layer {row['span'][0]}",
+                "KL": row["docs"]["kl"],
+                "95 %": f"{low:.3f} to {high:.3f}",
+            })  # fmt: skip
+    return sorted(found, key=lambda one: one["KL"])
+
+
+def table(results: dict, experiments: tuple[str, ...] = ("headline", "same")) -> str:
+    """Return :func:`rows` as a Markdown table."""
+    found = rows(results, experiments)
+    header, *body = ([*found[0]], *([str(value) for value in row.values()] for row in found))
+    lines = [f"| {' | '.join(line)} |" for line in (header, *body)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n"
 
 
 def _kl(row: dict | None) -> str:
@@ -123,9 +157,9 @@ def budget_table(results: dict, span: tuple[int, int]) -> dict:
 
 
 def render() -> None:
-    """Write the tables into README.md and docs/results.md."""
+    """Write the tables into docs/results.md; README's come from :mod:`lft_edu.recipes.readme_report`."""
     results = load()
-    into_page(README, "real", paper_table(results))
+    into_page(RESULTS, "paper", paper_table(results))
     into_page(RESULTS, "real", table(results, ("headline", "same")))
 
 

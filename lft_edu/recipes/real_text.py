@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..families import cache_name
+from ..support.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,10 +69,8 @@ def own_text(
     batch: int = 256,
 ) -> Tensor:
     """Return about ``tokens`` tokens of a model's own text, ``(N, length)``."""
-    from tqdm.auto import tqdm
-
     generator, starts, found = torch.Generator().manual_seed(seed), beginnings(tokenizer), []
-    for i in tqdm(range(max(1, tokens // (batch * length))), desc="writing", unit="batch"):
+    for i in progress_bar(range(max(1, tokens // (batch * length))), desc="writing", unit="batch"):
         begin = starts[i % len(starts)]
         alone = len(begin) == 1  # a lone mark of a document's start is left out: sequences begin with a word
         text = written(model, begin, batch, length + alone, generator)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import lft_edu as lft
 
@@ -28,6 +27,7 @@ from ..spans import SpanScan, scan_spans
 from ..support.arguments import count, span
 from ..support.files import write_json
 from ..support.machine import require_memory
+from ..support.progress import progress_bar
 from ..support.statistics import rank_correlation
 from .common import RESULTS, experiments, fit, hardware, into_page, weights_of
 
@@ -55,7 +55,9 @@ class Depths:
         shape = (teacher.config.num_hidden_layers + 1, *sequences.shape, teacher.config.hidden_size)
         require_memory(4 * torch.Size(shape).numel(), "The states at every depth", "Give fewer --tokens.")
         self.states = torch.empty(shape)
-        for rows in tqdm(torch.arange(len(sequences)).split(batch_size), desc="states", unit="batch", mininterval=5.0):
+        for rows in progress_bar(
+            torch.arange(len(sequences)).split(batch_size), desc="states", unit="batch", mininterval=5.0
+        ):
             states, _, contexts = hidden_states_at_all_layers(teacher, sequences[rows].long().to(teacher.device))
             for depth, state in enumerate(states):
                 self.states[depth, rows] = state.float().cpu()
@@ -123,7 +125,7 @@ def scan(teacher, sequences: Tensor, tokens: int, frequent: int, work: Path) -> 
     found = scan_spans(states, CRITERIA, sizes=sizes, path=work)
     common = sequences[:, 1:].flatten().long().bincount().argsort(descending=True)[:frequent].tolist()
     alone = [depth_states(teacher, sequences, min(512, tokens), generator, token) for token in common]
-    spans = tqdm(found.spans(), desc="one token", unit="span")
+    spans = progress_bar(found.spans(), desc="one token", unit="span")
     same = {(m, n): torch.cat([recoupling(Pair(Depth(x[m]), Depth(x[n]))) for x in alone]) for m, n in spans}
     found = found.add("recoupling-same-token", same)
     return found.add("skip", skipping.skip_kl(teacher, sequences[:64], found.spans()))
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     depths = Depths(teacher, sequences, 16)
     todo = [(s, name) for s in a.span or spans_of(teacher.config.num_hidden_layers) for name in a.only]
-    for (m, n), name in tqdm(todo, desc="spans", unit="run"):
+    for (m, n), name in progress_bar(todo, desc="spans", unit="run"):
         path = a.work / f"{m}-{n}-{name}-{a.seed}.json"
         if not path.exists():
             rows = run(name, (m, n), depths, held_out, options, path.with_suffix(".safetensors"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token, hf_hub_download
+from huggingface_hub.utils import validate_repo_id
 
 from ..loading.corpora import HUB
 from ..loading.hub import explained
@@ -62,7 +63,7 @@ class Card(dict):
     def load(cls, path: str | Path) -> "Card":
         """Read a card that :meth:`save` wrote: its file, or the folder."""
         path = Path(path)
-        return cls(json.loads((path / "card.json" if path.is_dir() else path).read_text()))
+        return cls(json.loads((path / "card.json" if path.is_dir() else path).read_text(encoding="utf-8")))
 
     def save(self, folder: str | Path) -> None:
         """Write ``card.json`` and ``card.md``."""
@@ -70,19 +71,19 @@ class Card(dict):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("card.json", json.dumps(self, indent=1)), ("card.md", self.markdown())):
             with atomic_write(folder / name) as partial:
-                partial.write_text(text)
+                partial.write_text(text, encoding="utf-8")
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values, for people."""
         results, teacher, held, (m, n) = self["results"], self["teacher"], self["held_out"], self["span"]
         low, high = results["kl_interval"]
-        at = f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
+        name, at = _shown(teacher["name"]), f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
         rows = [
-            ("Teacher", f"{teacher['name']}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
+            ("Teacher", f"{name}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
             ("Replaced", f"layers {m}–{n} (half open) by {operator_title(self)}"),
             ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
             ("Layer evaluations per token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
-            ("Held-out text", f"{results['tokens']:,} tokens of {held['corpus']}, {held['split']}"),
+            ("Held-out text", f"{results['tokens']:,} tokens of {_shown(held['corpus'])}, {held['split']}"),
             ("Tokens a sequence", f"{held['block']:,}"),
             ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats per token (95 %: {low:.4f} to {high:.4f})"),
             ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
@@ -94,9 +95,8 @@ class Card(dict):
             rows.append((f"Skipping the best {j}", f"{skip['kl']:.4f} (layers {skip['span'][0]}–{skip['span'][1]})"))
         if self["training"]:
             t = self["training"]
-            rows.append(
-                ("Trained on", f"{t['tokens']:,} tokens of {t['corpus']} by {t['objective']}, {t['seconds']:,} s")
-            )
+            text = f"{t['tokens']:,} tokens of {_shown(t['corpus'])}"
+            rows.append(("Trained on", f"{text} by {t['objective']}, {t['seconds']:,} s"))
         if self["latency_ms_per_token"]:
             for what in ("prefill", "decode"):
                 ms = {who: times[what] for who, times in self["latency_ms_per_token"].items()}
@@ -142,7 +142,8 @@ class Card(dict):
 
 # {_escaped(name)}
 
-A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of {_escaped(teacher["name"])} are
+A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of
+{_escaped(_shown(teacher["name"]))} are
 gone, and one learned transport operator, {_escaped(operator_title(self))}, stands in for them. Its KL to the teacher is
 {results["kl"]:.3f} nats per token on held-out text. Made with lft_edu.
 
@@ -160,6 +161,14 @@ print(tokenizer.decode(student.generate(**ids, max_new_tokens=20)[0]))
 It is not better than its teacher at anything; it is smaller. Where its teacher errs, expect it to err too.
 """)
 
+    def without_folders(self) -> "Card":
+        """This card, with the folders of this computer left out of its names."""
+        card = Card(json.loads(json.dumps(self)))
+        for part, key in (("teacher", "name"), ("held_out", "corpus"), ("training", "corpus")):
+            if card.get(part):
+                card[part][key] = _without_folders(card[part][key])
+        return card
+
     def publish(self, student, name: str, tokenizer, private: bool | None = None, token: str | None = None) -> str:
         """Upload a student with its tokenizer, this card and a model card.
 
@@ -173,15 +182,15 @@ It is not better than its teacher at anything; it is smaller. Where its teacher 
             The student's address.
 
         Raises:
+            ValueError: ``name`` is not ``owner/name``.
             PermissionError: not logged in.
         """
-        if not (token or get_token()):
-            raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
+        require_login(name, token)
         api, teacher = HfApi(token=token), self["teacher"]
         with tempfile.TemporaryDirectory() as folder, explained(name, instead="keep it: save_pretrained"):
             student.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            self.save(folder)
+            self.without_folders().save(folder)
             (Path(folder) / "card.md").unlink()  # the same table is in the model card
             license = _license_of(teacher["name"], teacher["revision"], token)
             self.model_card(name, license).save(Path(folder) / "README.md")
@@ -191,6 +200,23 @@ It is not better than its teacher at anything; it is smaller. Where its teacher 
 
 
 make_card = Card.of
+
+
+def require_login(name: str, token: str | None = None) -> None:
+    """Raise an error unless ``name`` is one that the hub takes and an account is there to upload with.
+
+    Raises:
+        ValueError: not ``owner/name``.
+        PermissionError: not logged in.
+    """
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise ValueError("no owner")
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no name of a repository on the hub ({error}): give owner/name.") from None
+    if not (token or get_token()):
+        raise PermissionError(f"To upload {name!r}, log in first: `hf auth login`, with a token that may write.")
 
 
 def _version(name: str) -> str | None:
@@ -217,6 +243,17 @@ def table(cards: list[dict]) -> str:
 def _escaped(text: str) -> str:
     """Names of models and corpora are text from outside: no cell of a table may end early, no tag may begin."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _without_folders(name: str) -> str:
+    """A name; of a path, whose folders are nobody else's business, the end."""
+    path = Path(name)
+    return path.name if path.is_absolute() or path.exists() else name
+
+
+def _shown(name: str) -> str:
+    """A name as code, in which no link or picture begins."""
+    return "`" + _without_folders(name).replace("`", "'").replace("\n", " ") + "`"
 
 
 def _license_of(name: str, revision: str | None, token: str | None) -> str | None:

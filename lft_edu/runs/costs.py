@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..families import cache_name, layers_of
 from ..objectives import evaluations, named
 from ..support.machine import synchronize
+from ..support.progress import progress_bar
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 # Numbers per token and unit of width that one evaluation keeps for the gradient: float32, or bfloat16 under autocast.
@@ -248,10 +249,8 @@ def latencies(models: dict, tokens: int = 128, new_tokens: int = 16, rounds: int
     Returns:
         key → ``{"prefill": ms, "decode": ms}``.
     """
-    from tqdm.auto import tqdm
-
     best = {key: {"prefill": math.inf, "decode": math.inf} for key in models}
-    for i in tqdm(range(rounds + 1), desc="latency", unit="round", disable=not progress):
+    for i in progress_bar(range(rounds + 1), desc="latency", unit="round", disable=not progress):
         for key, model in models.items():
             ids = torch.arange(2, 2 + tokens, device=model.device)[None] % model.get_input_embeddings().num_embeddings
             spent = {"prefill": _milliseconds(_prefill, model, ids) / tokens}

@@ -10,6 +10,7 @@ The folder ``out`` holds ``settings.json``, ``checkpoints/``, ``metrics.jsonl``,
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from ..loading.corpora import HUB, load_corpus
 from ..loading.teachers import load_teacher
 from ..metrics import Evaluation, evaluate
 from ..splicing import SplicedForCausalLM, splice
-from ..support.files import write_json
+from ..support.files import locked, write_json
 from ..support.machine import PeakMemory
 from ..text import as_sequences
 from ..training.callbacks import Evaluation as EvaluationCallback
@@ -77,17 +78,40 @@ def train(
         teacher, tokenizer: if they are already loaded.
 
     Raises:
-        FileExistsError: the folder holds a run, and ``resume`` is not set.
+        FileExistsError: the folder holds a run, and ``resume`` is not set; another process is training in it; or a file
+            stands where one of its folders belongs.
         ValueError: it holds a run with other settings.
         KeyboardInterrupt: interrupted; a checkpoint is saved.
         OSError: see :func:`lft_edu.load_teacher`, :func:`lft_edu.load_corpus` and :func:`lft_edu.fit`.
     """
     from ..support.machine import default_device
 
-    out, device = Path(settings.out), default_device()
+    device = default_device()
     if is_distributed():
         init_process_group(device)
-    settings, begun = broadcast_from_main(lambda: resolve_settings(settings, resume))
+    with ExitStack() as claims:
+        settings, begun = broadcast_from_main(lambda: _claimed(settings, resume, claims))
+        return _trained(settings, begun, device, resume, teacher, tokenizer, progress)
+
+
+def _claimed(settings: RunSettings, resume: bool, claims: ExitStack) -> tuple[RunSettings, bool]:
+    """:func:`resolve_settings` of a folder that this process has for itself, and where all can be written."""
+    out = Path(settings.out)
+    claims.enter_context(locked(out))
+    for name in ("student", "checkpoints"):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise FileExistsError(f"{out / name} is a file, and the run writes a folder there. Move it away.")
+    for name in ("settings.json", "metrics.jsonl", "card.json", "card.md"):
+        if (out / name).is_dir():
+            raise FileExistsError(f"{out / name} is a folder, and the run writes a file there. Move it away.")
+    return resolve_settings(settings, resume)
+
+
+def _trained(
+    settings: RunSettings, begun: bool, device: torch.device, resume: bool, teacher, tokenizer, progress: bool
+) -> Run:
+    """:func:`train` in a folder that is claimed; ``begun``: there are checkpoints in it to resume from."""
+    out = Path(settings.out)
     if device.type == "cuda" and settings.precision == "bf16":
         torch.backends.cuda.matmul.allow_tf32 = True  # what is in float32 still, such as a teacher loaded so
     with main_process_first(device):
@@ -98,14 +122,13 @@ def train(
         corpus, held = corpora_of(settings, tokenizer)
     student = splice(teacher, settings.span, settings.make_operator())
     if is_main_process():
-        held = as_sequences(held)  # read once, not at every evaluation
-        out.mkdir(parents=True, exist_ok=True)
+        held = as_sequences(held, teacher)  # read once, not at every evaluation
         if not begun:
             write_json(out / "settings.json", asdict(settings))
     with PeakMemory(device) as memory:
         history = fit_operator(settings, student, teacher, corpus, held, resume, progress)
         trained = time.perf_counter()
-        run = Run(settings, teacher, tokenizer, student, history)  # type: ignore[arg-type]  # given with its teacher
+        run = Run(settings, teacher, tokenizer, student, history)
         if is_main_process():
             run.evaluation = evaluate(student, teacher, held, progress=progress)
     if run.evaluation is not None:  # on the main process

@@ -56,6 +56,8 @@ class RunSettings(Training):
     def __post_init__(self):
         object.__setattr__(self, "span", tuple(self.span))
         super().__post_init__()
+        if not self.out:
+            raise ValueError("out is an empty name: give the run's folder, such as runs/student.")
         self.make_operator()  # ValueError for an operator that is unknown
         if self.objective and not self.make_operator().trainable:
             raise ValueError(f"operator {self.operator!r} is solved, not trained: it takes no objective. Leave it out.")
@@ -156,5 +158,5 @@ def _settings_in(file: Path) -> RunSettings:
     try:
         found = {name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if name in known}
         return RunSettings(**RunSettings.renamed(found, warn=False))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}). Delete it to resume without this check.") from error

@@ -10,7 +10,7 @@ def count(text: str) -> int:
     unit = MULTIPLES.get(text[-1:].lower(), 1)
     try:
         value = int(float(text[:-1] if unit > 1 else text) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number; infinity
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens: write 4096, 200k, 5M or 2.6B")
@@ -22,6 +22,11 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
 
 
 def span(text: str) -> tuple[int, int]:

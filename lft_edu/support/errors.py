@@ -1,6 +1,7 @@
 """Error messages for mistyped names, and for errors raised by other libraries."""
 
 import difflib
+import importlib.metadata
 from collections.abc import Iterable
 
 
@@ -17,6 +18,27 @@ def unknown_name_error(what: str, name: object, known: Iterable[str], advice: st
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"Unknown {what} {str(name)!r}.{hint} Choose one of {', '.join(known)}{advice}.")
+
+
+def reload_hint(value: object, *classes: type) -> str:
+    """Return what to do about a value of a class that was one of these until its module was reloaded; else nothing."""
+    names = {(cls.__module__, cls.__qualname__) for cls in classes}
+    same = (type(value).__module__, type(value).__qualname__) in names and type(value) not in classes
+    return " It comes from a module that was reloaded: restart the kernel." if same else ""
+
+
+def import_advice(error: ImportError) -> str:
+    """Return what to do where transformers cannot import a model: most often torchvision belongs to another torch."""
+    versions = {}
+    for name in ("torch", "torchvision", "torchaudio"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    others = " ".join(name for name in versions if name != "torch")
+    remedy = f"pip uninstall -y {others} (the course does without)" if others else "pip install -e . again"
+    return f"transformers cannot import its models here ({reason(error, 300)}; {installed}). Try: {remedy}."
 
 
 def reason(error: Exception, max_length: int = 160) -> str:

@@ -1,4 +1,4 @@
-"""Settings that are written once: each field of a dataclass carries its help, its limits and its former names.
+"""Settings that are written once: each field of a dataclass carries its help, its limits and its former names. ::
 
     @dataclass(frozen=True)
     class Training(Settings):

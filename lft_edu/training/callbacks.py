@@ -1,9 +1,11 @@
 """What happens beside the loop. :func:`lft_edu.training.loop.optimize` calls each of these between its steps."""
 
+import json
 import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..support.progress import progress_bar
 from .checkpoints import Checkpoints, restore
 from .processes import broadcast_from_main
 from .settings import Training
@@ -123,12 +126,10 @@ class Progress(Callback):
         self.description, self.bar = description, None
 
     def on_train_begin(self, run):
-        from tqdm.auto import tqdm
-
         total, off = run.training.max_steps, not run.is_main
         self.started = time.perf_counter()
-        self.bar = tqdm(
-            total=total, initial=min(run.step, total), desc=self.description, unit="step", mininterval=1.0, disable=off
+        self.bar = progress_bar(
+            total=total, initial=min(run.step, total), desc=self.description, unit="step", disable=off
         )
 
     def on_step_end(self, run):
@@ -160,6 +161,10 @@ class Evaluation(Callback):
         run.module.eval()
         row = {"step": run.step, **self.evaluate(run.step)}
         run.module.train()
+        try:
+            json.dumps(row)
+        except (TypeError, ValueError) as error:  # a checkpoint could not be written
+            raise ValueError(f"evaluate returned what JSON has no place for ({error}): return numbers.") from error
         run.history.evaluations.append(row)
         if self.log:
             self.log(row)
@@ -182,9 +187,12 @@ class Checkpointing(Callback):
 
         Raises:
             FileExistsError: there is one, and ``resume`` was not asked for.
+            ValueError: it is of another operator, of other settings, or not readable.
+            OSError: the place can't be written to.
         """
 
         def newest() -> tuple[dict, dict] | None:
+            self.files.make_place()
             if not self.files.files():
                 return None
             if not resume:
@@ -194,10 +202,21 @@ class Checkpointing(Callback):
                 )
             return self.files.read(self.settings)
 
+        if self.files.place is not None and getattr(self.stream, "buffered", False):
+            warnings.warn(
+                "This stream shuffles in a buffer, which no checkpoint holds: resumed, the run reads its text in "
+                "another order. Leave .shuffle() out: a step takes its sequences from all files in turn.",
+                stacklevel=2,
+            )
         if found := broadcast_from_main(newest):
             notes, tensors = found
             restore(tensors, run.module, run.optimizers)
-            run.step, run.history = notes["step"], History(**notes["history"])
+            try:
+                run.step, run.history = notes["step"], History(**notes["history"])
+            except TypeError as error:
+                raise ValueError(
+                    f"The newest checkpoint in {self.files.place} is of another version ({error})."
+                ) from None
             if self.stream is not None:
                 self.stream.restore(notes.get("stream") or {})
 
@@ -220,9 +239,9 @@ class Checkpointing(Callback):
 
 
 class GracefulShutdown(Callback):
-    """Remembers SIGINT (the stop button of a notebook, Ctrl-C) and SIGTERM (a scheduler's), so that the run stops
-    between two steps, after a checkpoint. A second signal does not wait, unless it comes within ``ECHO`` seconds: a
-    scheduler and a launcher may both pass on the same one."""
+    """Remembers SIGINT (the stop button of a notebook, Ctrl-C), SIGTERM (a scheduler's) and SIGHUP (a terminal that
+    closes), so that the run stops between two steps, after a checkpoint. A second signal does not wait, unless it comes
+    within ``ECHO`` seconds: a scheduler and a launcher may both pass on the same one."""
 
     ECHO = 3.0
 
@@ -234,7 +253,10 @@ class GracefulShutdown(Callback):
     def on_train_begin(self, run):
         self.run = run
         if threading.current_thread() is threading.main_thread():  # no other thread may
-            self.before = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+                numbers.append(signal.SIGHUP)
+            self.before = {number: signal.signal(number, self.remember) for number in numbers}
 
     def remember(self, number=None, frame=None) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..support.files import atomic_write
+from ..support.files import atomic_write, file_to_write, make_folder
 
 
 class Checkpoints:
@@ -27,7 +27,9 @@ class Checkpoints:
     def __init__(self, place: str | Path | None, keep: int = 2):
         if keep < 1:
             raise ValueError(f"keep={keep}: keep at least 1 checkpoint, or give no checkpoint path to save none.")
-        self.place, self.keep = Path(place) if place else None, keep
+        if place is not None and not str(place):
+            raise ValueError("checkpoint is an empty name: give a file or a folder, or None to save nothing.")
+        self.place, self.keep = None if place is None else Path(place), keep
         self.single = self.place is not None and self.place.suffix == ".safetensors"
 
     def files(self) -> list[Path]:
@@ -41,6 +43,15 @@ class Checkpoints:
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint in a folder, from its name; 0 if there is none."""
         return int(self.files()[0].stem.removeprefix("step-")) if self.files() else 0
+
+    def make_place(self) -> None:
+        """Make the folder to save to, so that a place that can't be written to is found before the first step.
+
+        Raises:
+            OSError: it can't; see :mod:`lft_edu.support.files`.
+        """
+        if self.place is not None:
+            (file_to_write if self.single else make_folder)(self.place)
 
     def save(self, module: nn.Module, optimizers: list, notes: dict) -> None:
         """Write one checkpoint atomically, then delete the oldest ones, and damaged ones with a later step.
@@ -90,8 +101,8 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
             tensors |= {f"optimizer.{i}.{j}.{key}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    notes = notes | {"history": asdict(notes["history"]), "sha256": digest(tensors)}
-    metadata = {"lft_edu": json.dumps(notes)}
+    text = json.dumps(notes | {"history": asdict(notes["history"])})
+    metadata = {"lft_edu": text, "sha256": digest(tensors, text)}
     try:
         with atomic_write(path) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -103,9 +114,9 @@ def save_checkpoint(path: Path, module: nn.Module, optimizers: list, notes: dict
         ) from error
 
 
-def digest(tensors: dict) -> str:
-    """Return the SHA-256 of tensors and their names in hexadecimal, to detect damaged files."""
-    found = hashlib.sha256()
+def digest(tensors: dict, notes: str = "") -> str:
+    """Return the SHA-256 of notes, tensors and their names in hexadecimal, to detect damaged files."""
+    found = hashlib.sha256(notes.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -122,12 +133,20 @@ def read_checkpoint(path: Path) -> tuple[dict, dict]:
 
     try:
         with safe_open(path, "pt") as file:
-            notes = json.loads(file.metadata()["lft_edu"])
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        notes["step"], notes["history"], notes["settings"]
-        if notes["sha256"] != digest(tensors):
+        notes = json.loads(text := metadata["lft_edu"])
+        if "sha256" in metadata:
+            right = metadata["sha256"] == digest(tensors, text)
+        else:  # before 1.0 the notes were not part of it
+            right = notes["sha256"] == digest(tensors)
+        if not right:
             raise ValueError("checksum mismatch")
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        if type(notes["step"]) is not int or notes["step"] < 0:
+            raise ValueError(f"step {notes['step']!r}")
+        if not isinstance(notes["settings"], dict) or not isinstance(notes["history"], dict):
+            raise ValueError("settings or history are no JSON objects")
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}). Delete it to start over.") from error
     return notes, tensors
 
@@ -150,8 +169,23 @@ def differences(then: dict, now: dict) -> dict[str, str]:
 
 
 def restore(tensors: dict, module: nn.Module, optimizers: list) -> None:
-    """Load tensors of :func:`read_checkpoint` into the module and the optimizers."""
-    module.load_state_dict({k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")})
+    """Load tensors of :func:`read_checkpoint` into the module and the optimizers.
+
+    Raises:
+        ValueError: they are of another module.
+    """
+    weights = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+    expected = module.state_dict()
+    if different := sorted(
+        name
+        for name in weights.keys() | expected.keys()
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+    ):
+        raise ValueError(
+            f"The checkpoint has weights of another operator ({len(different)} differ, such as {different[0]}). Delete "
+            "it to start over, or use another path."
+        )
+    module.load_state_dict(weights)
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict] = {}
         for name, tensor in tensors.items():

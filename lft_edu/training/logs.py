@@ -23,7 +23,7 @@ class MetricsLog:
     def __init__(self, path: Path, done: int = 0, trackers: tuple[str, ...] = (), settings: dict | None = None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         with atomic_write(path) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= done), encoding="utf-8")
         self.trackers = [_tracker(name, path.parent, done, settings or {}) for name in trackers]
@@ -64,14 +64,15 @@ def _tracker(name: str, folder: Path, done: int, settings: dict):
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a line that a crash cut short belongs to no step that is kept."""
+    """The step of a line; a line that is damaged, or that a crash cut short, belongs to no step that is kept."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+        return step if isinstance(step, int | float) and "\ufffd" not in line else float("inf")
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 
 def read_metrics(path: str | Path) -> list[dict]:
     """The rows of a ``metrics.jsonl``; a last line that is still being written is left out."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]

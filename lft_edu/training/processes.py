@@ -34,6 +34,13 @@ def init_process_group(device: torch.device) -> accelerate.PartialState:
     return accelerate.PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)
 
 
+def leave_process_group() -> None:
+    """Under a launcher: leave the process group in good order. After an error no goodbye: the others can't answer it,
+    they wait for this process, and the launcher ends them when it is gone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def broadcast_from_main(work: Callable[[], T]) -> T:
     """Run ``work()`` on the main process only; return its result, or raise its error, on every process.
 

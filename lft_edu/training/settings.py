@@ -31,7 +31,7 @@ class Training(Settings):
         "torch.compile the loss: minutes to start, then faster on a GPU, or on a CPU at real widths",
         incidental=True,
     )
-    seed: int = setting(0, "of sequences, times and new weights", at_least=0)
+    seed: int = setting(0, "of sequences, times and new weights", at_least=0, at_most=10**12)
     first_weight: float = setting(
         0.0, "weight of position 0 in the loss, whose massive activations may be most of it", at_least=0, at_most=1
     )

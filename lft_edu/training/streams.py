@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..support.errors import reason
+from ..support.tokens import UNPADDED, token_ids
 
 if TYPE_CHECKING:
     import datasets
@@ -35,6 +35,18 @@ def num_readers(corpus: datasets.IterableDataset) -> int:
     A power of two, because it is then a multiple of most numbers of processes.
     """
     return 1 << min(max(1, corpus.num_shards), MAX_READERS).bit_length() - 1
+
+
+def has_shuffle_buffer(corpus: datasets.IterableDataset) -> bool:
+    """Return whether a dataset shuffles in a buffer, whose content is not part of the state that it saves."""
+    parts = [getattr(corpus, "_ex_iterable", None)]  # datasets has no public name for it
+    while parts:
+        part = parts.pop()
+        if "BufferShuffled" in type(part).__name__:
+            return True
+        inside = getattr(part, "ex_iterable", None)
+        parts += [*([] if inside is None else [inside]), *getattr(part, "ex_iterables", ())]
+    return False
 
 
 class StreamError(ConnectionError):
@@ -75,6 +87,7 @@ class ShardReader:
     """Read one share of a dataset's files in order, and start over after the last sequence."""
 
     def __init__(self, corpus: datasets.IterableDataset, index: int, readers: int):
+        self.share = f"share {index + 1} of {readers} of the stream's {corpus.num_shards} files"
         self.corpus = corpus.shard(readers, index)  # a copy of its own: datasets that share files share a position
         self.epoch, self.position = 0, 0
         self.rows: Iterator[dict] | None = None
@@ -96,8 +109,13 @@ class ShardReader:
             self._start_over()
             row = next(self.rows, None)
         if row is None:
-            raise ValueError("The stream has less than one sequence of tokens: give more text or a smaller block_size.")
+            raise ValueError(
+                f"The stream has less than one sequence of tokens in {self.share}: give more text or a smaller "
+                "block_size, or leave out files that hold nothing."
+            )
         self.position += 1
+        if not all(row.get("attention_mask") or ()):
+            raise ValueError(f"A row of the stream is padded, and padding would be taken for text. {UNPADDED}")
         return row["input_ids"]
 
     def _start_over(self) -> None:
@@ -126,10 +144,11 @@ class TokenStream:
     Raises (from indexing):
         StreamError: reading failed. The stream can be resumed.
         StreamInterrupted: ``stopping()`` became true while waiting.
-        ValueError: the dataset is empty.
+        ValueError: a share of the dataset is empty, or its rows are not token ids of one length.
     """
 
     def __init__(self, corpus: datasets.IterableDataset):
+        self.buffered = has_shuffle_buffer(corpus)
         self.corpus = corpus
         self.readers: dict[int, ShardReader] = {}
         self.count = num_readers(corpus)
@@ -185,7 +204,7 @@ class TokenStream:
 
     def _read(self, numbers: tuple) -> tuple[Tensor, dict]:
         rows = [self._reader(number % self.count).sequence(number // self.count) for number in numbers]
-        return torch.tensor(rows), self._state()
+        return token_ids(rows), self._state()
 
     def _reader(self, index: int) -> ShardReader:
         if index not in self.readers:

@@ -14,13 +14,19 @@ function unpack({ dtype, data }) {
 /** The path of one text through one model. Depth index s, token t. */
 class Path {
   constructor(model, tokens, words) {
-    Object.assign(this, { name: model.name, about: model.about, span: model.span, tokens, words });
+    const { name, title, about, color, span, distortion } = model;
+    Object.assign(this, { name, title, about, color, span, distortion, tokens, words });
     this.times = Array.from(unpack(model.times));
     this.norms = unpack(model.norms);
     this.lensKl = unpack(model.lens_kl);
     this.top = model.lens_shape[2];
     this.lensIds = unpack(model.lens_ids);
     this.lensShares = unpack(model.lens_shares);
+    this.tracked = unpack(model.tracked);
+    this.near = unpack(model.near);
+    this.distances = unpack(model.distances);
+    this.neighbors = model.near.shape[2];
+    if (model.kl) Object.assign(this, { kl: unpack(model.kl), shared: Array.from(unpack(model.shared)), apart: unpack(model.apart) });
     this.points = Object.fromEntries(
       Object.entries(model.points).map(([view, packed]) => [view, { d: packed.shape[2], xyz: unpack(packed) }]),
     );
@@ -63,30 +69,46 @@ class Path {
     return table[s * this.tokens + t];
   }
 
+  /** The nearest states of a token at a depth index, in all dimensions: [[token, distance], ...]. */
+  nearest(s, t) {
+    const start = (s * this.tokens + t) * this.neighbors;
+    return Array.from({ length: this.neighbors }, (_, i) => [this.near[start + i], this.distances[start + i]]);
+  }
+
   /** Is the depth index inside the span that an operator replaces, or at its end? */
   carried(s) {
     return this.span !== null && this.times[s] > this.span[0] + 1e-4 && this.times[s] <= this.span[1] + 1e-4;
   }
 }
 
-/** All data of one text. */
+/** All data of one text: the teacher's path first, then one student's or two. */
 class Scene {
   constructor(raw) {
-    Object.assign(this, { text: raw.text, tokens: raw.tokens, views: raw.views, settings: raw.settings });
-    this.paths = raw.models.map((model) => new Path(model, raw.tokens.length, raw.words));
-    this.kl = unpack(raw.kl);
-    this.shared = Array.from(unpack(raw.shared));
-    this.apart = unpack(raw.apart);
+    const { text, tokens, targets, views, settings } = raw;
+    Object.assign(this, { text, tokens, targets, views, settings });
+    this.paths = raw.models.map((model) => new Path(model, tokens.length, raw.words));
+    this.students = this.paths.slice(1);
+    this.kl = this.students[0].kl;
     this.depth = this.paths[0].times.at(-1);
   }
 
-  /** Projected distance between teacher and student at each shared depth. */
-  shownDistance(view, t) {
-    return this.shared.map((depth) => {
-      const [a, b] = this.paths.map((path) => path.at(view, depth, t));
+  /** Projected distance between teacher and a student at each depth that they share. */
+  shownDistance(view, student, t) {
+    return student.shared.map((depth) => {
+      const [a, b] = [this.paths[0], student].map((path) => path.at(view, depth, t));
       return Math.hypot(...a.map((x, i) => x - b[i]));
     });
   }
+}
+
+/** The scenes of two students as one. */
+function together(first, second) {
+  return {
+    ...first,
+    words: { ...first.words, ...second.words },
+    models: [...first.models, second.models[1]],
+    settings: { ...first.settings, second: second.settings.student },
+  };
 }
 
 const number = (x, digits = 3) =>
@@ -97,4 +119,6 @@ function brief(word, most = 12) {
   const letters = [...word.replace(/·{5,}/g, (run) => `·×${run.length}`)];
   return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("");
 }
+/** A depth in layers: whole where it is whole. */
+const layers = (depth) => `${Number(depth.toFixed(1))}`;
 const percent = (x) => (x < 0.005 ? "<1 %" : `${Math.round(100 * x)} %`);

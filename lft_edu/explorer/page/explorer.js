@@ -5,9 +5,13 @@ class Explorer extends Controls {
     super(model, root);
     Object.assign(this, { depth: model.get("depth"), focus: 0, selected: new Set() });
     root.classList.add("lft-explorer");
+    // JupyterLab must not see the keys that are typed here: a and b insert cells, d d deletes one, 0 0 restarts the kernel
+    root.addEventListener("keydown", (event) => {
+      if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+    });
     this.text = new TextPanel((t) => this.toggle(t));
     this.lens = new LensPanel((depth) => this.go(depth));
-    this.curves = new CurvesPanel();
+    this.curves = new CurvesPanel(() => this.refresh());
     const canvas = make("canvas", { tabindex: 0, role: "img" });
     this.picture = new Picture(canvas, { pick: (t) => this.toggle(t), tell: (mark, place) => this.hover(mark, place) });
     this.arrange(canvas);
@@ -20,13 +24,36 @@ class Explorer extends Controls {
       depth: () => this.go(model.get("depth"), false),
     };
     for (const [name, handler] of Object.entries(this.handlers)) model.on(`change:${name}`, handler);
+    this.watchTheme();
     this.newScene();
     this.chosenInPython();
     this.showState();
   }
 
+  /** Follow JupyterLab's theme, or elsewhere the reader's preference. */
+  watchTheme() {
+    const wish = window.matchMedia("(prefers-color-scheme: dark)");
+    const apply = () => {
+      const light = document.body.dataset.jpThemeLight;
+      this.root.dataset.theme = (light === undefined ? wish.matches : light === "false") ? "dark" : "light";
+      const style = getComputedStyle(this.root);
+      for (const name of ["ink", "muted", "line", "paper"])
+        this.picture.theme[name] = style.getPropertyValue(`--${name}`).trim() || this.picture.theme[name];
+      this.picture.stale = true;
+      if (this.scene) this.picture.draw();
+    };
+    this.themes = new MutationObserver(apply);
+    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    wish.addEventListener("change", apply);
+    this.unwatch = () => wish.removeEventListener("change", apply);
+    requestAnimationFrame(apply); // the style sheet may come after the script
+    apply();
+  }
+
   close() {
     this.stop();
+    this.themes.disconnect();
+    this.unwatch();
     for (const [name, handler] of Object.entries(this.handlers)) this.model.off(`change:${name}`, handler);
   }
 
@@ -85,10 +112,10 @@ class Explorer extends Controls {
     this.text.show(scene);
     this.legend.replaceChildren(
       ...scene.paths.flatMap((path, m) => [
-        make("span", { class: `key${m}` }, m ? "■ " : "● "),
-        `${path.name}: ${path.about}   `,
+        make("span", { style: `color: ${path.color}` }, `${"●■◆"[m]} `),
+        `${path.title}: ${path.about}   `,
       ]),
-      "┄ joins the same token in both. Tokens: redder means larger KL(teacher ‖ student), up to 2 nats.",
+      "┄ joins the same token",
     );
     this.refresh();
     if (this.askedAt) this.root.dataset.waited = Math.round(performance.now() - this.askedAt);
@@ -100,6 +127,8 @@ class Explorer extends Controls {
     const { settings } = this.scene,
       flow = settings.steps !== null;
     Object.assign(this.student, { value: settings.student });
+    Object.assign(this.second, { value: settings.second ?? "" });
+    for (const option of this.second.options) option.disabled = option.value === settings.student;
     Object.assign(this.solver, { value: settings.solver ?? "euler", disabled: !flow || !this.model.get("live") });
     Object.assign(this.steps, { value: settings.steps ?? 1, disabled: !flow || !this.model.get("live") });
     this.preparation.value = settings.preparation;
@@ -139,8 +168,8 @@ class Explorer extends Controls {
     if (!this.scene) return;
     this.depth = Math.max(0, Math.min(depth, this.scene.depth));
     this.slider.value = this.depth;
-    this.where.textContent = `depth ${this.depth.toFixed(1)} of ${this.scene.depth}`;
-    this.picture.show(this.scene, this.view, this.depth, this.selected);
+    this.where.textContent = `depth ${layers(this.depth)} of ${layers(this.scene.depth)}`;
+    this.picture.show(this.scene, this.view, this.depth, this.selected, this.focus);
     this.lens.mark(this.depth);
     this.curves.mark(this.depth);
     if (this.playing && Math.floor(this.depth) === this.spoken) return;
@@ -150,21 +179,67 @@ class Explorer extends Controls {
   }
 
   say() {
-    const best = this.scene.paths.map((path) => path.lens(path.depthIndex(this.depth), this.focus)[0]);
+    const seen = this.scene.paths.map((path) => path.depthIndex(this.depth)),
+      best = this.scene.paths.map((path, m) => path.lens(seen[m], this.focus)[0]);
     const word = brief(this.scene.tokens[this.focus]);
-    const heard = this.scene.paths.map((path, m) => `${path.name} “${brief(best[m][0])}” ${percent(best[m][1])}`);
-    this.said.textContent = `After “${word}”, KL ${number(this.scene.kl[this.focus])} nats. At depth ${this.depth.toFixed(1)}: ${heard.join(", ")}.`;
+    const heard = this.scene.paths.map((path, m) => {
+      const late = this.depth - path.times[seen[m]] >= 1 ? ` (its last state, at ${layers(path.times[seen[m]])})` : "";
+      return `${path.title} “${brief(best[m][0])}” ${percent(best[m][1])}${late}`; // ridge has none inside the span
+    });
+    const lost = this.scene.students.map((path) => `${path.title} ${number(path.kl[this.focus], 2)}`).join(", ");
+    this.said.textContent = `After “${word}”, KL in nats: ${lost}. At depth ${layers(this.depth)}: ${heard.join(", ")}.`;
+    this.sayNear();
     this.picture.canvas.setAttribute(
       "aria-label",
       `Paths of ${this.picture.tokensShown().length} tokens, ${this.view}. ${this.said.textContent}`,
     );
   }
 
+  /** Name the states nearest to the selected token in focus, in all dimensions. */
+  sayNear() {
+    this.near.hidden = !this.selected.has(this.focus) || this.scene.tokens.length < 2;
+    if (this.near.hidden) return;
+    const found = this.scene.paths.map((path) => {
+      const near = path.nearest(path.depthIndex(this.depth), this.focus);
+      return `${path.title} ${near.map(([t, far]) => `“${brief(this.scene.tokens[t])}” (${t}) ${number(far, 2)}`).join(", ")}`;
+    });
+    this.near.textContent = `Nearest in all dimensions, token (position) distance: ${found.join("; ")}.`;
+  }
+
+  /** Put the view into the address, and the address into the clipboard. */
+  async share() {
+    window.location.replace(`#${fragmentOf(this)}`);
+    try {
+      await navigator.clipboard.writeText(window.location.href);
+      this.shared.textContent = "Copied: this page's address with the view.";
+    } catch {
+      this.shared.textContent = "The page's address now holds this view: copy it.";
+    }
+  }
+
+  /** Restore a view from the fragment of the address; ignore what this page does not have. */
+  restore(fragment) {
+    const given = new URLSearchParams(fragment),
+      known = this.model.get("students");
+    if (known.includes(given.get("student")))
+      this.ask({ student: given.get("student"), second: known.includes(given.get("second")) ? given.get("second") : "" });
+    const count = this.scene.tokens.length,
+      inside = (t) => Number.isInteger(t) && t >= 0 && t < count;
+    if (given.has("tokens")) {
+      const wanted = given.get("tokens").split(",").filter(Boolean).map(Number);
+      this.selected = new Set(wanted.filter(inside));
+    }
+    if (given.has("focus") && inside(Number(given.get("focus")))) this.focus = Number(given.get("focus"));
+    if (this.scene.views[given.get("view")]) this.view = given.get("view");
+    const depth = Number(given.get("depth"));
+    if (given.has("depth") && Number.isFinite(depth)) this.depth = Math.max(0, Math.min(depth, this.scene.depth));
+    this.refresh();
+  }
+
   stepDepth(event) {
     const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 6, PageDown: -6 }[event.key];
     if (!by) return;
     event.preventDefault();
-    event.stopPropagation();
     this.go(by > 0 ? Math.floor(this.depth + 1e-6) + by : Math.ceil(this.depth - 1e-6) + by);
   }
 
@@ -201,7 +276,7 @@ class Explorer extends Controls {
     const head = make("b", {}, make("bdi", {}, brief(this.scene.tokens[t], 40)));
     this.tip.replaceChildren(
       head,
-      ` token ${t} · ${path.name} · depth ${number(depth, 4)} · norm ${number(path.value(path.norms, s, t))}`,
+      ` token ${t} · ${path.title} · depth ${number(depth, 4)} · norm ${number(path.value(path.norms, s, t))}`,
       ...lens,
     );
     const right = place[0] > this.picture.canvas.clientWidth - 230;

@@ -35,17 +35,17 @@ class TextPanel {
     const next = by && this.buttons[this.buttons.indexOf(document.activeElement) + by];
     if (!next) return;
     event.preventDefault();
-    event.stopPropagation();
     for (const button of this.buttons) button.tabIndex = button === next ? 0 : -1;
     next.focus();
   }
 
   show(scene) {
     this.buttons = scene.tokens.map((token, t) => {
-      const kl = scene.kl[t];
+      const kl = scene.kl[t],
+        lost = scene.students.map((path) => `${path.title} ${number(path.kl[t])}`).join(", ");
       const button = make(
         "button",
-        { type: "button", title: `token ${t}: KL ${number(kl)} nats`, "data-token": t, onclick: () => this.pick(t) },
+        { type: "button", title: `token ${t}: KL in nats: ${lost}`, "data-token": t, onclick: () => this.pick(t) },
         brief(token, 40),
       );
       button.style.backgroundColor = `rgba(213, 94, 0, ${0.6 * Math.min(1, kl / MAX_KL)})`;
@@ -83,7 +83,7 @@ class LensPanel {
     this.caption.textContent = `Next token after “${brief(scene.tokens[t])}” (token ${t}), predicted at each depth`;
     this.head.replaceChildren(
       make("th", { scope: "col" }, "depth"),
-      ...scene.paths.map((path) => make("th", { scope: "col" }, path.name)),
+      ...scene.paths.map((path) => make("th", { scope: "col" }, path.title)),
     );
     const depths = [...new Set(scene.paths.flatMap((path) => path.times.map((x) => x.toFixed(2))))]
       .map(Number)
@@ -107,6 +107,7 @@ class LensPanel {
   cell(path, s, t) {
     const words = path.lens(s, t);
     const cell = make("td", {
+      style: `--c: ${path.color}`,
       title: words.map(([word, share]) => `${word}  ${percent(share)}`).join("\n"),
       class: path.carried(s) ? "carried" : "",
     });
@@ -138,43 +139,63 @@ class LensPanel {
 
 /** Curves of one token over depth, with a line at the current depth. */
 class CurvesPanel {
-  constructor() {
-    this.element = make("div", { class: "curves" });
+  constructor(changed) {
+    this.target = make(
+      "select",
+      { "data-control": "target", onchange: changed },
+      make("option", { value: 0 }, "what the teacher predicts"),
+      make("option", { value: 1 }, "what follows in the text"),
+    );
+    this.charted = make("div", { class: "curves" });
+    this.element = make("div", {}, this.charted, make("label", {}, "token whose probability is tracked: ", this.target));
+  }
+
+  /** The probability of a token over depth: what the teacher predicts, or what follows in the text. */
+  tracked(scene, t) {
+    const i = Number(this.target.value),
+      word = i ? scene.tokens[t + 1] : scene.targets[t];
+    const series = scene.paths.map((path) => ({
+      name: path.title,
+      color: path.color,
+      x: path.times,
+      y: path.times.map((_, s) => (word === undefined ? 0 : path.tracked[2 * (s * path.tokens + t) + i])),
+    }));
+    return [word === undefined ? "nothing follows the last token" : `probability of “${brief(word, 16)}”`, series];
   }
 
   show(scene, view, t) {
     const curves = (table) =>
-      scene.paths.map((path, m) => ({
-        name: path.name,
-        color: COLORS[m],
+      scene.paths.map((path) => ({
+        name: path.title,
+        color: path.color,
         x: path.times,
         y: path.times.map((_, s) => path.value(path[table], s, t)),
       }));
-    const apart = scene.shared.map((_, k) => scene.apart[k * scene.tokens.length + t]);
-    let shown = scene.shownDistance(view, t);
     const raw = scene.views[view].kind === "PCA" && scene.settings.preparation === "raw";
-    if (!raw) shown = shown.map((x) => (x * Math.max(...apart)) / Math.max(...shown, 1e-12));
-    const distances = [
-      { name: "true", color: INK, x: scene.shared, y: apart },
-      {
-        name: raw ? "projected" : "projected, scaled",
-        color: "#767676",
-        dash: "4 3",
-        x: scene.shared,
-        y: shown,
-      },
-    ];
+    const distances = scene.students.flatMap((path) => {
+      const apart = path.shared.map((_, k) => path.apart[k * scene.tokens.length + t]);
+      let shown = scene.shownDistance(view, path, t);
+      if (!raw) shown = shown.map((x) => (x * Math.max(...apart)) / Math.max(...shown, 1e-12));
+      const { color, shared: x } = path;
+      return [
+        { name: scene.students.length > 1 ? path.title : "true", color, x, y: apart },
+        { name: raw ? "dashed: projected" : "dashed: projected, scaled", color, dash: "4 3", x, y: shown },
+      ];
+    });
+    if (distances.length > 2) distances[1].name = ""; // named once
     this.charts = [
+      this.chart(this.tracked(scene, t)[0], scene.depth, this.tracked(scene, t)[1], 1),
       this.chart("norm of the state", scene.depth, curves("norms")),
       this.chart("lens: KL to the final prediction, nats", scene.depth, curves("lensKl")),
       this.chart("distance teacher – student", scene.depth, distances),
     ];
-    this.element.replaceChildren(...this.charts.map(({ figure }) => figure));
+    this.charted.replaceChildren(...this.charts.map(({ figure }) => figure));
   }
 
-  chart(title, depth, series) {
-    const [w, h, left, bottom, top] = [300, 160, 38, 22, 36];
-    const high = Math.max(...series.flatMap(({ y }) => y), 1e-9);
+  chart(title, depth, series, most) {
+    const named = series.filter((one) => one.name);
+    const [w, h, left, bottom, top] = [300, 160 + 12 * named.length, 38, 22, 24 + 12 * named.length];
+    const high = most ?? Math.max(...series.flatMap(({ y }) => y), 1e-9);
     const x = (value) => left + (value / depth) * (w - left - 10),
       y = (value) => h - bottom - (value / high) * (h - bottom - top);
     const words = series.map(
@@ -187,19 +208,22 @@ class CurvesPanel {
       "aria-label": `${title} by depth. ${words.join("; ")}`,
     });
     figure.append(draw("text", { x: left, y: 12, class: "title" }, title));
-    figure.append(draw("path", { d: `M${left},${top}V${h - bottom}H${w - 10}`, fill: "none", stroke: "#999999" }));
+    figure.append(draw("path", { d: `M${left},${top}V${h - bottom}H${w - 10}`, class: "axis" }));
     for (const value of [0, high])
       figure.append(draw("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, number(value, 2)));
     for (const value of [0, depth / 2, depth])
       figure.append(draw("text", { x: x(value), y: h - 8, "text-anchor": "middle" }, value));
-    series.forEach((one, i) => {
+    series.forEach((one) => {
       const d = one.x.map((value, k) => `${k ? "L" : "M"}${x(value).toFixed(1)},${y(one.y[k]).toFixed(1)}`).join("");
       figure.append(
         draw("path", { d, fill: "none", stroke: one.color, "stroke-width": 1.8, "stroke-dasharray": one.dash ?? "" }),
       );
-      figure.append(draw("text", { x: left + i * 80, y: 27, fill: one.color }, brief(one.name, 28)));
     });
-    const line = draw("line", { y1: top, y2: h - bottom, stroke: "#333333", "stroke-dasharray": "2 2" });
+    named.forEach((one, i) => {
+      const style = `fill: ${one.color}`;
+      figure.append(draw("text", { x: left + 2, y: 26 + 12 * i, style }, brief(one.name, 40)));
+    });
+    const line = draw("line", { y1: top, y2: h - bottom, class: "cursor" });
     figure.append(line);
     return { figure, line, x };
   }
@@ -214,12 +238,17 @@ class CurvesPanel {
 
 /** Describe the distortion of the projection in words. */
 function badge(scene, view) {
-  const { kind, hidden, agreement, trust } = scene.views[view];
+  const { kind, trust } = scene.views[view];
   const parts = [];
-  if (hidden !== null)
-    parts.push(`${percent(hidden)} of the squared distance teacher–student is outside this projection`);
-  else parts.push("distances in a UMAP have no unit");
-  if (agreement !== null) parts.push(`rank correlation of projected and true distances ${agreement.toFixed(2)}`);
+  if (kind !== "PCA") parts.push("distances in a UMAP have no unit");
+  for (const path of scene.students) {
+    const { hidden, agreement } = path.distortion[view],
+      who = scene.students.length > 1 ? path.title : "student";
+    if (hidden !== null)
+      parts.push(`${percent(hidden)} of the squared distance teacher–${who} is outside this projection`);
+    if (agreement !== null && scene.students.length === 1)
+      parts.push(`rank correlation of projected and true distances ${agreement.toFixed(2)}`);
+  }
   parts.push(`trustworthiness of neighbors ${trust.toFixed(2)}`);
   return `${kind}: ${parts.join(" · ")}`;
 }

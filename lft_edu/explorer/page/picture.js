@@ -1,8 +1,6 @@
 // The figure: paths on a canvas, in 2-D or 3-D. The static part is drawn once and cached.
 
-const COLORS = ["#0072B2", "#D55E00"]; // teacher, student; Okabe and Ito's blue and vermillion
-const INK = "#222222",
-  FAINT = 0.16,
+const FAINT = 0.16,
   LABELS = 14;
 
 class Picture {
@@ -16,6 +14,7 @@ class Picture {
     });
     this.scene = null;
     this.selected = new Set();
+    this.theme = { ink: "#222222", muted: "#444444", line: "#bbbbbb", paper: "#ffffff" };
     this.home();
     this.listen();
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -27,13 +26,13 @@ class Picture {
     this.stale = true;
   }
 
-  show(scene, view, depth, selected) {
+  show(scene, view, depth, selected, focus) {
     if (scene !== this.scene || view !== this.view) {
       Object.assign(this, { scene, view });
       this.frame();
     }
     if (selected !== this.selected) this.stale = true;
-    Object.assign(this, { depth, selected });
+    Object.assign(this, { depth, selected, focus });
     this.draw();
   }
 
@@ -107,31 +106,35 @@ class Picture {
     return this.selected.size ? [...this.selected] : this.scene.tokens.map((_, t) => t);
   }
 
-  /** Draw axes and whole paths, faint for tokens that are not selected. */
+  /** Draw the part that does not change with the depth, to be cached. */
   drawStatic() {
     const pen = this.background.getContext("2d"),
       ratio = window.devicePixelRatio || 1;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.fillStyle = "#ffffff";
-    pen.fillRect(0, 0, this.background.width, this.background.height);
+    this.drawPaths(pen);
+    this.stale = false;
+  }
+
+  /** Draw axes and whole paths, faint for tokens that are not selected. */
+  drawPaths(pen) {
+    pen.fillStyle = this.theme.paper;
+    pen.fillRect(0, 0, this.canvas.clientWidth, this.canvas.clientHeight);
     this.drawAxes(pen);
     pen.save();
     this.clip(pen);
     const shown = new Set(this.tokensShown());
-    this.scene.paths.forEach((path, m) => {
+    for (const path of this.scene.paths)
       for (const bright of [false, true]) {
         pen.beginPath();
         for (let t = 0; t < path.tokens; t++) if (shown.has(t) === bright) this.trace(pen, path, t, path.times.at(-1));
         Object.assign(pen, {
-          strokeStyle: COLORS[m],
+          strokeStyle: path.color,
           globalAlpha: !this.selected.size ? 0.35 : bright ? 0.45 : FAINT,
           lineWidth: 1,
         });
         pen.stroke();
       }
-    });
     pen.restore();
-    this.stale = false;
   }
 
   /** Clip to the frame of the axes, in 2-D. */
@@ -154,8 +157,8 @@ class Picture {
     const names = this.scene.views[this.view].axes;
     Object.assign(pen, {
       font: "12px system-ui, sans-serif",
-      fillStyle: "#444444",
-      strokeStyle: "#bbbbbb",
+      fillStyle: this.theme.muted,
+      strokeStyle: this.theme.line,
       lineWidth: 1,
     });
     if (this.flat) {
@@ -193,7 +196,7 @@ class Picture {
     const power = 10 ** Math.floor(Math.log10(110 / this.scale));
     const length = [5, 2, 1].map((n) => n * power).find((n) => n * this.scale <= 110);
     const end = w - 22;
-    pen.strokeStyle = "#444444";
+    pen.strokeStyle = this.theme.muted;
     pen.beginPath();
     pen.moveTo(end - length * this.scale, 24.5);
     pen.lineTo(end, 24.5);
@@ -202,51 +205,74 @@ class Picture {
     pen.fillText(`${number(length, 1)}`, end, 39);
   }
 
-  /** Draw tokens at this depth, selected paths up to it, and lines between teacher and student. */
+  /** Draw tokens at this depth, selected paths up to it, and lines between the teacher and its students. */
   drawMoving(pen) {
-    const [teacher, student] = this.scene.paths,
+    const { paths } = this.scene,
       bright = new Set(this.tokensShown());
-    const labeled = bright.size <= LABELS,
-      many = bright.size > LABELS;
+    const many = bright.size > LABELS;
     pen.save();
     this.clip(pen);
     if (this.selected.size)
-      this.scene.paths.forEach((path, m) => {
+      for (const path of paths) {
         pen.beginPath();
         for (const t of bright) this.trace(pen, path, t, this.depth);
-        Object.assign(pen, { strokeStyle: COLORS[m], lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
+        Object.assign(pen, { strokeStyle: path.color, lineWidth: many ? 1.2 : 2.2, globalAlpha: many ? 0.6 : 1 });
         pen.stroke();
-      });
-    const spots = [teacher, student].map((path) =>
+      }
+    const spots = paths.map((path) =>
       this.scene.tokens.map((_, t) => this.screen(path.at(this.view, this.depth, t))),
     );
-    Object.assign(pen, { globalAlpha: many ? 0.5 : 1, strokeStyle: INK, lineWidth: 1 });
+    Object.assign(pen, { globalAlpha: many ? 0.5 : 1, strokeStyle: this.theme.ink, lineWidth: 1 });
     pen.setLineDash([2, 2]);
     pen.beginPath();
-    for (const t of bright) {
-      pen.moveTo(...spots[0][t]);
-      pen.lineTo(...spots[1][t]);
-    }
+    for (const t of bright)
+      for (const places of spots.slice(1)) {
+        pen.moveTo(...spots[0][t]);
+        pen.lineTo(...places[t]);
+      }
     pen.stroke();
     pen.setLineDash([]);
     spots.forEach((places, m) => {
       for (const on of [false, true]) {
-        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: COLORS[m] });
+        Object.assign(pen, { globalAlpha: on ? 1 : FAINT, fillStyle: paths[m].color });
         pen.beginPath();
-        places.forEach(([x, y], t) => {
-          if (bright.has(t) !== on) return;
-          const r = on ? (many ? 3 : 5) : 2;
-          if (m === 0) {
-            pen.moveTo(x + r, y);
-            pen.arc(x, y, r, 0, 2 * Math.PI);
-          } else pen.rect(x - r, y - r, 2 * r, 2 * r);
+        places.forEach((place, t) => {
+          if (bright.has(t) === on) this.mark(pen, m, place, on ? (many ? 3 : 5) : 2);
         });
         pen.fill();
       }
     });
-    pen.restore();
     this.spots = spots;
-    if (labeled) this.drawLabels(pen, bright);
+    this.drawNeighbors(pen);
+    pen.restore();
+    if (!many) this.drawLabels(pen, bright);
+  }
+
+  /** Add a mark to the path: a circle for the teacher, a square and a diamond for students. */
+  mark(pen, m, [x, y], r) {
+    if (m === 0) {
+      pen.moveTo(x + r, y);
+      pen.arc(x, y, r, 0, 2 * Math.PI);
+    } else if (m === 1) pen.rect(x - r, y - r, 2 * r, 2 * r);
+    else {
+      pen.moveTo(x, y - 1.4 * r);
+      for (const [a, b] of [[1.4, 0], [0, 1.4], [-1.4, 0], [0, -1.4]]) pen.lineTo(x + a * r, y + b * r);
+    }
+  }
+
+  /** Ring the states that are nearest, in all dimensions, to the selected one in focus. */
+  drawNeighbors(pen) {
+    if (!this.selected.has(this.focus)) return;
+    this.scene.paths.forEach((path, m) => {
+      pen.beginPath();
+      for (const [t] of path.nearest(path.depthIndex(this.depth), this.focus)) {
+        const [x, y] = this.spots[m][t];
+        pen.moveTo(x + 9, y);
+        pen.arc(x, y, 9, 0, 2 * Math.PI);
+      }
+      Object.assign(pen, { strokeStyle: path.color, lineWidth: 1.5, globalAlpha: 0.9 });
+      pen.stroke();
+    });
   }
 
   drawLabels(pen, bright) {
@@ -254,8 +280,8 @@ class Picture {
       font: "13px ui-monospace, monospace",
       textAlign: "left",
       lineWidth: 3,
-      strokeStyle: "#ffffff",
-      fillStyle: INK,
+      strokeStyle: this.theme.paper,
+      fillStyle: this.theme.ink,
     });
     const placed = []; // skip labels that would overlap: hovering shows them
     for (const t of bright) {
@@ -325,7 +351,6 @@ class Picture {
     else if (event.key === "0") this.reset();
     else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab binds these keys too
   }
 
   shift(dx, dy) {

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 02 · Flow matching
 #
-# Six exercises to the lesson [02 · Flow matching](../../02_flow_matching.ipynb). For each: write down what you expect,
+# Eight exercises to the lesson [02 · Flow matching](../../02_flow_matching.ipynb). For each: write down what you expect,
 # fill in the function, run the check. A *velocity* is any function `velocity(x, t)` that returns a tensor shaped like
 # `x`; `t` is a number, or one time per point, shape `(B,)`.
 
@@ -252,6 +252,99 @@ check("2.6", my_walk_that_keeps)
 
 # %% [markdown]
 # **And the prediction?** Few: one Euler step looks at t = 0 only. For beams this narrow three Euler steps work, too: they look at 0, ⅓ and ⅔, never near ½, and keep 97 %. With σ = 0.4, as on the line of the lesson, the beams overlap at ⅓ already: one step keeps 99 %, three keep 47 %. So what works whatever the spread is not to walk at all.
+
+# %% [markdown]
+# ## 2.7 · The floor ●●○ 15 minutes
+#
+# Where lines of different partners meet, even the exact average velocity has an error: the loss has a *floor*. Find it
+# by drawing. Two beams on a line, as in 2.5: half of the points start at +1 and go to −1, half the other way, and each
+# keeps its offset σz, z normal, on the whole path. The least loss is the mean of $(v - u(x_t, t))^2$ over $t \sim U(0, 1)$
+# and all points, where $v$ is the velocity of the point's own line and $u$ the average velocity of exercise 2.5.
+#
+# **Predict first.** Make the beams narrower, σ → 0, so that they overlap for an ever shorter time. Does the floor go to
+# zero, and does it get there? *My prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# One draw: `t = torch.rand(n)`, `s = ±1`, `z = torch.randn(n)`. The point is at `s * (1 - 2 * t) + sigma * z`, and its own
+# velocity is `-2 * s`.
+#
+# </details>
+
+
+# %%
+def my_floor(sigma):
+    """The least possible flow-matching loss for two crossing beams on a line.
+
+    Args:
+        sigma: width of the beams.
+
+    Returns:
+        A single number, the mean squared error of the exact average velocity.
+    """
+    ### BEGIN SOLUTION
+    n = 1_000_000
+    t, z = torch.rand(n), torch.randn(n)
+    s = torch.randint(2, (n,)) * 2 - 1
+    x_t = s * (1 - 2 * t) + sigma * z
+    u = -2 * torch.tanh(x_t * (1 - 2 * t) / sigma**2)
+    return (-2 * s - u).square().mean()
+    ### END SOLUTION
+
+
+# %%
+check("2.7", my_floor)
+
+# %% [markdown]
+# **And the prediction?** It goes to zero like σ: beams half as wide overlap for half the time, and while they overlap the error is the same. It gets there only at σ = 0. So a loss *at its floor* says that the network has learned the average velocity; only a floor near zero says that this keeps the pairs.
+
+# %% [markdown]
+# ## 2.8 · A curved path ●●○ 15 minutes
+#
+# Nothing says that the path from $x_0$ to $x_1$ must be straight. Diffusion models use a quarter circle:
+#
+# $$x_t = \cos(\tfrac{\pi}{2} t)\, x_0 + \sin(\tfrac{\pi}{2} t)\, x_1$$
+#
+# (an *interpolant*: Albergo and Vanden-Eijnden, [arXiv 2209.15571](https://arxiv.org/abs/2209.15571)). Write the
+# flow-matching loss for it: a random time per point, the point $x_t$ on its path, and the velocity that the network
+# should have there.
+#
+# **Predict first.** At which time does this path move slowest: at the start, in the middle, at the end, or never? *My
+# prediction: …*
+#
+# <details><summary>Hint</summary>
+#
+# The velocity of a path is its derivative in t. The derivative of $\cos(\frac{\pi}{2} t)$ is
+# $-\frac{\pi}{2} \sin(\frac{\pi}{2} t)$.
+#
+# </details>
+
+
+# %%
+def my_curved_loss(velocity, x0, x1):
+    """The flow-matching loss on a quarter circle.
+
+    Args:
+        velocity: a function (x, t) → velocities shaped like x; t has shape (N,).
+        x0, x1: (N, D), pairs.
+
+    Returns:
+        A single number: the mean squared error over points and dimensions.
+    """
+    ### BEGIN SOLUTION
+    t = torch.rand(len(x0))
+    angle = math.pi / 2 * t[:, None]
+    x_t = angle.cos() * x0 + angle.sin() * x1
+    target = math.pi / 2 * (angle.cos() * x1 - angle.sin() * x0)
+    return (velocity(x_t, t) - target).square().mean()
+    ### END SOLUTION
+
+
+# %%
+check("2.8", my_curved_loss)
+
+# %% [markdown]
+# **And the prediction?** If $x_0$ and $x_1$ are at right angles and equally long, never: the speed is constant, as on a circle. In general it depends on the pair; where $x_1 = x_0$, the point goes out and comes back, fastest at both ends. A straight line would stay where it is.
 
 # %% [markdown]
 # Back to the lessons: [03 · Flow Walking](../../03_flow_walking.ipynb)
