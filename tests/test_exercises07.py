@@ -15,6 +15,7 @@ from lft_edu.couplings import cost_matrix, optimal_assignment
 from lft_edu.criteria import CRITERIA, Depth, Pair, recoupling_among
 from lft_edu.exercises import check, lesson07, lesson07_teacher
 from lft_edu.exercises.books import ROOT
+from lft_edu.lessons import progress
 from lft_edu.loading.assets import ASSETS
 
 
@@ -439,14 +440,19 @@ def test_a_failing_word_and_a_failing_oracle_say_how_far_they_are():
     assert "random tokens" in report.message
     report = check("7.6", of_criterion("ridge"))
     assert "rho 0." in report.failed
-    assert "wanted at least 0.5; R on the same tokens: " in report.failed
+    assert "wanted at least 0.6; R on the same tokens: " in report.failed
     assert "of 19 by yours" in report.message
 
 
-def test_an_oracle_that_passes_shows_its_rho_and_interval():
+def test_an_oracle_that_passes_is_put_to_the_spans_held_out(monkeypatch):
+    monkeypatch.setattr(progress, "_memory", {})
     report = check("7.6", lambda a, b: turned(a, b).quantile(0.95))
     assert report, report
-    assert " to 0." in report.passed[-1]
+    assert " to 0." in report.passed[-2]
+    assert "held out, 13 spans of 12 layers: rho 0." in report.passed[-1]
+    assert "looked" not in report.passed[-1]
+    again = check("7.6", lambda a, b: turned(a, b).std())
+    assert "you have looked 2 times, and the first time it was 0." in again.passed[-1]
 
 
 def test_what_beats_the_oracle_does_so_on_other_tokens():
