@@ -150,7 +150,7 @@ def test_the_tally_in_words(monkeypatch):
     lft.my_predictions()
     assert texts[0] == "You made no predictions."
     assert texts[1].startswith("✓ As you said. Answer: x.")
-    assert texts[2].startswith("You made no prediction (run the question's cell again to make one). Answer: y.")
+    assert texts[2].startswith("Answer: y.")
     assert texts[3] == "You were right 1 of 1; 1 not made."
 
 
