@@ -2,10 +2,11 @@
 
 import re
 
-from ..plots.base import GRAY, visible
+from ..plots.base import visible
 from ..plots.results import COLORS
+from ..plots.style import INK
 
-TEACHER = GRAY
+TEACHER = INK
 OTHERS = ("#D55E00", "#8A6D3B")  # students whose name says nothing: the first shown, the second
 NAMES = {
     "flow-walking-midpoint": "Flow Walking, midpoint",

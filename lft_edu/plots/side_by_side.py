@@ -108,7 +108,7 @@ def maps(
         for name, states in groups.items():
             points = projection.transform(torch.stack(list(states)))
             figure.add_scatter(
-                x=points[:, 0], y=points[:, 1], mode="markers", name=label(name), showlegend=column == 1,
+                x=points[:, 0], y=points[:, 1], mode="markers", name=escape(name), showlegend=column == 1,
                 legendgroup=name, marker={"color": looks[name].color, "symbol": looks[name].symbol, "size": 7},
                 hoverinfo="name", **where,
             )  # fmt: skip
