@@ -1,4 +1,4 @@
-"""What a learner's function may do to a check: write into its arguments, end the program, never end, return too much."""
+"""What a learner's function may do to a check: spoil its arguments, end the program, never end, return too much."""
 
 import sys
 import threading
@@ -11,11 +11,8 @@ from lft_edu.exercises import EXERCISES, check
 from lft_edu.exercises import checking as checks
 
 # without 8.6, which is to return one of its arguments
-QUICK = [
-    number
-    for number in EXERCISES
-    if (number[0] in "128" and number != "8.6") or number in ("3.1", "3.2", "4.1", "4.2", "5.1", "5.2")
-]
+LESSONS = ("1", "2", "8")
+QUICK = [n for n in EXERCISES if n in ("3.1", "3.2", "4.1", "4.2", "5.1", "5.2") or (n[0] in LESSONS and n != "8.6")]
 
 
 def scramble(value) -> None:
