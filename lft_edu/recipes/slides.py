@@ -3,8 +3,9 @@
     python -m lft_edu.recipes.slides slides.html            # a few seconds; the file opens offline and asks for nothing
     python -m lft_edu.recipes.slides guest.html --guest     # the guest lecture alone
 
-A link such as ``[Figure 1 of *Crossing pairs*](../../notebooks/02_flow_matching.ipynb)`` on a line of its own becomes the
-first figure that the lesson stores under that heading. Numbers of headings and small changes of wording do not matter.
+A link such as ``[Figure 1 of *Crossing pairs*](../../notebooks/02_flow_matching.ipynb)``, on a line of its own, becomes
+the first figure that the lesson stores under that heading. The heading's number and small changes of its wording do not
+matter.
 """
 
 import argparse
@@ -32,7 +33,7 @@ NOTE = re.compile(r"^Note \(week (\d+), minute (\d+)(?:; guest, minute (\d+))?\)
 
 
 class Slide(NamedTuple):
-    """One slide. ``figures``: (number, heading, notebook) of each; ``guest``: its minute of the guest lecture, or None."""
+    """One slide; ``figures``: (number, heading, notebook) of each; ``guest``: minute of the guest lecture, or None."""
 
     title: str
     body: str
@@ -104,9 +105,8 @@ def figure(number: int, heading: str, notebook: Path) -> str:
         ValueError: no such notebook, heading or figure.
     """
     if not notebook.is_file():
-        raise ValueError(
-            f"{notebook} is not there; lessons are {', '.join(p.name for p in NOTEBOOKS.glob('*.ipynb'))}."
-        )
+        beside = sorted(path.name for path in notebook.parent.glob("*.ipynb"))
+        raise ValueError(f"{notebook} is not there; in this folder are: {', '.join(beside) or 'no notebooks'}.")
     sections = _stored(notebook)
     near = difflib.get_close_matches(_plain(heading), sections, n=1, cutoff=0.8)
     if not near:
@@ -125,9 +125,7 @@ class _Renderer(LessonRenderer):
     """The renderer of exported lessons, with HTML and code escaped, harmful links removed, images refused."""
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        raise ValueError(
-            f"Slides show figures of lessons only: write [Figure 1 of *Heading*](lesson.ipynb), not {url}."
-        )
+        raise ValueError(f"A slide shows figures of lessons only: [Figure 1 of *Heading*](lesson.ipynb), not {url}.")
 
     def block_code(self, code: str, info: str | None = None) -> str:
         return f"<pre>{html.escape(code)}</pre>"
@@ -154,15 +152,17 @@ def page(text: str, notebooks: Path = NOTEBOOKS, guest: bool = False) -> str:
     for number, slide in enumerate(slides, 1):
         try:
             images = "".join(figure(n, heading, notebooks / name) for n, heading, name in slide.figures)
+            images = images and f'<div class="figures">{images}</div>'
             body, note = _html(slide.body), _html(slide.note)
         except ValueError as error:
             raise ValueError(f"Slide “{slide.title}”: {error}") from None
-        star = "" if slide.guest is None else f" · ★ guest lecture, minute {slide.guest}"
+        mark, when = ("", "") if slide.guest is None else (" ★", f" · ★ guest lecture, minute {slide.guest}")
         parts.append(
-            f'<section id="s{number}" tabindex="-1" class="{"star" if star else ""}"><h2>{html.escape(slide.title)}</h2>'
-            f'<div class="body">{body}</div>{images and f"""<div class="figures">{images}</div>"""}'
-            f"<footer><span>Week {slide.week}{star and ' · ★'}</span><span>{number} / {len(slides)}</span></footer>"
-            f"<aside><h3>Week {slide.week}, minute {slide.minute}{star}</h3>{note}</aside></section>"
+            f'<section id="s{number}" tabindex="-1" class="{"star" if mark else ""}">'
+            f'<h2>{html.escape(slide.title)}</h2><div class="body">{body}</div>'
+            f"{images}"
+            f"<footer>{number} / {len(slides)} · week {slide.week}{mark}</footer>"
+            f"<aside><h3>Week {slide.week}, minute {slide.minute}{when}</h3>{note}</aside></section>"
         )
     allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"

@@ -11,8 +11,9 @@ body { margin: 0; background: var(--wash); color: var(--ink); font-family: syste
 section { --u: min(1vw, 1.7778vh); display: flex; flex-direction: column; gap: .8em; position: relative; outline: none;
   width: calc(100 * var(--u)); height: calc(56.25 * var(--u)); padding: 1.5em 2.4em .9em; margin: 0 auto;
   font-size: calc(2.15 * var(--u)); line-height: 1.4; background: var(--paper); overflow: hidden }
-h2 { font-size: 1.65em; line-height: 1.2; margin: 0; text-wrap: balance; font-weight: 650 }
-.star h2::before { content: ""; display: block; width: 2.2em; height: .16em; margin-bottom: .35em; background: var(--mark) }
+h2 { font-size: 1.5em; line-height: 1.2; margin: 0; text-wrap: balance; font-weight: 650 }
+.star h2::before { content: ""; display: block; width: 2.2em; height: .16em; margin-bottom: .35em;
+  background: var(--mark) }
 .body > :first-child { margin-top: 0 } .body > :last-child { margin-bottom: 0 }
 .body:empty { display: none }
 .body:nth-last-child(3) { flex: 1; display: flex; flex-direction: column; justify-content: center; gap: .6em }
@@ -20,11 +21,13 @@ h2 { font-size: 1.65em; line-height: 1.2; margin: 0; text-wrap: balance; font-we
 .figures { flex: 1; min-height: 0; display: flex; gap: 1em }
 .figures img { flex: 1; min-width: 0; width: 100%; height: 100%; object-fit: contain }
 table { border-collapse: collapse; align-self: center; margin: .4em auto; font-size: .95em }
-th, td { padding: .4em .9em; text-align: left; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }
+th, td { padding: .4em .9em; text-align: left; border-bottom: 1px solid var(--line);
+  font-variant-numeric: tabular-nums }
+td:not(:first-child) { white-space: nowrap }
 th { color: var(--soft); font-weight: 600; font-size: .88em }
 code { font-size: .92em; background: var(--wash); padding: 0 .2em; border-radius: .2em }
 a { color: var(--mark) }
-footer { display: flex; justify-content: space-between; font-size: .62em; color: var(--soft); margin-top: auto }
+footer { font-size: .62em; color: var(--soft); margin-top: auto }
 aside, nav { display: none }
 nav button { all: unset; cursor: pointer; padding: .35em .6em; color: var(--soft) }
 nav button:focus-visible { outline: 2px solid var(--mark); border-radius: .3em }
