@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from browsing import CHROMIUM, FLAGS
 from bs4 import BeautifulSoup
 
 from lft_edu.loading.assets import NOTEBOOKS
@@ -175,3 +176,61 @@ def test_the_command_writes_the_file_or_says_why_not(tmp_path, capsys, monkeypat
     monkeypatch.setattr(slides, "SOURCE", tmp_path / "none.md")
     with pytest.raises(SystemExit, match="made in a clone"):
         slides.main([str(tmp_path / "out.html")])
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_keys_touch_and_the_speakers_window(lessons):
+    """One browser: moves by key and by finger, the overview, the guest lecture, and two windows that go together."""
+    from playwright.sync_api import sync_playwright
+
+    parts = [
+        f"\n---\n\n## Slide {n}\n\n{NOTE.replace('10)', time)}\n"
+        for n, time in enumerate(("1)", "2; guest, minute 0)", "3)"))
+    ]
+    (lessons / "slides.html").write_text(slides.page("# Slides\n" + "".join(parts), lessons), encoding="utf-8")
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(has_touch=True, color_scheme="dark")
+        page, asked = context.new_page(), []
+        context.on("request", lambda request: asked.append(request.url))
+        page.goto((lessons / "slides.html").as_uri())
+
+        def titles(window=page):
+            return [title.inner_text() for title in window.locator("h2:visible").all()]
+
+        def swipe(by: int):
+            page.evaluate(
+                """by => { for (const [type, x] of [['touchstart', 300], ['touchend', 300 + by]]) {
+                  const touch = new Touch({identifier: 1, target: document.body, clientX: x, clientY: 100});
+                  dispatchEvent(new TouchEvent(type, {touches: type === 'touchend' ? [] : [touch], changedTouches: [touch]}))
+                } }""",
+                by,
+            )
+
+        assert "dark" in page.locator("html").get_attribute("class")
+        assert titles() == ["Slide 0"]
+        page.keyboard.press("ArrowRight")
+        assert (titles(), page.url.endswith("#s2")) == (["Slide 1"], True)
+        swipe(-100)
+        assert titles() == ["Slide 2"]
+        swipe(20)
+        assert titles() == ["Slide 2"]
+        swipe(100)
+        assert titles() == ["Slide 1"]
+        with page.expect_popup() as opened:
+            page.keyboard.press("s")
+        speaker = opened.value
+        assert speaker.locator("aside:visible").inner_text().endswith("Words.")
+        speaker.keyboard.press("End")
+        page.wait_for_url("**#s3")
+        assert titles() == titles(speaker) == ["Slide 2"]
+        page.keyboard.press("Home")
+        speaker.wait_for_url("**#s1")
+        page.keyboard.press("o")
+        assert titles() == ["Slide 0", "Slide 1", "Slide 2"]
+        page.locator("section").nth(2).click()
+        assert titles() == ["Slide 2"]
+        page.keyboard.press("g")
+        assert titles() == ["Slide 1"]
+        assert {url.partition(":")[0] for url in asked} == {"file"}
+        browser.close()

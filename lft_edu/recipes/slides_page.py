@@ -20,6 +20,12 @@ h2 { font-size: 1.5em; line-height: 1.2; margin: 0; text-wrap: balance; font-wei
 .body:nth-last-child(3) math[display=block] { font-size: 1.45em; margin: .4em 0 }
 .figures { flex: 1; min-height: 0; display: flex; gap: 1em }
 .figures img { flex: 1; min-width: 0; width: 100%; height: 100%; object-fit: contain }
+/* Figures are wide: two stand one above the other, beside the words. */
+section:has(.figures :nth-child(2)) { display: grid; grid-template: auto 1fr auto / 22% 1fr; column-gap: 1.5em }
+section:has(.figures :nth-child(2)) > :is(h2, footer) { grid-column: 1 / -1 }
+section:has(.figures :nth-child(2)) > .body { align-self: center }
+section > .figures:has(:nth-child(2)) { flex-direction: column; gap: .4em }
+.figures:has(:nth-child(2)) img { min-height: 0; height: 0 }
 table { border-collapse: collapse; align-self: center; margin: .4em auto; font-size: .95em }
 th, td { padding: .4em .9em; text-align: left; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums }
@@ -39,10 +45,9 @@ nav button:focus-visible { outline: 2px solid var(--mark); border-radius: .3em }
   .live nav { display: flex; position: fixed; right: .5em; bottom: .4em; z-index: 1; font-size: 1.1rem; opacity: .25 }
   .live nav:hover, .live nav:focus-within { opacity: 1; background: var(--paper); border-radius: .4em }
   .live main { min-height: 100vh; display: grid; place-content: center }
-  .live section:not(.now) { display: none }
+  .live:not(.overview) section:not(.now) { display: none }
   .live.overview main { grid-template-columns: repeat(auto-fill, max(15vw, 15rem)); gap: 1vw; padding: 1vw }
-  .live.overview section, .live.overview.guest section.star { display: flex; --u: max(.15vw, .15rem); cursor: pointer }
-  .live.overview.guest section:not(.star) { display: none }
+  .live.overview section { --u: max(.15vw, .15rem); cursor: pointer }
   .overview section.now { outline: 3px solid var(--mark) }
   .notes:not(.overview) main { place-content: start }
   .notes:not(.overview) section { --u: min(.62vw, 1.7vh); margin: 0 }
