@@ -75,7 +75,8 @@ slides: $(READY)
 	  { echo "No Chromium found: to make a PDF, open build/slides.html in a browser and print it."; exit 0; }; \
 	  root=$$([ "$$(id -u)" != 0 ] || echo --no-sandbox); \
 	  "$$chrome" --headless --disable-gpu $$root --no-pdf-header-footer --print-to-pdf=build/slides.pdf \
-	  "file://$(CURDIR)/build/slides.html"
+	  "file://$(CURDIR)/build/slides.html" 2>/dev/null && echo build/slides.pdf || \
+	  { echo "Chromium made no PDF: open build/slides.html in a browser and print it."; exit 1; }
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -17,6 +17,11 @@ TEXT = slides.SOURCE.read_text(encoding="utf-8")
 _, SLIDES = slides.read(TEXT)
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 EVIL = '"><script>alert(1)</script>'
+SWIPE = """by => {
+  const at = x => new Touch({identifier: 1, target: document.body, clientX: x, clientY: 100});
+  dispatchEvent(new TouchEvent('touchstart', {touches: [at(300)]}));
+  dispatchEvent(new TouchEvent('touchend', {changedTouches: [at(300 + by)]}));
+}"""
 NOTE = "Note (week 1, minute 10): Words."
 
 
@@ -199,13 +204,7 @@ def test_keys_touch_and_the_speakers_window(lessons):
             return [title.inner_text() for title in window.locator("h2:visible").all()]
 
         def swipe(by: int):
-            page.evaluate(
-                """by => { for (const [type, x] of [['touchstart', 300], ['touchend', 300 + by]]) {
-                  const touch = new Touch({identifier: 1, target: document.body, clientX: x, clientY: 100});
-                  dispatchEvent(new TouchEvent(type, {touches: type === 'touchend' ? [] : [touch], changedTouches: [touch]}))
-                } }""",
-                by,
-            )
+            page.evaluate(SWIPE, by)
 
         assert "dark" in page.locator("html").get_attribute("class")
         assert titles() == ["Slide 0"]
