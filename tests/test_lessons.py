@@ -181,7 +181,7 @@ def test_exercises_that_pass_are_kept(copy_of_the_course):
     assert check("2.2", step)
     assert not check("2.3", step)
     row = next(line for line in repr(lft.my_progress()).splitlines() if line.startswith("02"))
-    assert row.split()[1:4] == ["1", "of", "6"]
+    assert row.split()[1:4] == ["1", "of", "8"]
     assert "2.3" in row
     assert "2.2" not in row
 
