@@ -35,9 +35,9 @@ def log_ticks(values: Iterable[float]) -> list[float]:
 
 def amount(value: float) -> str:
     """Format a number for a tick: ``0.05``, ``200 k``, ``5 M``, ``2·10⁹``, ``10⁻⁶``."""
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:g}"
-    if 1e4 <= abs(value) < 1e9:
+    if 1e3 <= abs(value) < 1e9:
         return f"{value / 1e6:g} M" if abs(value) >= 1e6 else f"{value / 1e3:g} k"
     mantissa, power = f"{value:.0e}".split("e")
     raised = "10" + str(int(power)).translate(_RAISED)
