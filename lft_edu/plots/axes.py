@@ -22,7 +22,7 @@ def log_ticks(values: Iterable[float]) -> list[float]:
     powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
     choices = [[round(d * 10.0**p, 12 - p) for p in powers for d in digits] for digits in _DIGITS]
     choices += [[10.0**p for p in powers if p % n == 0] for n in (1, 2, 3, 4)]
-    most_fine, fine, *found = ([tick for tick in ticks if least <= tick <= most] for ticks in choices)
+    most_fine, fine, *found = ([tick for tick in ticks if 0.88 * least <= tick <= 1.13 * most] for ticks in choices)
     if len(found[0]) > 3:
         return next((ticks for ticks in found if len(ticks) <= MOST), found[-1])
     for ticks in (most_fine, fine):
