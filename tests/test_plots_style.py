@@ -123,7 +123,7 @@ def test_logarithmic_ticks_are_never_many(span):
 
 def test_amounts_are_short():
     shown = [axes.amount(v) for v in (0, 0.05, 1200, 2e5, 5e6, 2e9, 1e-6)]
-    assert shown == ["0", "0.05", "1200", "200 k", "5 M", "2·10⁹", "10⁻⁶"]
+    assert shown == ["0", "0.05", "1.2 k", "200 k", "5 M", "2·10⁹", "10⁻⁶"]
 
 
 def test_labels_of_near_points_do_not_overlap():
