@@ -107,3 +107,16 @@ def test_every_result_is_of_a_run_of_the_recipe():
     for row in results["rows"]:
         run = json.loads(json.dumps(runs[row["name"]].to_dict()))
         assert (row["options"], row["tokens"], row["seed"]) == (run["options"], run["tokens"], run["seed"]), row["name"]
+
+
+def test_tables_of_the_results_start_with_the_least_kl():
+    results = real_report.load()
+    sink = real_report.sink_rows(results)
+    assert len(sink) == sum(row["name"].startswith("sink/") for row in results["rows"])
+    assert [row["KL"] for row in sink] == sorted(row["KL"] for row in sink)
+    assert {row["position 0"] for row in sink} == {"counted", "ignored", "stored"}
+    assert (sink[0]["starts from"], sink[1]["starts from"]) == ("layer 19", "layer 8")
+    rows = real_report.rows(results, ("same",))
+    header, _, first, *_ = real_report.table(results, ("same",)).splitlines()
+    assert header == f"| {' | '.join(rows[0])} |"
+    assert first == f"| {' | '.join(str(value) for value in rows[0].values())} |"
