@@ -3,6 +3,7 @@
 # make explore   the trajectory explorer as an application of its own (installs voila on first use)
 # make explore TEACHER=smollm2-135m   the same with a real language model, once lft-edu fetch smollm2-135m has got it
 # make site   the course as a website, site/index.html, which needs no network
+# make slides   the lecturer's slides, build/slides.html, and a PDF of them if Chromium is installed
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +17,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab explore site test lint unit notebooks exercises install model clean
+.PHONY: help lab explore site test lint unit notebooks exercises slides install model clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -65,6 +66,17 @@ site: $(READY)
 
 exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books
+
+# Chromium as root, in a container, starts only without its sandbox.
+slides: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m lft_edu.recipes.slides build/slides.html
+	@chrome=$$(command -v chromium || command -v chromium-browser || command -v google-chrome) || \
+	  { echo "No Chromium found: to make a PDF, open build/slides.html in a browser and print it."; exit 0; }; \
+	  root=$$([ "$$(id -u)" != 0 ] || echo --no-sandbox); \
+	  "$$chrome" --headless --disable-gpu $$root --no-pdf-header-footer --print-to-pdf=build/slides.pdf \
+	  "file://$(CURDIR)/build/slides.html" 2>/dev/null && echo build/slides.pdf || \
+	  { echo "Chromium made no PDF: open build/slides.html in a browser and print it."; exit 1; }
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -24,6 +24,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
     "latents": (),
     "sinks": (),
+    "sources": (),
     "fitting": ("fit",),
     # how good, and where to cut
     "metrics": ("evaluate", "worst_tokens"),

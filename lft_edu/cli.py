@@ -172,25 +172,13 @@ def evaluate(args) -> int:
     corpus = lft.load_corpus(args.corpus, tokenizer, args.split, args.block, max_tokens=args.tokens)
     skips = skipping.best_skips(teacher, corpus, args.skips) if args.skips else None
     found = lft.evaluate(student, teacher, corpus, progress=True)
-    card = cards.Card.of(student, teacher, found, args.corpus, args.split, _training_of(args.student), skips)
+    card = cards.Card.of(student, teacher, found, args.corpus, args.split, cards.training_of(args.student), skips)
     print(json.dumps({"student": args.student} | card, indent=1) if args.json else card.markdown(), flush=True)
     if args.out:
         card.save(args.out)
     if args.push_to:
         print(student.push_to_hub(args.push_to, tokenizer, card), file=sys.stderr)
     return 0
-
-
-def _training_of(student: str) -> dict | None:
-    """How a run says that it was trained."""
-    card = Path(student).expanduser() / "card.json"
-    try:
-        training = json.loads(card.read_text(encoding="utf-8")).get("training") if card.exists() else None
-        if training is not None:
-            "{tokens:,} {seconds:,} {corpus} {objective}".format(**training)  # what the card's table shows
-        return training
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{card} is damaged ({error}). Delete it to evaluate without what it says.") from error
 
 
 def _run_or_name(name: str) -> str:

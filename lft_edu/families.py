@@ -110,7 +110,8 @@ def cache_name() -> str:
 
 def by_name(family: Family, args: tuple, kwargs: dict) -> dict:
     """Return a layer's arguments besides the hidden states, all by name."""
-    return {**dict(zip(family.positional, args[1:], strict=False)), **kwargs}
+    names = [cache_name() if name == "past_key_values" else name for name in family.positional]
+    return {**dict(zip(names, args[1:], strict=False)), **kwargs}
 
 
 def renumber(layer: nn.Module, family: Family, slot: int) -> None:

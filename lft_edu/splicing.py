@@ -138,7 +138,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         self.wire()
         return embeddings
 
-    def save_pretrained(self, save_directory, **options) -> None:
+    def save_pretrained(self, save_directory, *args, **options) -> None:
         """Save config and weights to a folder; see transformers.
 
         Raises:
@@ -149,7 +149,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
 
         folder = make_folder(save_directory)
         try:
-            super().save_pretrained(folder, **options)
+            super().save_pretrained(folder, *args, **options)
         except (OSError, SafetensorError) as error:
             size = sum(p.nbytes for p in self.parameters())
             raise OSError(

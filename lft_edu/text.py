@@ -27,7 +27,7 @@ def context_length(model: PreTrainedModel) -> float:
 def readable_ids(batch, model: PreTrainedModel) -> Tensor:
     """Return token ids ``(N, T)`` after checking that this model can read them (:func:`.support.tokens.token_ids`)."""
     config = getattr(model.config, "text_config", None) or model.config
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index,arg-type]  # to torch, a module
     return token_ids(batch, vocabulary, context_length(model), getattr(config, "pad_token_id", None))
 
 
@@ -169,7 +169,8 @@ def chat(
         raise ValueError("This model was not trained to chat (its tokenizer has no chat template): use complete.")
     messages = [{"role": "user", "content": question}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    return _generated(model, tokenizer, inputs["input_ids"], tokens, temperature)
+    ids: Tensor = inputs["input_ids"]  # type: ignore[assignment,index,call-overload]
+    return _generated(model, tokenizer, ids, tokens, temperature)
 
 
 @in_eval_mode

@@ -112,6 +112,7 @@ def open_notebook(page, lab, name):
     """Open a notebook; a dialog that JupyterLab puts before it (a slow kernel) is answered as it suggests."""
     page.goto(f"{lab}/lab/tree/notebooks/{name}?reset&token=t")
     page.wait_for_selector(".jp-Notebook .jp-Cell >> visible=true")
+    page.remove_locator_handler(page.locator(".jp-Dialog"))  # of a notebook opened before
     page.add_locator_handler(page.locator(".jp-Dialog"), answer)
 
 

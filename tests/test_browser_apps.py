@@ -138,7 +138,6 @@ def test_applications_fit_a_screen_work_and_leave_pictures_when_saved(page, lab,
 
     with serve(lab_root) as fresh:  # a server that knows none of these widgets
         open_notebook(page, fresh, "lesson.ipynb")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle'] >> visible=true")
         page.wait_for_selector("text=Run this cell to use it >> nth=3", state="attached")
         page.wait_for_timeout(2500)  # JupyterLab looks for a widget for two seconds
         text = page.locator(".jp-Notebook").inner_text()

@@ -139,9 +139,9 @@ def test_everything_but_the_kernel_s_work_works_in_the_file(page, events, export
 
     # play runs to the end and stops
     page.evaluate(f"{EXPLORER}.go(22)")
-    page.click("text=▶ play")
+    page.click("button.play")
     page.wait_for_selector("text=depth 24 of 24")
-    page.wait_for_selector("text=▶ play")
+    page.wait_for_selector("button.play:has-text('▶')")
     assert not events
     if where := os.environ.get("LFT_EDU_SCREENSHOTS"):
         page.screenshot(path=f"{where}/explorer.png", full_page=True)
@@ -256,7 +256,7 @@ def test_a_picture_of_the_page_is_written(exported, tmp_path):
 def test_in_jupyterlab_text_steps_solver_and_mistakes_go_through_the_kernel(page, events, lab):
     open_notebook(page, lab, "explorer.ipynb")
     before = len(events)
-    run_all(page, until="Next token after")
+    run_all(page, until="Next token after", patience=90)
     scene = lambda n: page.wait_for_selector(f"[data-scene='{n}']")  # noqa: E731
     scene(1)
     assert page.locator(".tokens button").count() == 5

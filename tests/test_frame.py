@@ -12,7 +12,7 @@ import yaml
 
 import lft_edu as lft
 from lft_edu import cli, doctor
-from lft_edu.support import arguments
+from lft_edu.support import arguments, stored
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,7 +153,7 @@ def test_lab_opens_the_first_notebook(monkeypatch, capsys, tmp_path, place):
     root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
     assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
     assert (Path(root) == ROOT) == (place == "--in-place")
-    assert seen["command"][5:] == ["--port", "9999", "--no-browser", "--allow-root"]
+    assert seen["command"][5:] == [stored.ENABLE, "--port", "9999", "--no-browser", "--allow-root"]
     assert "open the URL" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from lft_edu.loading.assets import NOTEBOOKS
 pytest.importorskip("furo", reason="no Sphinx here: pip install -e '.[site]'")
 from lft_edu.site import build, sources
 from lft_edu.site.extension import Repository
-from lft_edu.site.glossary import spellings
+from lft_edu.site.glossary import spelling, spellings
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of MyST, about a coming Sphinx
 HOME = "https://github.com/owner/course"
@@ -121,8 +121,10 @@ def test_addresses_of_a_repository():
 
 def test_words_are_found_in_the_plural_and_by_their_parts():
     assert spellings("Optimal transport (OT)") == {"optimal transport", "ot"}
-    assert spellings("Euler, midpoint or Heun methods:") == {"euler", "midpoint", "heun method"}
-    assert spellings("Loss") == {"loss"}
+    assert spellings("Euler or Heun methods:") == {"euler or heun method", "euler", "heun method"}
+    assert spelling("Vector-fields (here).") == "vector field"
+    assert spelling("Loss") == "loss"
+    assert spelling("Six layers, flow matching.") == "six layers, flow matching"  # a sentence is not a term
 
 
 def test_sphinx_is_asked_for(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 import lft_edu as lft
 from lft_edu import plots
 from lft_edu.fitting import LatentSource
-from lft_edu.recipes import why, why_report
+from lft_edu.recipes import any_steps, why, why_report
 
 
 class Tiny:
@@ -113,3 +113,43 @@ def test_the_results_that_ship_are_of_this_recipe():
     page = why_report.RESULTS.read_text(encoding="utf-8")
     names = dict.fromkeys(row["name"] for teacher in why_report.TEACHERS for row in shipped[teacher])
     assert why_report.table(shipped, names) in page, "docs/results.md: python -m lft_edu.recipes.why --render"
+
+
+def test_any_steps_on_the_page_are_those_that_were_measured():
+    page = why_report.RESULTS.read_text(encoding="utf-8")
+    results = any_steps.load()
+    assert any_steps.page_table(results) in page, "docs/results.md: python -m lft_edu.recipes.any_steps --collect"
+    assert {tuple(row["span"]) for row in results["rows"]} == set(why.Bundled.spans)
+
+
+def test_the_number_of_steps_is_drawn_and_the_velocity_is_told_how_long_they_are():
+    told, seen, generator = [], set(), torch.Generator().manual_seed(0)
+    objective = any_steps.AnySteps(step_aware=True)
+
+    def velocity(x, t, length):
+        told.append(length)
+        return torch.zeros_like(x)
+
+    for _ in range(60):
+        told.clear()
+        objective.loss(velocity, torch.zeros(5, 2), torch.ones(5, 2), objective.times(5, generator))
+        seen.add(len(told))
+        assert torch.stack(told).sum(0).allclose(torch.ones(5))
+    assert seen == set(range(1, 9))
+
+
+def test_the_shortcut_loss_vanishes_for_motion_at_constant_velocity_only():
+    x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    shift, lengths = torch.tensor([1.0, -2.0, 0.5]), set()
+    objective = any_steps.Shortcut()
+    times = objective.times(64, torch.Generator().manual_seed(1))
+
+    def constant(x, t, length):
+        lengths.update(round(v, 4) for v in length.tolist())
+        return shift.expand_as(x)
+
+    assert objective.loss(constant, x0, x0 + shift, times) < 1e-10
+    assert lengths == {0.0, 0.0625, 0.125, 0.25, 0.5, 1.0}
+    assert objective.loss(lambda x, t, d: 2 * shift.expand_as(x), x0, x0 + shift, times) > 1
+    inconsistent = lambda x, t, d: shift * (1 + d[:, None])  # noqa: E731  # right where the step is short
+    assert objective.loss(inconsistent, x0, x0 + shift, times) > 1e-2

@@ -69,15 +69,16 @@ class Prediction:
             self._control = None
         if self.said and self.choices:
             self.right = self.said == answer
-        verdict = {True: "✓ As you said", False: f"✗ You said: {self.said}", None: f"You said: {self.said}"}[self.right]
-        if not self.said:
-            verdict = "You made no prediction (run the question's cell again to make one)"
+        said = {True: "✓ As you said. ", False: f"✗ You said: {self.said}. ", None: f"You said: {self.said}. "}[
+            self.right
+        ]
+        verdict = said if self.said else ""
         progress.keep(
             "predictions", self.question,
             {"said": self.said, "right": self.right, "lesson": progress.lesson_of_notebook()},
         )  # fmt: skip
-        _display(f"{verdict}. Answer: {answer}. {explanation}".strip(), _box(
-            f"{html.escape(verdict)}. Answer: <b>{html.escape(answer)}</b>.<br>{html.escape(explanation)}"
+        _display(f"{verdict}Answer: {answer}. {explanation}".strip(), _box(
+            f"{html.escape(verdict)}Answer: <b>{html.escape(answer)}</b>.<br>{html.escape(explanation)}"
         ))  # fmt: skip
 
 

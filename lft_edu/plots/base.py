@@ -117,7 +117,8 @@ def describe(figure: go.Figure, text: str, strip: Sequence[str] = ()) -> go.Figu
         text: what is plotted: kind, axes, series, ranges; not what is to be learned from it.
         strip: names of the frames that a static image shows side by side.
     """
-    figure.layout.meta = {"alt": " ".join(text.split()), **({"strip": list(strip)} if strip else {})}
+    text = " ".join(text.split()).replace("?.", "?").removeprefix(". ")  # a title may end with ? or be empty
+    figure.layout.meta = {"alt": text, **({"strip": list(strip)} if strip else {})}
     return figure
 
 

@@ -257,7 +257,9 @@ def _add_menu(
         if text is not None:
             trace.text, trace.textposition = text, positions if flat else "top center"
     if len(buttons) > 1:
-        below = figure.layout.updatemenus[0].pad.t if figure.layout.updatemenus else 30
+        if not figure.layout.updatemenus:
+            figure.layout.margin.b += 40
+        below = figure.layout.updatemenus[0].pad.t if figure.layout.updatemenus else 58
         menu = {
             "type": "dropdown", "direction": "up", "buttons": buttons, "x": 1, "xanchor": "right", "y": 0,
             "yanchor": "top",

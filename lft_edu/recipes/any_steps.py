@@ -1,7 +1,7 @@
 """One set of weights for any number of steps: must the velocity be told how long the step is?
 
     python -m lft_edu.recipes.any_steps             # the bundled teacher, 6–18 and 6–12, two seeds
-    python -m lft_edu.recipes.any_steps --collect   # only write any_steps.json
+    python -m lft_edu.recipes.any_steps --collect   # only write any_steps.json and the table in docs/results.md
 
 A velocity that was trained for three steps is worse with one, two or eight (lesson 03). Three ways to train one that
 serves any k from 1 to 8, each walked in all of them, beside the walk that was trained for three steps only:
@@ -33,7 +33,7 @@ from ..loading.assets import ASSETS
 from ..objectives import FlowWalking, Objective, flow_matching_loss, mean_squared_error
 from ..operators import operator_from_dict
 from ..support.files import write_json
-from .common import hardware, unless_done
+from .common import RESULTS, hardware, into_page, unless_done
 from .why import Bundled, measured
 
 MOST, STEPS = 8, (1, 2, 3, 4, 6, 8)
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/any_steps"))
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
-    parser.add_argument("--collect", action="store_true", help="only write any_steps.json")
+    parser.add_argument("--collect", action="store_true", help="only write any_steps.json and the table")
     a = parser.parse_args(arguments)
     if not a.collect:
         torch.set_num_threads(1)
@@ -141,6 +141,8 @@ def collect(work: Path, out: Path) -> dict:
         "rows": sorted(rows, key=lambda row: (row["span"], order.index(row["name"]), row["seed"])),
     }
     write_json(out / "any_steps.json", found)
+    if out == ASSETS / "results":
+        into_page(RESULTS, "any_steps", page_table(json.loads(json.dumps(found))))
     return found
 
 
@@ -157,6 +159,15 @@ def curves(results: dict, span: tuple[int, int]) -> dict[str, tuple[list[int], l
         if rows:
             found[name] = (list(STEPS), [sum(row[str(k)]["kl"] for row in rows) / len(rows) for k in STEPS])
     return found
+
+
+def page_table(results: dict) -> str:
+    """Format the curves of both spans as a Markdown table: KL in nats per token, by the number of steps."""
+    lines = ["| layers | trained | " + " | ".join(f"k = {k}" for k in STEPS) + " |", "|---" * (2 + len(STEPS)) + "|"]
+    for m, n in Bundled.spans:
+        for name, (_, kl) in curves(results, (m, n)).items():
+            lines.append(f"| {m}–{n} | {name} | " + " | ".join(f"{one:.3f}" for one in kl) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -226,6 +226,22 @@ def _version(name: str) -> str | None:
         return None
 
 
+def training_of(student: str) -> dict | None:
+    """How the card in a run's folder says that it was trained; None: there is no card.
+
+    Raises:
+        ValueError: the card is damaged.
+    """
+    card = Path(student).expanduser() / "card.json"
+    try:
+        training = json.loads(card.read_text(encoding="utf-8")).get("training") if card.exists() else None
+        if training is not None:
+            "{tokens:,} {seconds:,} {corpus} {objective}".format(**training)  # what the card's table shows
+        return training
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{card} is damaged ({error}). Delete it to evaluate without what it says.") from error
+
+
 def table(cards: list[dict]) -> str:
     """Several cards as one Markdown table, a row each."""
     lines = ["| operator | layers | tokens | evaluations | parameters | KL (95 %) | perplexity |", "|" + "---|" * 7]

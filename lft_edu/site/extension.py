@@ -105,17 +105,15 @@ class LinksOutside(SphinxPostTransform):
     def _link(self, path: str, text: nodes.Node) -> nodes.Node:
         """A link to a file of the clone."""
         module = re.fullmatch(r"lft_edu/(\w+)(\.py|/.*)?", path)
-        page = {
-            "README.md": "docs/index",
-            "notebooks/exercises": "notebooks/exercises/index",
-        }.get(path) or (module and f"reference/{module[1]}")
-        if page in self.env.all_docs:
+        named = {"README.md": "docs/index", "notebooks/exercises": "notebooks/exercises/index"}
+        page = named.get(path) or (f"reference/{module[1]}" if module else "")
+        if inside := page in self.env.all_docs:
             address = address_of(page, self.env.docname)
             if module and path.endswith(".py") and page != "reference/cli":  # that is the help of the commands
                 address += "#module-" + path.removesuffix(".py").replace("/", ".")
         else:
             address = Repository.parse(self.config.repository).source(path)
-        return nodes.reference("", "", text, refuri=address, internal=bool(page)) if address else text
+        return nodes.reference("", "", text, refuri=address, internal=inside) if address else text
 
 
 def _public_name(app: Sphinx, env, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:

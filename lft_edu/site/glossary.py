@@ -18,14 +18,23 @@ def setup(app: Sphinx) -> dict:
     return {"parallel_read_safe": False}
 
 
-def spellings(term: str) -> set[str]:
-    """Return the forms under which a term is found: its parts, without case, plural and what is in parentheses.
+def spelling(words: str) -> str:
+    """Return words as they are compared: without case, hyphens, a plural and what is in parentheses.
 
-    >>> sorted(spellings("Euler / midpoint methods (solvers)"))
-    ['euler', 'midpoint method', 'solver']
+    >>> spelling("Midpoint-Methods (solvers):")
+    'midpoint method'
     """
-    parts = re.split(r"\s*[/,;()]\s*|\s+or\s+", term)
-    return {re.sub(r"(?<=[a-rt-z])s$", "", part.strip(" .:*").casefold().replace("-", " ")) for part in parts} - {""}
+    words = re.sub(r"\(.*?\)", "", words).strip(" .:*").casefold().replace("-", " ")
+    return re.sub(r"(?<=[a-rt-z])s$", "", words)
+
+
+def spellings(heading: str) -> set[str]:
+    """Return what a heading of the glossary explains: all of it, its parts, and what is in parentheses.
+
+    >>> sorted(spellings("Euler, midpoint methods (solvers)"))
+    ['euler', 'euler, midpoint method', 'midpoint method', 'solver']
+    """
+    return {spelling(words) for words in [heading, *re.split(r"\s*[/,;()]\s*|\s+or\s+", heading)]} - {""}
 
 
 def _collect(app: Sphinx, doctree: nodes.document) -> None:
@@ -35,8 +44,8 @@ def _collect(app: Sphinx, doctree: nodes.document) -> None:
     terms: dict[str, str] = {}
     for section in doctree.findall(nodes.section):
         if not list(section.findall(nodes.section))[1:]:  # the first is itself
-            for spelling in spellings(section.next_node(nodes.title).astext()):
-                terms.setdefault(spelling, section["ids"][0])
+            for words in spellings(section.next_node(nodes.title).astext()):
+                terms.setdefault(words, section["ids"][0])
     app.env.metadata[PAGE]["terms"] = terms
 
 
@@ -51,7 +60,7 @@ class GlossaryLinks(SphinxPostTransform):
         if not self.env.docname.startswith("notebooks/"):
             return
         for node in list(self.document.findall(nodes.strong)):
-            place = next((terms[s] for s in spellings(node.astext()) if s in terms), None)
+            place = terms.get(spelling(node.astext()))
             if place and not isinstance(node.parent, nodes.reference):
                 address = f"{address_of(PAGE, self.env.docname)}#{place}"
                 link = nodes.reference("", "", internal=True, refuri=address, classes=["glossary-link"])

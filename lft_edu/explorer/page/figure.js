@@ -23,7 +23,10 @@ export default () => {
         () => model.get(name) !== null && missed.push([name, model.get(name)]),
       ]);
       for (const [event, listener] of listeners) model.on(event, listener);
-      globalThis.lftPlotly ??= load(model.get("_bundle"));
+      globalThis.lftPlotly ??= load(model.get("_bundle")).catch((error) => {
+        delete globalThis.lftPlotly; // the next figure tries again
+        throw error;
+      });
       widget = globalThis.lftPlotly.then((module) => {
         for (const [event, listener] of listeners) model.off(event, listener);
         const made = module.default();
