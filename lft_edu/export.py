@@ -30,6 +30,10 @@ TEMPLATE = """{% extends "lab/index.html.j2" %}
 <meta http-equiv="Content-Security-Policy" content="{{ resources.policy }}">
 <script>{{ resources.plotlyjs }}</script>
 <script>{{ resources.figuresjs }}</script>
+<style>
+.lft-answer > summary { cursor: pointer; margin: 4px 0 4px 70px; color: #1967d2; }
+.jp-RenderedHTMLCommon .highlight pre { font-family: var(--jp-code-font-family); }
+</style>
 {% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
@@ -44,6 +48,11 @@ TEMPLATE = """{% extends "lab/index.html.j2" %}
 {% block data_png %}
 {% set alt = output | get_metadata("alt", "image/png") %}
 {{ super() | replace("<img ", '<img alt="' ~ (alt | e) ~ '" ', 1) if alt else super() }}
+{% endblock %}
+{% block output_group %}
+{% if cell.metadata.get("jupyter", {}).get("outputs_hidden") %}
+<details class="lft-answer"><summary>Show the answer</summary>{{ super() }}</details>
+{% else %}{{ super() }}{% endif %}
 {% endblock %}
 {% block data_latex %}{{ output.data["text/latex"] | markdown2html }}{% endblock %}
 """

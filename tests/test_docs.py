@@ -13,7 +13,7 @@ import torch
 import lft_edu as lft
 from lft_edu import cli
 from lft_edu.families import FAMILIES
-from lft_edu.recipes import half_precision, pictures, readme_report, real_report
+from lft_edu.recipes import answers, half_precision, pictures, readme_report, real_report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -204,6 +204,14 @@ def test_a_word_of_the_glossary_is_in_the_lessons_that_it_names(title):
 
 # [03] *The same crossing pairs* to *What a walk costs*
 SECTIONS = re.compile(r"\[(\d\d)\] ((?:\*[^*]+\*(?:,? (?:to|then|and) |, )?)+)")
+
+
+@pytest.mark.parametrize("lesson", answers.lessons(), ids=lambda path: path.stem[:2])
+def test_answers_are_those_of_the_lessons(lesson):
+    found = answers.predictions(lesson)
+    assert len(found) >= 3
+    assert all(answer for _, answer in found)
+    assert answers.page_list(lesson) in answers.PAGE.read_text(encoding="utf-8"), "python -m lft_edu.recipes.answers"
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("teaching/*.md")), ids=named)

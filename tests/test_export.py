@@ -252,3 +252,18 @@ def test_page_in_a_browser(tab, notebook):
     assert tab.locator("img[onerror]").count() == 0
     assert tab.locator("math").first.bounding_box()["width"] > 0
     assert tab.trouble == []
+
+
+def test_the_answer_to_a_prediction_is_folded_and_its_figure_drawn_when_it_opens(tab, notebook):
+    book = nbformat.read(notebook, as_version=4)
+    book.cells[1].metadata["jupyter"] = {"outputs_hidden": True}
+    nbformat.write(book, notebook)
+    tab.goto(export_html(notebook).as_uri())
+    answer = tab.locator("details.lft-answer")
+    assert answer.count() == 1
+    assert not answer.locator("u").is_visible()
+    answer.locator("summary").focus()
+    tab.keyboard.press("Enter")
+    answer.locator(".js-plotly-plot .js-line").first.wait_for()
+    assert answer.locator(".js-plotly-plot").first.bounding_box()["width"] > 300
+    assert tab.trouble == []

@@ -30,7 +30,8 @@ def lessons_table() -> str:
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         title, question = re.search(r"^# \d+ · (.+)\n+## (.+)$", first, re.M).groups()
         (row,) = re.findall(r"\*\*Minutes\*\* \|(.*)\|", first)
-        minutes = re.findall(r"\d+(?:–\d+)?", re.sub(r"\]\([^)]*\)", "", row))[:2]
+        numbers = re.findall(r"\d+(?:–\d+)?", re.sub(r"\]\([^)]*\)", "", row))
+        minutes = [numbers[0], numbers[-1]] if "[exercises]" in row else numbers[:1]
         lines.append(f"| [{path.name[:2]}](notebooks/{path.name}) | {title}: {question} | {' + '.join(minutes)} |")
     return "\n".join(lines) + "\n"
 

@@ -65,6 +65,9 @@ def _notebooks(folder: Path, pattern: str) -> list[str]:
     names = []
     for path in sorted(NOTEBOOKS.glob(pattern)):
         book = read(path)
+        for cell in book.cells:
+            if cell.metadata.get("jupyter", {}).get("outputs_hidden"):  # the answer to a prediction
+                cell.metadata.tags = [*cell.metadata.get("tags", ()), "hide-output"]
         for output in (output for cell in book.cells for output in cell.get("outputs", ())):
             if figure := output.get("data", {}).get(FIGURE):
                 alt = output.metadata.get("image/jpeg", {}).get("alt")
