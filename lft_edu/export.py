@@ -31,7 +31,9 @@ TEMPLATE = """{% extends "lab/index.html.j2" %}
 <script>{{ resources.plotlyjs }}</script>
 <script>{{ resources.figuresjs }}</script>
 <style>
-.lft-answer > summary { cursor: pointer; margin: 4px 0 4px 70px; color: #1967d2; }
+.lft-answer > summary {
+  cursor: pointer; margin: 4px 0 4px 70px; color: #1967d2; font-family: var(--jp-ui-font-family);
+}
 .jp-RenderedHTMLCommon .highlight pre { font-family: var(--jp-code-font-family); }
 </style>
 {% endblock %}
