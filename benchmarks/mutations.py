@@ -62,7 +62,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("exercises/renumbered.py", "number in exercises and name != asked", "number in exercises", "exercises"),
     ("exercises/renumbered.py", "name if name.isidentifier() else asked", "name", "exercises"),
     ("exercises/books.py", "raise NotImplementedError\\n", "pass\\n", "exercises"),
-    ("export.py", "figure | tojson", "figure | string", "export"),
+    ("export.py", "htmlsafe_json_dumps(figure)", "json.dumps(figure)", "export"),
     ("trajectories.py", "states[m + 2 :]", "states[m + 1 :]", "trajectories"),
     ("trajectories.py", "m + t * (n - m)", "m + t", "trajectories"),
     ("operators.py", "i / k, (i * parts + j)", "0, (i * parts + j)", "trajectories"),

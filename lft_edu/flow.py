@@ -40,8 +40,8 @@ def shaped_like_x(velocity: Velocity) -> Velocity:
     """Return the velocity, but with a ValueError where it is not shaped like ``x``: broadcast, it would move other
     points."""
 
-    def checked(x: Tensor, t: Tensor) -> Tensor:
-        u = velocity(x, t)
+    def checked(x: Tensor, *times: Tensor) -> Tensor:
+        u = velocity(x, *times)
         if u.shape != x.shape:
             raise ValueError(f"The velocity has shape {tuple(u.shape)} at points of shape {tuple(x.shape)}.")
         return u

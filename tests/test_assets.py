@@ -110,7 +110,7 @@ def test_figures_say_what_the_data_say(results):
     assert list(curve.y) == [0, *(entry["kl"] for entry in results["skip"].values())]
     named = {trace.name: trace for trace in lft.plots.skipped_layers(results).data}
     row = next(r for r in results["rows"] if r["name"] == "flow-walking" and r["span"] == [6, 18] and r.get("shipped"))
-    assert named["flow-walking, 6–18"].x == (row["skipped_layers"],)
+    assert named["Flow Walking, 6–18"].x == (row["skipped_layers"],)
     for axis in lft.plots.AXES:
         assert len(lft.plots.ladder(results, x=axis).data) >= 15
     with pytest.raises(ValueError, match="choose one of parameters"):

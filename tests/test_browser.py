@@ -41,5 +41,5 @@ def test_the_opening_picture_plays_without_a_kernel_and_answers_are_folded(page,
 def test_an_answer_is_checked_in_the_browser(page, lab):
     open_notebook(page, lab, "exercises/02_flow_matching.ipynb")
     run_all(page, until="2.6 · A walk that keeps every pair: not yet")
-    assert page.locator("text=Not filled in yet").count() == 6
+    assert page.locator("text=Not filled in yet").count() == 8
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0

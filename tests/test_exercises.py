@@ -409,10 +409,10 @@ def test_an_old_number_that_is_in_use_again_is_told_by_the_name_of_the_function(
 
 
 def test_an_old_number_that_no_exercise_has_is_understood_whatever_is_handed_over():
-    for answer, name in ((lambda *a: 0, "my_spliced"), (None, "my_spliced"), (raises, "raises")):
-        report = check("6.3", answer)
+    for answer, name in ((lambda *a: 0, "my_budget"), (None, "my_budget"), (raises, "raises")):
+        report = check("6.4", answer)
         assert not report
-        assert repr(report).startswith(f'Exercise 6.3 is called 5.3 now: check("5.3", {name}).')
+        assert repr(report).startswith(f'Exercise 6.4 is called 5.4 now: check("5.4", {name}).')
     with pytest.raises(ValueError, match=r"6\.7"):
         check("6.7", None)
 

@@ -346,11 +346,11 @@ def test_a_broken_installation_is_one_line_and_the_way_to_the_doctor(capsys, mon
 
 @pytest.mark.parametrize("training", ['"x"', '{"tokens": "many"}', "[]", "3"])
 def test_a_card_that_does_not_say_how_it_was_trained_is_damaged(training, tmp_path):
-    from lft_edu.cli import _training_of
+    from lft_edu.runs.cards import training_of
 
     (tmp_path / "card.json").write_text(f'{{"training": {training}}}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"card\.json is damaged"):
-        _training_of(str(tmp_path))
+        training_of(str(tmp_path))
 
 
 def test_names_in_cards_are_code_and_keep_folders_to_themselves(teacher, ids, tmp_path, monkeypatch):

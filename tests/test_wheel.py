@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_whole_package_and_the_course(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     homes = {ROOT / "lft_edu": "lft_edu", ASSETS: "lft_edu/_assets", NOTEBOOKS: "lft_edu/_notebooks"}
     for folder, inside in homes.items():
-        files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+        files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.name != "ruff.toml"]
         wanted = {f"{inside}/{p.as_posix()}" for p in files if not any(p.match(f"*/{r}/*") for r in RUBBISH[:2])}
         assert wanted - names == set(), "add the folder to packages or package-data in pyproject.toml"
     assert not [name for name in names if any(part.strip("*") in name for part in RUBBISH)]

@@ -82,16 +82,30 @@ def asked(cell, number: str):
         yield nbformat.v4.new_markdown_cell(hint, id=f"{cell.id}-hint-{i}")
 
 
-def student(book):
-    """Return the student's version: a line for each prediction, stubs, with solutions and answers to the predictions
-    folded below each check, and at the end what has been passed."""
+def for_learners(book):
+    """Return a copy with a line to write each prediction in, hints in cells of their own, and at the end what has been
+    passed."""
     import nbformat
 
-    book, parts, cells, answer, number = copy.deepcopy(book), [], [], "", ""
+    book, cells, number = copy.deepcopy(book), [], ""
     for cell in book.cells:
         number = found[1] if (found := re.search(r"^## (\d+\.\d+)", cell.source, re.M)) else number
-        parts += asked(cell, number) if cell.cell_type == "markdown" else [cell]
-    for cell in parts:
+        cells += asked(cell, number) if cell.cell_type == "markdown" else [cell]
+    first = next(cell for cell in cells if cell.cell_type == "code")
+    if "import lft_edu as lft" not in first.source:  # for the predictions
+        first.source = first.source.replace("from lft_edu", "import lft_edu as lft\nfrom lft_edu", 1)
+    lesson = int(number.split(".")[0])
+    done = nbformat.v4.new_code_cell(f"lft.my_progress({lesson})", id="cell-progress")
+    book.cells = [*cells[:-1], done, cells[-1]]
+    return book
+
+
+def student(book):
+    """Return the student's version: stubs, with solutions and answers to the predictions folded below each check."""
+    import nbformat
+
+    book, cells, answer = for_learners(book), [], ""
+    for cell in book.cells:
         if cell.cell_type == "code" and (found := SOLUTION.search(cell.source + "\n")):
             answer = textwrap.dedent(found[2]).rstrip()
             cell.source = SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source + "\n").rstrip()
@@ -102,12 +116,7 @@ def student(book):
         if cell.cell_type == "code" and CHECK.search(cell.source):
             fold = f"<details><summary>Solution</summary>\n\n```python\n{answer}\n```\n\n</details>"
             cells.append(nbformat.v4.new_markdown_cell(fold, id=f"{cell.id}-solution"))
-    first = next(cell for cell in cells if cell.cell_type == "code")
-    if "import lft_edu as lft" not in first.source:  # for the predictions
-        first.source = first.source.replace("from lft_edu", "import lft_edu as lft\nfrom lft_edu", 1)
-    lesson = int(number.split(".")[0])
-    done = nbformat.v4.new_code_cell(f"lft.my_progress({lesson})", id="cell-progress")
-    book.cells = [*cells[:-1], done, cells[-1]]
+    book.cells = cells
     return book
 
 
@@ -161,7 +170,7 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
     for source in sources():
         path = folder / "source" / source.stem / f"{source.stem}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        book = read(source)
+        book = for_learners(read(source))
         book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
         for cell in book.cells:
             cell.source = CHECK.sub(GRADED, cell.source) if cell.cell_type == "code" else cell.source
