@@ -50,6 +50,14 @@ def require_uniform(drawn: torch.Tensor, which: str) -> None:
         )
 
 
+def require_fresh_times(answer, x0: torch.Tensor, x1: torch.Tensor) -> None:
+    """Require that a loss of pairs ``(N, D)`` evaluates the velocity at uniform times that differ from call to call."""
+    probes = [Probe() for _ in range(40)]
+    for each in probes:
+        answer(each, x0, x1)
+    require_uniform(torch.stack([times_of(each, len(x0))[0] for each in probes]), "times")
+
+
 def require_gradient(value, probe: Probe) -> None:
     """Require that the gradient of ``value`` reaches the velocity's parameter."""
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
@@ -103,10 +111,7 @@ def loss(answer):
         "You take the absolute difference: square it.": (u - (x1 - x0)).abs().mean(),
     })  # fmt: skip
     yield "the times are uniform, and redrawn in each call"
-    probes = [Probe() for _ in range(40)]
-    for each in probes:
-        answer(each, x0, x1)
-    require_uniform(torch.stack([times_of(each, 16)[0] for each in probes]), "times")
+    require_fresh_times(answer, x0, x1)
     yield "the gradient flows"
     require_gradient(answer(probe, x0, x1), probe)
 

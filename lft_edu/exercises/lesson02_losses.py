@@ -5,7 +5,7 @@ import math
 import torch
 
 from .checking import Wrong, close, exercise, tensor
-from .lesson02 import Probe, average_velocity, field, require_gradient, require_uniform, times_of
+from .lesson02 import Probe, average_velocity, field, require_fresh_times, require_gradient
 
 
 def least_loss(sigma: float) -> float:
@@ -92,9 +92,6 @@ def curved(answer):
         "You sum over dimensions (or points). Take the mean over everything.": 3 * loss(math.pi / 2 * turning),
     })  # fmt: skip
     yield "the times are uniform, and drawn again in each call"
-    probes = [Probe() for _ in range(40)]
-    for each in probes:
-        answer(each, x0, x1)
-    require_uniform(torch.stack([times_of(each, 16)[0] for each in probes]), "times")
+    require_fresh_times(answer, x0, x1)
     yield "the gradient flows"
     require_gradient(answer(probe, x0, x1), probe)
