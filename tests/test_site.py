@@ -230,7 +230,10 @@ def test_every_page_works_without_a_network_on_a_phone(tab, site):
 def test_figures_play_code_folds_search_finds_and_a_lesson_is_copied(tab, site, tmp_path):
     tab.goto((site / "index.html").as_uri())
     tab.click("text=03 · Flow Walking")
-    tab.locator(".lft-figure").first.scroll_into_view_if_needed()  # figures are drawn when they are near
+    answer = tab.locator("details.hide", has=tab.locator(".lft-figure")).first  # to a prediction
+    assert not answer.locator(".lft-figure").first.is_visible()
+    answer.locator("summary").click()
+    answer.locator(".lft-figure").first.scroll_into_view_if_needed()  # figures are drawn when they are near
     figure = tab.locator(".lft-figure[data-drawn]", has=tab.locator(".updatemenu-button")).first
     figure.wait_for()
     label = figure.locator(".slider-label").first
