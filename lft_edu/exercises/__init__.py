@@ -18,6 +18,7 @@ from . import (
     lesson08,
     lesson08_costs,
     lesson08_layers,
+    lesson09,
 )
 from .checking import EXERCISES, Exercise, Report, check
 
@@ -43,4 +44,5 @@ __all__ = [
     "lesson08",
     "lesson08_costs",
     "lesson08_layers",
+    "lesson09",
 ]
