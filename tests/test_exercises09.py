@@ -20,7 +20,7 @@ def with_pass(lines):
 
 
 MISTAKES = [
-    (list, "no pairs yet"),
+    (list, "there are no pairs yet"),
     (lambda: "pairs", "return a list of pairs"),
     (lambda: [("a:",)] * 8, "(shallow text, deep text)"),
     (lambda: [("a:", 3)] * 8, "(shallow text, deep text)"),

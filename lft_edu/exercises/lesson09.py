@@ -44,7 +44,7 @@ def clean(answer):
     if not isinstance(pairs, (list, tuple)):
         raise Wrong(f"You returned {describe(pairs)}: return a list of pairs.")
     if not pairs:
-        raise Unfilled("There are no pairs yet.")
+        raise Unfilled("You returned an empty list: there are no pairs yet.")
     for pair in pairs:
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise Wrong(f"One of the pairs is {describe(pair)}: each is (shallow text, deep text).")
