@@ -113,7 +113,8 @@ def train(page):
     assert flow.locator(".js-plotly-plot").first.locator(".scatterlayer path.js-line").count() == 1
 
 
-def test_applications_fit_a_screen_work_and_leave_pictures_when_saved(page, lab, lab_root):
+def work(page, lab):
+    """Open the notebook, run it, and use every application."""
     open_notebook(page, lab, "lesson.ipynb")
     run_all(page, until="all done", patience=90)
     page.wait_for_selector(".lft-columns .heatmaplayer image", state="attached")
@@ -121,6 +122,16 @@ def test_applications_fit_a_screen_work_and_leave_pictures_when_saved(page, lab,
     work_the_couplings(page)
     work_the_spans(page)
     train(page)
+
+
+def test_applications_fit_a_screen_work_and_leave_pictures_when_saved(page, lab, lab_root):
+    from playwright.sync_api import TimeoutError as TooSlow
+
+    try:
+        work(page, lab)
+    except TooSlow:  # on a busy machine a click may come before the figure that it is meant for; not twice
+        page.goto("about:blank")
+        work(page, lab)
     page.keyboard.press("Escape")
     page.click("text=File >> nth=0")
     page.click("li[data-command='docmanager:save'] >> visible=true")
