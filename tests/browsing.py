@@ -108,6 +108,21 @@ def page():
         browser.close()
 
 
+def watched(page):
+    """The page, which notes in ``trouble`` what would leave it and what goes wrong in it."""
+    page.trouble = []
+
+    def watch(route):
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            return route.continue_()
+        page.trouble.append(route.request.url)
+        return route.abort()
+
+    page.route("**/*", watch)
+    page.on("pageerror", lambda error: page.trouble.append(str(error)))
+    return page
+
+
 def open_notebook(page, lab, name):
     """Open a notebook; a dialog that JupyterLab puts before it (a slow kernel) is answered as it suggests."""
     page.goto(f"{lab}/lab/tree/notebooks/{name}?reset&token=t")

@@ -13,7 +13,7 @@ import torch
 import lft_edu as lft
 from lft_edu import cli
 from lft_edu.families import FAMILIES
-from lft_edu.recipes import answers, half_precision, pictures, readme_report, real_report
+from lft_edu.recipes import answers, common, half_precision, pictures, readme_report, real_report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -206,7 +206,7 @@ def test_a_word_of_the_glossary_is_in_the_lessons_that_it_names(title):
 SECTIONS = re.compile(r"\[(\d\d)\] ((?:\*[^*]+\*(?:,? (?:to|then|and) |, )?)+)")
 
 
-@pytest.mark.parametrize("lesson", answers.lessons(), ids=lambda path: path.stem[:2])
+@pytest.mark.parametrize("lesson", common.lessons(), ids=lambda path: path.stem[:2])
 def test_answers_are_those_of_the_lessons(lesson):
     found = answers.predictions(lesson)
     assert len(found) >= 3

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from browsing import watched
 from bs4 import BeautifulSoup
 from plotly.offline import get_plotlyjs
 
@@ -213,17 +214,7 @@ def tab():
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page()
-        page.trouble = []
-
-        def watch(route):
-            if route.request.url.startswith(("file:", "data:", "blob:")):
-                return route.continue_()
-            page.trouble.append(route.request.url)
-            return route.abort()
-
-        page.route("**/*", watch)
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page = watched(browser.new_page())
         page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
         yield page
         browser.close()

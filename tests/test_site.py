@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from browsing import CHROMIUM
+from browsing import CHROMIUM, watched
 from bs4 import BeautifulSoup
 from filelock import FileLock
 from plotly.offline import get_plotlyjs
@@ -197,17 +197,7 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site):
 @pytest.fixture
 def tab(page):
     """A browser tab without a network; ``trouble`` lists what leaves it and what goes wrong in it."""
-    page.trouble = []
-
-    def watch(route):
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            return route.continue_()
-        page.trouble.append(route.request.url)
-        return route.abort()
-
-    page.context.set_offline(True)
-    page.route("**/*", watch)
-    page.on("pageerror", lambda error: page.trouble.append(str(error)))
+    watched(page).context.set_offline(True)
     page.on("console", lambda message: page.trouble.append(message.text) if message.type == "error" else None)
     return page
 

@@ -78,9 +78,9 @@ def table(
     formats, best = formats or {}, best or {}
     if unknown := sorted({*formats, *best} - set(columns)):
         raise ValueError(f"No column {', '.join(map(repr, unknown))}. The columns: {', '.join(map(repr, columns))}.")
-    cells = [[_cell(row.get(name), formats.get(name)) for name in columns] for row in rows]
-    values = {name: [row.get(name) for row in rows] for name in columns}
-    numeric = [all(_is_number(v) or v is None for v in values[name]) for name in columns]
+    values = {name: [_plain(row.get(name)) for row in rows] for name in columns}
+    cells = [[_cell(values[name][i], formats.get(name)) for name in columns] for i in range(len(rows))]
+    numeric = [all(v is None or isinstance(v, (int, float)) for v in values[name]) for name in columns]
     marked = {
         (values[name].index(which(v for v in values[name] if v is not None)), columns.index(name))
         for name, which in best.items()
@@ -88,15 +88,14 @@ def table(
     return Table([str(name) for name in columns], cells, numeric, marked)
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) or (hasattr(value, "item") and getattr(value, "ndim", None) == 0)
+def _plain(value):
+    """A number instead of a tensor or an array of one."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def _cell(value, form: str | None) -> str:
     if value is None:
         return "–"
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()
     if form is not None and not isinstance(value, str):
         return format(value, form)
     if isinstance(value, bool):

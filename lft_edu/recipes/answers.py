@@ -11,15 +11,10 @@ from pathlib import Path
 import nbformat
 
 from ..lessons.tables import escape_markdown
-from ..loading.assets import ASSETS, NOTEBOOKS
-from .common import into_page
+from ..loading.assets import ASSETS
+from .common import into_page, lessons
 
 PAGE = ASSETS.parent / "docs" / "teaching" / "answers.md"
-
-
-def lessons() -> list[Path]:
-    """The lessons, in the order in which they are taught."""
-    return sorted(NOTEBOOKS.glob("[01][0-9]_*.ipynb"))
 
 
 def predictions(lesson: Path) -> list[tuple[str, str]]:

@@ -17,10 +17,8 @@ What lesson 10 knows predicts that the shortcut must do worst: it builds on flow
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import functools
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from ..loading.assets import ASSETS
 from ..objectives import FlowWalking, Objective, flow_matching_loss, mean_squared_error
 from ..operators import operator_from_dict
 from ..support.files import write_json
-from .common import RESULTS, hardware, into_page, unless_done
+from .common import RESULTS, each_variant, hardware, into_page
 from .why import Bundled, measured
 
 MOST, STEPS = 8, (1, 2, 3, 4, 6, 8)
@@ -124,11 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         for span in reversed(bench.spans):
             source = bench.source(span)
             for seed in range(a.seeds):
-                for name in fnmatch.filter(VARIANTS, a.only):
-                    words = re.findall(r"[a-z0-9]+", name.lower())
-                    path = a.work / "-".join([*words, f"{span[0]}-{span[1]}-seed-{seed}.json"])
-                    job = functools.partial(train, bench, source, name, seed, a.tokens)
-                    unless_done(path, job)
+                job = functools.partial(train, bench, source, seed=seed, tokens=a.tokens)
+                each_variant(VARIANTS, a.only, span, seed, a.work, job)
     collect(a.work, a.out)
 
 

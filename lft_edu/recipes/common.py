@@ -1,9 +1,12 @@
 """Shared by the recipes: the operators that ship and how they are trained, the hardware, tables in pages."""
 
+import fnmatch
+import functools
 import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +16,7 @@ import lft_edu as lft
 
 from .. import skipping
 from ..fitting import SOLVED_BY
-from ..loading.assets import ASSETS, sha256
+from ..loading.assets import ASSETS, NOTEBOOKS, sha256
 from ..support.files import atomic_write, write_json
 from ..training.callbacks import History
 
@@ -79,6 +82,27 @@ def unless_done(path: Path, job: Callable[[], object]) -> None:
                 write_json(path, job())
     except Timeout:
         pass
+
+
+def each_variant(
+    names: Iterable[str], only: str, span: tuple[int, int], seed: int, work: Path, job: Callable[[str], object]
+) -> None:
+    """Do a job for every variant that ``only`` matches and that is not done yet, each with a file of its own.
+
+    Args:
+        only: a pattern with ``*`` and ``?``.
+        work: the folder of the files.
+        job: the variant's name → its row, for JSON.
+    """
+    for name in fnmatch.filter(names, only):
+        words = re.findall(r"[a-z0-9]+", name.lower())
+        path = work / "-".join([*words, f"{span[0]}-{span[1]}-seed-{seed}.json"])
+        unless_done(path, functools.partial(job, name))
+
+
+def lessons() -> list[Path]:
+    """The lessons, in the order in which they are taught."""
+    return sorted(NOTEBOOKS.glob("[01][0-9]_*.ipynb"))
 
 
 def in_layers(kl: torch.Tensor, curve: dict[int, torch.Tensor]) -> dict:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from ..loading.assets import ASSETS, NOTEBOOKS
+from ..loading.assets import ASSETS
 from ..spans import SpanScan
 from ..support.statistics import rank_correlation
 from . import real_report, why_report
-from .common import README, into_page
+from .common import README, into_page, lessons
 from .span_selection import trained
 
 PLANE = ASSETS.parent / "benchmarks" / "results" / "plane.json"
@@ -26,7 +26,7 @@ SKIPPED = {"flow-matching": 2, "flow-walking": 3}  # layers that the paper's cla
 def lessons_table() -> str:
     """Format the lessons as a Markdown table: number, title, question and minutes, from each lesson's first cell."""
     lines = ["| | lesson | minutes |", "|---|---|---|"]
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+    for path in lessons():
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         title, question = re.search(r"^# \d+ · (.+)\n+## (.+)$", first, re.M).groups()
         (row,) = re.findall(r"\*\*Minutes\*\* \|(.*)\|", first)

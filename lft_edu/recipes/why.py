@@ -24,11 +24,9 @@ H5 *the answer leaks*: x_t = x0 + t (x1 − x0) shows where x1 lies, the more th
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import functools
 import json
 import math
-import re
 from pathlib import Path
 
 import torch
@@ -41,7 +39,7 @@ from ..loading import corpora
 from ..loading.assets import ASSETS
 from ..operators import operator_from_dict
 from ..support.files import write_json
-from .common import hardware, unless_done
+from .common import each_variant, hardware
 from .why_report import render
 
 REGRESSION, FLOW = {"kind": "regression"}, {"kind": "flow", "solver": "euler", "num_steps": 1}
@@ -190,10 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
 def work_through(bench, span, seed: int, tokens: int, work: Path, only: str) -> None:
     """Train every variant that is not done yet, and that no other process is training."""
     source = functools.cache(bench.source)
-    for name in fnmatch.filter(VARIANTS, only):
-        words = re.findall(r"[a-z0-9]+", name.lower())
-        path = work / "-".join([*words, f"{span[0]}-{span[1]}-seed-{seed}.json"])
-        unless_done(path, lambda name=name: train(bench, source(span), name, seed, tokens))
+    each_variant(VARIANTS, only, span, seed, work, lambda name: train(bench, source(span), name, seed, tokens))
 
 
 def collect(work: Path, out: Path) -> dict:
