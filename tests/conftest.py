@@ -45,3 +45,17 @@ def bundled():
     import lft_edu as lft
 
     return lft.load_teacher("bundled", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def states():
+    """States of 60 tokens at seven depths, which drift."""
+    return torch.randn(7, 60, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
+
+
+@pytest.fixture(scope="module")
+def scan(states):
+    """A scan of all their spans."""
+    import lft_edu as lft
+
+    return lft.scan_spans(states, ["recoupling", "angular", "cka"], progress=False)

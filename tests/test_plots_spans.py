@@ -11,16 +11,6 @@ import lft_edu as lft
 from lft_edu import plots
 
 
-@pytest.fixture(scope="module")
-def states():
-    return torch.randn(7, 60, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
-
-
-@pytest.fixture(scope="module")
-def scan(states):
-    return lft.scan_spans(states, ["recoupling", "angular", "cka"], progress=False)
-
-
 def test_the_map_shows_every_span_at_its_place(scan):
     figure = plots.recoupling_heatmap(scan, "angular", marked=[(1, 3)])
     cells, frame = figure.data

@@ -2,21 +2,8 @@
 
 import re
 
-import pytest
-import torch
-
 import lft_edu as lft
 from lft_edu.explorer import SpanApp
-
-
-@pytest.fixture(scope="module")
-def states():
-    return torch.randn(7, 60, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
-
-
-@pytest.fixture(scope="module")
-def scan(states):
-    return lft.scan_spans(states, ["recoupling", "angular", "cka"], progress=False)
 
 
 def rows(app) -> list[list[str]]:
