@@ -21,6 +21,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     "transport": (),
     "closed_forms": (),
     "operators": ("Skip", "MeanShift", "Procrustes", "LinearPatch", "Ridge", "Loop", "Regression", "Flow"),
+    "heads": ("logits_of",),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
     "latents": (),
     "sinks": (),

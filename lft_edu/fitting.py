@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .closed_forms import Moments
-from .families import family_of, layers_of
+from .families import layers_of
+from .heads import Head
 from .latents import Latents, layer_output, span_latents
 from .objectives import OBJECTIVES, HeadKL, Objective, make_objective
 from .operators import Flow, Operator
@@ -89,13 +90,13 @@ def fit(
         _refuse_what_is_ignored(operator, training, {k: v for k, v in given.items() if v} | options)
         if not operator.closed_form:
             return History()
-        source = _source(corpus, teacher, span, training, progress)
+        source = _source(corpus, student, teacher, training, progress)
         return _solve(operator, source, training, _prepare(student, source, training), progress)
 
     goal = make_objective(objective or ("flow_walking" if isinstance(operator, Flow) else "regression"), **options)
     goal = goal.resolve(operator)
     _check(operator, goal, training)
-    source = _source(corpus, teacher, span, training, progress, not goal.latent, goal.needs_path)
+    source = _source(corpus, student, teacher, training, progress, not goal.latent, goal.needs_path)
     if source.device.type == "cpu":  # 4 bytes for each number of x0, x1, a walk's end and its gradient, at the least
         need = 16 * training.batch_size * source.block_size * teacher.config.hidden_size
         require_memory(need, f"A batch of {training.batch_size:,} sequences", "Lower batch_size.")
@@ -172,17 +173,17 @@ class LogitLoss(nn.Module):
     def __init__(self, student: SplicedForCausalLM, teacher: "PreTrainedModel"):
         super().__init__()
         self.operator = student.operator  # the only submodule: what is trained, saved and synchronized
-        self.models = (student, teacher)  # a tuple hides them from nn.Module
+        self.models = (student, teacher, Head(teacher))  # a tuple hides them from nn.Module
 
     def forward(self, latents: Latents | Tensor) -> Tensor:
-        student, teacher = self.models
+        student, teacher, head = self.models
         if isinstance(latents, Tensor):
-            latents = span_latents(teacher, student.config.span, latents, to_the_end=True)
+            copied = self.operator.layer_to_copy(*student.config.span)
+            latents = span_latents(teacher, student.config.span, latents, to_the_end=True, context_of=copied)
         x = self.operator(latents.x0, **latents.context).to(latents.x1.dtype)  # the tail keeps the teacher's type
         for layer, context in zip(layers_of(student.model)[student.config.span[0] + 1 :], latents.tail, strict=True):
             x = layer_output(layer(x, **context))
-        norm = teacher.get_submodule(family_of(teacher.config).final_norm)
-        return HeadKL.apply(norm(x), norm(latents.x1), teacher.get_output_embeddings())
+        return HeadKL.apply(x, latents.x1, head)
 
 
 def _sorted_out(training: Training, shorthand: dict) -> tuple[Training, dict, list[Callback]]:
@@ -221,14 +222,14 @@ def _check(operator: Operator, objective: Objective, training: Training) -> None
 
 def _source(
     corpus,
+    student: SplicedForCausalLM,
     teacher,
-    span: tuple[int, int],
     training: Training,
     progress: bool,
     to_the_end: bool = False,
     between: bool = False,
 ) -> LatentSource:
-    source = corpus
+    source, span = corpus, tuple(student.config.span)
     if not isinstance(corpus, LatentSource):
         source = LatentSource(teacher, span, corpus, training.batch_size, training.cache_latents, progress, between)
     if source.teacher is not teacher:
@@ -242,7 +243,7 @@ def _source(
     wanted = (span[0], len(layers_of(teacher))) if to_the_end else span
     if source.span != wanted:
         raise ValueError(f"These latents are of span {source.span}; this operator and objective need {wanted}.")
-    return source
+    return source.seen_by(student.operator.layer_to_copy(*span))
 
 
 def _prepare(student: SplicedForCausalLM, source: LatentSource, training: Training) -> bool:

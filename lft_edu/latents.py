@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .families import Family, by_name, family_of, layers_of
+from .families import Family, by_name, family_of, layer_output, layers_of
 from .support.files import write_json
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
@@ -60,11 +60,6 @@ def layer_input(args: tuple, kwargs: dict, family: Family | None = None) -> tupl
     return state, {k: v for k, v in (by_name(family, args, kwargs) if family else kwargs).items() if k not in left_out}
 
 
-def layer_output(output) -> Tensor:
-    """Return the hidden states from a layer's output, which is a tensor or a tuple that begins with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
 @in_eval_mode
 @torch.no_grad()
 def span_latents(
@@ -74,6 +69,7 @@ def span_latents(
     attention_mask: Tensor | None = None,
     to_the_end: bool = False,
     between: bool = False,
+    context_of: int | None = None,
 ) -> Latents:
     """Run the teacher up to layer n−1; return the input of layer m and the output of layer n−1.
 
@@ -83,12 +79,17 @@ def span_latents(
         to_the_end: run all layers: ``x1`` leaves the *last* one, before the final norm (logits follow from it), and
             ``tail`` has what the layers after the span are given.
         between: also return the states between the span's layers.
+        context_of: the layer of the span whose context is returned; None: layer m. Where a model mixes kinds of
+            attention, their masks and rotary embeddings differ.
     """
     (m, n), layers = span, layers_of(teacher)
     family, seen, tail, path = family_of(teacher.config), {}, [], []
 
     def enter(module, args, kwargs):
         seen["x0"], seen["context"] = layer_input(args, kwargs, family)
+
+    def look(module, args, kwargs):
+        seen["context"] = layer_input(args, kwargs, family)[1]
 
     def follow(module, args, kwargs):
         tail.append(layer_input(args, kwargs, family)[1])
@@ -102,6 +103,8 @@ def span_latents(
 
     after = list(layers[n:]) if to_the_end else []
     hooks = [layers[m].register_forward_pre_hook(enter, with_kwargs=True)]
+    if context_of is not None:
+        hooks.append(layers[context_of].register_forward_pre_hook(look, with_kwargs=True))
     hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in after]
     if between:
         hooks += [layer.register_forward_pre_hook(pass_by, with_kwargs=True) for layer in layers[m + 1 : n]]

@@ -140,7 +140,8 @@ class HeadKL(torch.autograd.Function):
     The gradient in the student's logits is softmax(student) − softmax(teacher), so it is computed at once, and no more
     than ``rows`` tokens' logits are ever in memory.
 
-    ``HeadKL.apply(student_states, teacher_states, head, rows)``: states ``(..., D)``, ``head`` an ``nn.Linear``.
+    ``HeadKL.apply(student_states, teacher_states, head, rows)``: states ``(..., D)``, ``head`` a differentiable
+    function of them, such as :class:`~lft_edu.heads.Head`.
     """
 
     @staticmethod
@@ -148,11 +149,13 @@ class HeadKL(torch.autograd.Function):
         student, teacher = student_states.flatten(0, -2), teacher_states.flatten(0, -2)
         gradient, total = torch.empty_like(student), 0.0
         for s, t, g in zip(student.split(rows), teacher.split(rows), gradient.split(rows), strict=True):
-            logits = (torch.nn.functional.linear(x.to(head.weight.dtype), head.weight, head.bias) for x in (s, t))
-            log_q, log_p = (x.float().log_softmax(-1) for x in logits)
+            log_p = head(t).float().log_softmax(-1)
+            with torch.enable_grad():
+                logits = head(s := s.detach().requires_grad_())
+            log_q = logits.detach().float().log_softmax(-1)
             p = log_p.exp()
             total = total + (p * (log_p - log_q)).sum()
-            g.copy_((log_q.exp_() - p).to(head.weight.dtype) @ head.weight)
+            g.copy_(*torch.autograd.grad(logits, s, (log_q.exp_() - p).to(logits.dtype)))
         ctx.save_for_backward(gradient.div_(len(student)).view_as(student_states))
         return total / len(student)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .closed_forms import LinearPatch, MeanShift, Procrustes, Ridge
+from .families import layer_output
 from .flow import EVALUATIONS, STEPS, check_steps, shortcut_step, walk
 from .support.errors import unknown_name_error
 from .transport import Operator, at_slot
@@ -63,7 +64,7 @@ class Regression(_OwnsLayer, Operator):
         slots = itertools.count(self.first_slot)
         for _ in range(self.settings.get("repeats", 1)):
             for layer in (self.layer, *self.more):
-                x = layer(x, **at_slot(context, next(slots)))
+                x = layer_output(layer(x, **at_slot(context, next(slots))))
         return x
 
     def forward(self, x, **context):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .families import family_of, layers_of
+from .families import layer_output, layers_of
+from .heads import Head
 from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .splicing import check_span
@@ -49,8 +50,7 @@ def skip_kl(
         ValueError: a span that does not fit, or a corpus that the teacher cannot read
             (:func:`~lft_edu.text.as_sequences`).
     """
-    family, layers = family_of(teacher.config), layers_of(teacher)
-    final_norm, head = teacher.get_submodule(family.final_norm), teacher.get_output_embeddings()
+    layers, head = layers_of(teacher), Head(teacher)
     spans = [check_span(span, len(layers)) for span in spans]
     sequences = as_sequences(corpus, teacher)
     # One table, allocated first: small tensors allocated between large temporaries would fragment the heap.
@@ -63,8 +63,8 @@ def skip_kl(
             for row, (m, n) in enumerate(spans):
                 x = states[m]
                 for layer, context in zip(layers[n:], contexts[n:], strict=True):
-                    x = layer(x, **context)
-                table[row, columns] = token_kl(head(final_norm(x)), expected).cpu().double().mean(1)
+                    x = layer_output(layer(x, **context))
+                table[row, columns] = token_kl(head(x), expected).cpu().double().mean(1)
                 bar.update()
     return dict(zip(spans, table, strict=True))
 

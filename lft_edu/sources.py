@@ -6,7 +6,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from .families import layers_of
+from .families import attention_types, layers_of
 from .latents import Latents, StateStore, span_latents
 from .support.machine import require_memory
 from .support.progress import progress_bar
@@ -29,6 +29,7 @@ class LatentSource:
 
     Attributes:
         tail_from: n, if the latents of the span (m, n) are to go to the end (:func:`~lft_edu.latents.span_latents`).
+        context_of: the layer whose context they have; None: the span's first.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LatentSource:
         self.context: dict = {}
         self.tail: list[dict] = []
         self.tail_from: int | None = None
+        self.context_of: int | None = None
         if isinstance(cache, StateStore):
             self.stored = [cache.states(d) for d in (range(span[0], span[1] + 1) if between else span)]
         elif cache:
@@ -115,10 +117,21 @@ class LatentSource:
             other.span, other.stored = (m, last), None
         return other
 
+    def seen_by(self, layer: int) -> "LatentSource":
+        """The same latents in the context of another layer of the span, which may attend in another way."""
+        kind = attention_types(self.teacher.config)
+        now = self.span[0] if self.context_of is None else self.context_of
+        if not kind or kind[now] == kind[layer]:
+            return self
+        other = copy.copy(self)
+        other.context_of, other.context, other.tail = layer, {}, []
+        return other
+
     def _computed(self, ids: Tensor) -> Latents:
         if self.tail_from is None:
-            return span_latents(self.teacher, self.span, ids, between=self.between)
-        return span_latents(self.teacher, (self.span[0], self.tail_from), ids, to_the_end=True)
+            return span_latents(self.teacher, self.span, ids, between=self.between, context_of=self.context_of)
+        span = self.span[0], self.tail_from
+        return span_latents(self.teacher, span, ids, to_the_end=True, context_of=self.context_of)
 
     def _fill(self, batch_size: int, progress: bool) -> None:
         rows = torch.arange(len(self.blocks))

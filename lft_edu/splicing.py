@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, with_layers
+from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, widest_layer, with_layers
+from .heads import check_parts
 from .operators import OPERATORS, Flow, Operator, build_operator, operator_from_dict
 from .support.errors import reload_hint
 from .support.files import make_folder
@@ -96,6 +97,8 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         family = family_of(model.config)
         if family.positional:
             self.operator.register_forward_pre_hook(partial(_arguments_by_name, family), with_kwargs=True)
+        if family.returns_tuple:
+            self.operator.register_forward_hook(_as_the_model_expects, with_kwargs=True)
         self.wire()
         self.post_init()
 
@@ -272,6 +275,11 @@ def _arguments_by_name(family, operator, args, kwargs) -> tuple[tuple, dict]:
     return args[:1], by_name(family, args, kwargs)
 
 
+def _as_the_model_expects(operator, args, kwargs, output):
+    """A tuple, for a model that takes the first of what a layer returns; it alone says whether there is a cache."""
+    return (output, None) if "use_cache" in kwargs else output
+
+
 def first_tokens(shape, attention_mask, cache, device) -> torch.Tensor:
     """Which of these tokens, ``(B, T)``, are the first of their sequence: after the padding, before anything cached."""
     batch, length = shape
@@ -331,7 +339,9 @@ def splice(
     Args:
         teacher: a causal language model of a declared family (:mod:`lft_edu.families`).
         span: ``(m, n)``, half-open.
-        operator: such as ``lft.Flow(solver="euler", steps=1)``; copied, so one object may serve several splices.
+        operator: such as ``lft.Flow(solver="euler", steps=1)``; copied, so one object may serve several splices. What
+            is trained starts from its ``init_layer``, or from the first layer of the span; in a model that mixes kinds
+            of attention, from the first that reaches every earlier token (``student.operator.settings``).
         generator: for the few weights that no teacher layer provides (time embedding); None: seed 0.
 
     Raises:
@@ -356,17 +366,20 @@ def splice(
         )
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"The teacher is a {type(teacher).__name__}: give a transformers model, as load_teacher does.")
-    family_of(teacher.config)
     layers = layers_of(teacher)
+    check_parts(teacher)
     m, n = check_span(span, len(layers))
-    chosen = operator.layer_to_copy(m, n)
+    described, chosen = operator.to_dict(), operator.layer_to_copy(m, n)
+    if operator.trainable and chosen == m and "init_layer" not in described:
+        chosen = widest_layer(teacher.config, m, n)
+        described |= {"init_layer": chosen} if chosen != m else {}
     # Copy everything but the span: deepcopy takes what its memo holds for a copy already made.
     spare = {id(layer): nn.Identity() for i, layer in enumerate(layers) if m <= i < n and i != chosen}
     model = copy.deepcopy(teacher, memo=spare)
     kept = layers_of(model)
     generator = generator or torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws from the global generator before we overwrite it
-        built = build_operator(operator.to_dict(), kept[chosen], model.config, generator)
+        built = build_operator(described, kept[chosen], model.config, generator)
     owned = built.to(device=teacher.device, dtype=teacher.dtype)
     new = [*kept[:m], owned, *kept[n:]]
     del kept[:]

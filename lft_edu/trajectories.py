@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .families import family_of, layers_of
+from .families import layers_of
+from .heads import Head, check_parts
 from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .operators import Flow
@@ -154,8 +155,7 @@ class Lens:
 class Unembed:
     """A model's final norm and output head, with its tokenizer: maps hidden states to logits, and ids to strings."""
 
-    norm: torch.nn.Module
-    head: torch.nn.Linear
+    head: Head
     tokenizer: "PreTrainedTokenizerBase"
 
     @torch.no_grad()
@@ -166,14 +166,11 @@ class Unembed:
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
         """Return logits ``(..., V)`` of states ``(..., D)``, on the model's device and in its type."""
-        weight = self.head.weight
-        return self.head(self.norm(states.to(weight.device, weight.dtype)))
+        return self.head(states)
 
     def has_weights_of(self, other: "Unembed") -> bool:
         """Return whether norm and head have the same weights, bit for bit, as those of another model."""
-        mine, theirs = (
-            {**u.norm.state_dict(prefix="norm."), **u.head.state_dict(prefix="head.")} for u in (self, other)
-        )
+        mine, theirs = self.head.state_dict(), other.head.state_dict()
         places = [{name: (x.dtype, x.device) for name, x in weights.items()} for weights in (mine, theirs)]
         return places[0] == places[1] and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -265,8 +262,9 @@ def capture(
         raise ValueError(f"batch_size={batch_size!r}: give the number of texts per forward pass, 1 or more.")
     _require_memory(model, rows, substeps, batch_size)
     body, span = (model.model, tuple(model.config.span)) if isinstance(model, SplicedForCausalLM) else (model, None)
-    norm, head = body.get_submodule(family_of(body.config).final_norm), body.get_output_embeddings()
-    unembed = Unembed(norm, head, tokenizer)
+    if span is None:
+        check_parts(model)
+    unembed = Unembed(Head(body), tokenizer)
     found = []
     starts = range(0, len(rows), batch_size)
     for start in progress_bar(starts, desc="capture", unit="batch", disable=not progress):

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 import lft_edu as lft
 from lft_edu import text, trajectories
+from lft_edu.families import family_of
 from lft_edu.flow import STEPS, uniform_times, walk
 from lft_edu.trajectories import divergence, logit_lenses, path_of_ids, shared_depths
 
@@ -48,7 +49,8 @@ def test_states_are_the_model_s_own_and_end_before_the_final_norm(config, bundle
     assert path.times.tolist() == list(range(len(expected)))
     torch.testing.assert_close(path.states[:-1], expected[:-1])
     assert (path.states[-1] - expected[-1]).abs().max() > 0.1  # theirs has gone through the final norm
-    torch.testing.assert_close(path.unembed.norm(path.states[-1]), expected[-1])
+    norm = model.get_submodule(family_of(model.config).final_norm)
+    torch.testing.assert_close(norm(path.states[-1]), expected[-1])
     torch.testing.assert_close(path.log_probabilities(), out.logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
@@ -154,7 +156,7 @@ def test_logit_lens_reads_what_the_head_reads(models, tokenizer):
     path = lft.capture(models["flow-matching-6-12"], tokenizer, TEXT, substeps=1)
     lens = path.logit_lens(3)
     assert lens.ids.shape == lens.probabilities.shape == (*path.states.shape[:2], 3)
-    by_hand = path.unembed.head(path.unembed.norm(path.states[9, 2])).softmax(-1)
+    by_hand = path.unembed(path.states[9, 2]).softmax(-1)
     best = by_hand.argmax().item()
     assert lens.top(9, 2)[0] == (tokenizer.decode([best]), pytest.approx(by_hand[best].item(), rel=1e-4))
     final = path.log_probabilities()[2]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..families import FAMILIES, family_of
+from ..families import FAMILIES
 from ..support.errors import import_advice, reason, unknown_name_error
 from ..support.machine import default_device
 from ..support.progress import quiet_libraries
@@ -63,6 +63,8 @@ def load_teacher(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from ..heads import check_parts
+
     if (owner := teacher_of(name)) is not None:
         raise ValueError(f"{str(name)!r} is a student: use load_student. Its teacher is {owner!r}.")
     if str(name) == "bundled":
@@ -72,7 +74,7 @@ def load_teacher(
         source, origin = _source(str(name), revision)
     model = _load_model(AutoModelForCausalLM, source, dtype)
     tokenizer = _from_pretrained(AutoTokenizer, source, padding_side="left")
-    family_of(model.config)
+    check_parts(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.lft_origin = origin  # type: ignore[assignment]  # to torch, all attributes are tensors and modules
