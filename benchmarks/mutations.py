@@ -67,7 +67,7 @@ MISTAKES = [  # file, what it says, what a mistake would say, tests
     ("trajectories.py", "m + t * (n - m)", "m + t", "trajectories"),
     ("operators.py", "i / k, (i * parts + j)", "0, (i * parts + j)", "trajectories"),
     ("trajectories.py", "(depths - before) / (after_time - before)", "depths - before", "trajectories"),
-    ("trajectories.py", "self.head(self.norm(states", "self.head((states", "trajectories"),
+    ("heads.py", "self.norm(inputs_embeds)", "inputs_embeds", "heads"),
     ("text.py", 'errors="backslashreplace"', 'errors="replace"', "trajectories"),
     ("trajectories.py", "x[:, token] += moves", "x += moves[:, None]", "plots_trajectories"),
     ("trajectories.py", "(there, back)", "(back, there)", "trajectories"),

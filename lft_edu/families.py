@@ -34,6 +34,7 @@ class Family:
     positional: tuple[str, ...] = ()  # a layer's positional arguments after the hidden states
     cache_index: str | None = None  # path in a layer of the index into the cache; None: attention's layer_idx
     returns_tuple: bool = False  # the model takes the first of what a layer returns
+    static_cache: bool = True  # its attention can read a cache of fixed length
 
     @property
     def parts(self) -> set[str]:
@@ -76,7 +77,9 @@ FAMILIES = {  # by the config's model_type
     "olmo2": OLMO2,
     "stablelm": replace(LLAMA, parallel_switch="use_parallel_residual"),
     "gpt2": GPT2,
-    "gpt_neo": replace(GPT2, positional=(), cache_index="attn.attention.layer_id", returns_tuple=True),
+    "gpt_neo": replace(
+        GPT2, positional=(), cache_index="attn.attention.layer_id", returns_tuple=True, static_cache=False
+    ),
 }
 
 

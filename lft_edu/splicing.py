@@ -225,6 +225,11 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
                 f"This cache has {entries} entries, and this model fills {slots.num_hidden_layers}: a cache belongs to "
                 "one model, and is not to be used after set_solver. Start with a new one."
             )
+        if getattr(cache, "is_compileable", False) and not family_of(slots).static_cache:
+            raise ValueError(
+                f"{slots.model_type!r} models do not read a static cache rightly, in transformers' own code, and nor "
+                "does this student. Use the cache that grows: leave out cache_implementation, or give a DynamicCache."
+            )
         if cache is None and slots.num_hidden_layers and (slots.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=slots)  # the model inside would count its layers, not its slots
         if self.operator.sink is not None:  # nothing else asks, and decoding comes here for every token

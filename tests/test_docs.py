@@ -51,8 +51,8 @@ def test_readme_is_one_screen():
 
 
 def test_readme_counts_the_families():
-    assert len(FAMILIES) == 7
-    assert "any model of seven families" in README.read_text(encoding="utf-8")
+    assert len(FAMILIES) == 18
+    assert "any model of eighteen families" in README.read_text(encoding="utf-8")
 
 
 def test_the_moving_picture_is_small_and_moves():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from test_splicing import (  # noqa: F401  (collected here with this file's teachers)
     CASES,
     SPAN,
@@ -170,6 +171,39 @@ def test_layers_run_by_hand_are_the_model(teacher, ids):
     torch.testing.assert_close(said, logits(teacher, ids))
     torch.testing.assert_close(lft.logits_of(teacher, states[-1]), said)
     check_parts(teacher)
+
+
+def test_a_static_cache_gives_the_same_text(student, ids):
+    greedy = {"max_new_tokens": 6, "do_sample": False}
+    static = lambda: student.generate(ids, **greedy, cache_implementation="static")  # noqa: E731
+    if FAMILIES[student.model.config.model_type].static_cache:
+        assert torch.equal(static(), student.generate(ids, **greedy))
+    else:
+        with pytest.raises(ValueError, match="Use the cache that grows"):
+            static()
+
+
+def test_a_student_drafts_for_its_teacher(student, teacher, ids):
+    greedy = {"max_new_tokens": 6, "do_sample": False}
+    drafted = teacher.generate(ids[:1], **greedy, assistant_model=student)
+    assert torch.equal(drafted, teacher.generate(ids[:1], **greedy))
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft, about GPT-2's kind of matrices
+def test_adapters_are_trained_saved_and_merged(teacher, ids, tmp_path):
+    fresh = lambda: lft.splice(teacher, SPAN, lft.Flow("midpoint", 2))  # noqa: E731
+    student = get_peft_model(fresh(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    trained = [p for p in student.parameters() if p.requires_grad]
+    student(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD(trained, 0.01).step()
+    expected = logits(student.eval(), ids)
+    assert (expected - logits(fresh(), ids)).abs().max() > 1e-3
+    student.save_pretrained(tmp_path / "adapters")
+    again = PeftModel.from_pretrained(fresh(), tmp_path / "adapters")
+    torch.testing.assert_close(logits(again, ids), expected)
+    again.merge_and_unload().save_pretrained(tmp_path / "student")
+    merged = lft.load_student(tmp_path / "student", device="cpu")
+    torch.testing.assert_close(logits(merged, ids), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_flow_can_be_fitted_and_evaluated(teacher, blocks):
