@@ -25,6 +25,7 @@ HINT = re.compile(r"<details><summary>Hint.*?</details>", re.S)
 CHECK = re.compile(r'^check\("(\d+\.\d+)", (\w+)\)$', re.M)
 # A cell that does not raise is given its points: so it raises by itself, whatever a submission did to what check asks.
 GRADED = r'report = check("\1", \2)\ndisplay(report)\nassert report, "not yet: see above"'
+LESSON = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 ROOT = NOTEBOOKS / "exercises"
 LINKS = {"student": ("](../../", "](../"), "solution": ("](../../", "](../../")}
 
@@ -172,8 +173,9 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         book = for_learners(read(source))
         book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
-        for cell in book.cells:
-            cell.source = CHECK.sub(GRADED, cell.source) if cell.cell_type == "code" else cell.source
+        for cell in book.cells:  # a student is given this one file: a link to another would lead nowhere
+            code = cell.cell_type == "code"
+            cell.source = CHECK.sub(GRADED, cell.source) if code else LESSON.sub(r"*\1*", cell.source)
         nbformat.write(book, path)
         written.append(path)
     (folder / "nbgrader_config.py").write_text(

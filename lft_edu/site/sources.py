@@ -41,8 +41,7 @@ def stage(folder: Path) -> None:
     if not INSTALLED and DOCS.is_dir():
         shutil.copytree(DOCS, folder / "docs")
     if not INSTALLED and (contributing := DOCS.parent / "CONTRIBUTING.md").is_file():
-        # a diagram that GitHub draws stays text here: Mermaid is as large as Plotly
-        _write(folder / contributing.name, contributing.read_text(encoding="utf-8").replace("```mermaid", "```text"))
+        shutil.copy(contributing, folder)
     if (figures := ASSETS / "figures").is_dir():
         shutil.copytree(figures, folder / "assets" / "figures")
     for name, data in course.contents().items():  # what "copy this lesson" gives, and the same as a script: see site.js
