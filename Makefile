@@ -3,7 +3,7 @@
 # make explore   the trajectory explorer as an application of its own (installs voila on first use)
 # make explore TEACHER=smollm2-135m   the same with a real language model, once lft-edu fetch smollm2-135m has got it
 # make site   the course as a website, site/index.html, which needs no network
-# make slides   the lecturer's slides, build/slides.html, and a PDF of them if Chromium is installed
+# make slides   the lecturer's slides, build/slides.html, and PDFs without and with notes if Chromium is installed
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -74,9 +74,10 @@ slides: $(READY)
 	@chrome=$$(command -v chromium || command -v chromium-browser || command -v google-chrome) || \
 	  { echo "No Chromium found: to make a PDF, open build/slides.html in a browser and print it."; exit 0; }; \
 	  root=$$([ "$$(id -u)" != 0 ] || echo --no-sandbox); \
-	  "$$chrome" --headless --disable-gpu $$root --no-pdf-header-footer --print-to-pdf=build/slides.pdf \
-	  "file://$(CURDIR)/build/slides.html" 2>/dev/null && echo build/slides.pdf || \
-	  { echo "Chromium made no PDF: open build/slides.html in a browser and print it."; exit 1; }
+	  print() { "$$chrome" --headless --disable-gpu $$root --no-pdf-header-footer --print-to-pdf="build/$$1" \
+	    "file://$(CURDIR)/build/slides.html$$2" 2>/dev/null && echo "build/$$1" || \
+	    { echo "Chromium made no PDF: open build/slides.html in a browser and print it."; exit 1; }; }; \
+	  print slides.pdf && print slides-with-notes.pdf '?notes'
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -231,5 +231,9 @@ def test_keys_touch_and_the_speakers_window(lessons):
         assert titles() == ["Slide 2"]
         page.keyboard.press("g")
         assert titles() == ["Slide 1"]
+        page.emulate_media(media="print")
+        assert page.locator("aside:visible").count() == 0
+        page.goto((lessons / "slides.html").as_uri() + "?notes")
+        assert page.locator("aside:visible").count() == 3
         assert {url.partition(":")[0] for url in asked} == {"file"}
         browser.close()

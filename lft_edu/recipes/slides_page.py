@@ -69,7 +69,13 @@ nav button:focus-visible { outline: 2px solid var(--mark); border-radius: .3em }
   section:last-of-type { break-after: auto }
   .guest section:not(.star), #next { display: none }
   body { background: none; print-color-adjust: exact }
+  /* With notes, for the lecturer: on sheets of A4, each slide with its notes below. */
+  .notes section { page: sheet; --u: 1.75mm; width: auto; height: auto; overflow: visible; padding: 0 0 8mm;
+    break-after: auto }
+  .notes section > .figures { flex: none; height: 60mm }
+  .notes aside { display: block; grid-column: 1 / -1; border-top: 1px solid var(--line); font-size: 11pt; line-height: 1.5 }
 }
+@page sheet { size: A4; margin: 15mm }
 """
 
 BUTTONS = """<p id="next"></p><nav aria-label="Slides">
@@ -140,7 +146,7 @@ const named = id => all.find(one => one.id === id);
 addEventListener('message', event => { if (other && event.source === other) show(named(event.data), true); });
 addEventListener('hashchange', () => { const one = named(location.hash.slice(1)); if (one !== now) show(one); });
 root.add('live');
-if (other) root.add('notes');
+if (other || location.search === '?notes') root.add('notes');
 if (matchMedia('(prefers-color-scheme: dark)').matches) root.add('dark');
 setInterval(tick, 1000);
 show(named(location.hash.slice(1)) || all[0]);
