@@ -4,6 +4,7 @@
 # make explore TEACHER=smollm2-135m   the same with a real language model, once lft-edu fetch smollm2-135m has got it
 # make site   the course as a website, site/index.html, which needs no network
 # make slides   the lecturer's slides, build/slides.html, and PDFs without and with notes if Chromium is installed
+# make test-versions   the tests of all model families on the oldest and newest libraries, and the table in docs/models.md
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab explore site test lint unit notebooks exercises slides install model clean
+.PHONY: help lab explore site test test-versions lint unit notebooks exercises slides install model clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -63,6 +64,9 @@ notebooks: $(READY)
 
 site: $(READY)
 	$(BIN)/lft-edu export --all site $(if $(REPOSITORY),--repository $(REPOSITORY))
+
+test-versions: $(READY)
+	$(FAST) $(QUIET) $(BIN)/python -m benchmarks.conformance
 
 exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books

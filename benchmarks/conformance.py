@@ -3,8 +3,8 @@
     python -m benchmarks.conformance           # runs the tests on both, about ten minutes; also make test-versions
     python -m benchmarks.conformance --table   # writes the table from what was found before
 
-Each cell is a group of tests in tests/test_families.py, which build a random model of the family (of GPT-NeoX:
-tests/test_splicing.py). Other versions are installed into build/versions, beside what is installed.
+Each cell is a group of tests in tests/test_families.py, which build a random model of the family. Other versions are
+installed into build/versions, beside what is installed.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from lft_edu.families import FAMILIES
+from lft_edu.recipes.common import into_page
 
 ROOT = Path(__file__).parents[1]
 FOUND, PAGE = ROOT / "benchmarks" / "results" / "conformance.json", ROOT / "docs" / "models.md"
@@ -59,25 +62,17 @@ class Recorder:
     def pytest_runtest_logreport(self, report):
         if report.when != "call" and report.passed:
             return
-        path, _, test = report.nodeid.partition("::test_")
-        name, _, params = test.partition("[")
+        name, _, params = report.nodeid.partition("::test_")[2].rstrip("]").partition("[")
         column = next((column for column, tests in COLUMNS.items() if name in tests), None)
-        if column:
-            family = family_of_test(path, params.rstrip("]"))
+        family = next((one for one in params.split("-") if one in FAMILIES), None)
+        if column and family:
             self.found.setdefault(family, {}).setdefault(column, [0, 0])[not report.passed] += 1
-
-
-def family_of_test(path: str, params: str) -> str:
-    """The family that a test is about: one of its parameters, or GPT-NeoX."""
-    from lft_edu.families import FAMILIES
-
-    return next((one for one in params.split("-") if one in FAMILIES), "gpt_neox")
 
 
 def run_here(out: Path, streams: bool) -> None:
     """Run the tests on the libraries of this process, and write what passed."""
     recorder = Recorder()
-    files = STREAMS if streams else ["tests/test_families.py", "tests/test_splicing.py"]
+    files = STREAMS if streams else ["tests/test_families.py"]
     failed = pytest.main(["-q", "-p", "no:cacheprovider", *files], plugins=[recorder])
     row = {name: version(name) for name in ("torch", "transformers", "datasets")}
     out.write_text(json.dumps(row | {"files": files, "passed": failed == 0, "families": recorder.found}))
@@ -124,8 +119,6 @@ def versions(package: str) -> list[str]:
 
 def table(rows: list[dict]) -> str:
     """Format what was found with the newest transformers as Markdown, and with which others all of it passed."""
-    from lft_edu.families import FAMILIES
-
     *others, newest = [row for row in rows if row["families"]]
     heads = ["family", *COLUMNS, "transformers"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -145,8 +138,6 @@ def _cell(family, column: str, counts: list[int] | None) -> str:
 
 
 def write_page(rows: list[dict]) -> None:
-    from lft_edu.recipes.common import into_page
-
     into_page(PAGE, "conformance", table(rows))
 
 

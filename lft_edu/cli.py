@@ -222,8 +222,11 @@ def export(args) -> int:
 
 
 def classroom(args) -> int:
-    from .exercises import books
+    from .exercises import books, handed_in
 
+    if args.mend:
+        print("\n".join(handed_in.mend(Path(args.folder).expanduser())) or "Everything can be marked as it is.")
+        return 0
     written = books.course(Path(args.folder).expanduser())
     names = ", ".join(path.stem for path in written)
     print(
@@ -341,6 +344,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     sub = command(classroom, "the exercises as an nbgrader course that marks itself")
     sub.add_argument("folder", help="a new folder for the course")
+    sub.add_argument("--mend", action="store_true", help="mend what was handed in there: doubled cells, other names")
     return top
 
 

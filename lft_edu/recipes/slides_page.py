@@ -73,7 +73,8 @@ nav button:focus-visible { outline: 2px solid var(--mark); border-radius: .3em }
   .notes section { page: sheet; --u: 1.75mm; width: auto; height: auto; overflow: visible; padding: 0 0 8mm;
     break-after: auto }
   .notes section > .figures { flex: none; height: 60mm }
-  .notes aside { display: block; grid-column: 1 / -1; border-top: 1px solid var(--line); font-size: 11pt; line-height: 1.5 }
+  .notes aside { display: block; grid-column: 1 / -1; border-top: 1px solid var(--line); font-size: 11pt;
+    line-height: 1.5 }
 }
 @page sheet { size: A4; margin: 15mm }
 """
