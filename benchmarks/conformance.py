@@ -120,12 +120,12 @@ def versions(package: str) -> list[str]:
 def table(rows: list[dict]) -> str:
     """Format what was found with the newest transformers as Markdown, and with which others all of it passed."""
     *others, newest = [row for row in rows if row["families"]]
-    heads = ["family", *COLUMNS, "transformers"]
+    heads = ["family", "transformers", *COLUMNS]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for family in FAMILIES:
         cells = [_cell(FAMILIES[family], column, newest["families"][family].get(column)) for column in COLUMNS]
         good = [row for row in (*others, newest) if not any(bad for _, bad in row["families"].get(family, {}).values())]
-        lines.append(f"| {family} | " + " | ".join([*cells, ", ".join(row["transformers"] for row in good)]) + " |")
+        lines.append(f"| {family} | {', '.join(row['transformers'] for row in good)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

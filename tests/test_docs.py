@@ -4,8 +4,10 @@ import difflib
 import io
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from lft_edu.recipes import answers, common, half_precision, pictures, readme_re
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+conformance = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "conformance.py")))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 LESSONS = {path.name[:2]: path for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
 NOTEBOOKS = [*LESSONS.values(), *sorted(ROOT.glob("notebooks/exercises/**/*.ipynb"))]
@@ -288,3 +291,17 @@ def test_forms_and_the_workflow_can_be_read():
     for path in (ROOT / ".github").rglob("*.yml"):
         assert yaml.safe_load(path.read_text(encoding="utf-8"))
     assert "make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+
+
+def test_the_table_of_families_is_what_was_found_and_complete():
+    found = json.loads(conformance.FOUND.read_text(encoding="utf-8"))
+    page = conformance.PAGE.read_text(encoding="utf-8")
+    assert f"<!-- conformance -->\n{conformance.table(found)}<!-- /conformance -->" in page
+    assert {row["transformers"] for row in found} >= {conformance.versions("transformers")[0]}
+    names = set(re.findall(r"^def test_(\w+)", (ROOT / "tests" / "test_families.py").read_text(), re.M))
+    names |= set(re.findall(r"^    test_(\w+),$", (ROOT / "tests" / "test_families.py").read_text(), re.M))
+    others = {"every_declared_family_is_tested", "a_tiny_llama_lives_as_the_docs_say"}
+    assert {name for tests in conformance.COLUMNS.values() for name in tests} == names - others
+    for row in found[:2]:
+        assert set(row["families"]) == set(FAMILIES)
+        assert all(set(cells) == set(conformance.COLUMNS) for cells in row["families"].values())
