@@ -41,11 +41,13 @@ SMALL = {"span": (6, 12), "tokens": 4096, "sequence_length": 64, "batch_size": 4
 # --- plans --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*TEACHERS, "gpt_neox"])
-def test_without_weights_the_same_is_counted_as_with_them(family, teacher):
+@pytest.mark.parametrize("family", TEACHERS)
+def test_without_weights_the_same_is_counted_as_with_them(family):
     """A step and an evaluation on the meta device, against those of real weights on the CPU, in every family."""
-    config = TEACHERS[family]() if family in TEACHERS else copy.deepcopy(teacher.config)
-    teacher = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
+    teacher = AutoModelForCausalLM.from_config(TEACHERS[family](), attn_implementation="eager")
+    teacher.eval().requires_grad_(False)
+    if "moe" in family:
+        teacher.set_experts_implementation("batched_mm")  # of the default products, some are not counted
     student = lft.splice(teacher, (2, 5), lft.Flow("midpoint", 2))
     goal, ids = make_objective("hybrid").resolve(student.operator), torch.randint(1, 300, (1, 24))
     loss = LatentLoss(student.operator, goal)

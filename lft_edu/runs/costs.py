@@ -177,12 +177,15 @@ def blank_model(config):
     """A frozen model without weights that runs on the meta device.
 
     Its attention is eager and its mask explicit: fused kernels, and the check whether a mask is needed, want numbers.
+    So does sorting tokens by their experts: each token multiplies by copies of those that it chose.
     """
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
+    if getattr(config, "num_experts", 0):
+        model.set_experts_implementation("batched_mm")
 
     def with_mask(model, args, kwargs):
         length = kwargs["input_ids"].shape[1]
