@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import pytest
 import torch
 from hub import Hub, hub_environment, parquet_bytes
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_families import TEACHERS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
@@ -512,3 +513,21 @@ def test_two_processes_are_one_with_twice_the_batch(wikitext, tmp_path):
     assert apart(one, two, biases=False) < 1e-6
     assert lft_edu(*run, "--batch", "8", "--out", str(mixed.parent), "--resume", env=env).wait(timeout=200) == 0
     assert apart(one, mixed.parent, biases=False) < 1e-6
+
+
+def test_the_crash_campaign_tells_a_changed_run_from_an_equal_one(finished, tmp_path):
+    """benchmarks/crash.py compares a run that was killed with one that was not: it must see the smallest change."""
+    crash = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "crash.py")))
+    whole = Path(finished[1].settings.out)
+    broken = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert crash.differences(whole, broken) == []
+    tensors = load_file(broken / "student" / "model.safetensors")
+    name = max(tensors)
+    tensors[name].view(-1)[0] = torch.nextafter(tensors[name].view(-1)[0], torch.tensor(9.0))
+    save_file(tensors, broken / "student" / "model.safetensors", metadata={"format": "pt"})
+    card = json.loads((broken / "card.json").read_text())
+    card["training"]["tokens"] += 1
+    (broken / "card.json").write_text(json.dumps(card))
+    assert crash.differences(whole, broken) == [f"student/model.safetensors: {name}", "card.json: training"]
+    (broken / "checkpoints" / crash.newest(whole)).unlink()
+    assert crash.differences(whole, broken)[1].endswith("is missing")
