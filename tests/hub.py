@@ -12,8 +12,10 @@ import os
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from socket import SHUT_RDWR
+from types import SimpleNamespace
 
 from hub_files import Blob, Repository, is_large
 from hub_http import Handler, Server
@@ -156,6 +158,9 @@ def connected(hub: Hub, home: Path, monkeypatch) -> None:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    http = importlib.import_module("huggingface_hub.utils._http")  # waits 23 s in all before it gives up
+    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 50)})
+    monkeypatch.setattr(http, "time", impatient)
     filesystem.HfFileSystem.clear_instance_cache()
     close_session()
 
