@@ -198,7 +198,7 @@ def acceptance(
         ids = part.to(teacher.device)
         both = [model(input_ids=ids, use_cache=False).logits for model in (teacher, student)]
         for expected, given in zip(*both, strict=True):  # (T, V): probabilities of one sequence at a time
-            same = (expected.argmax(-1) == given.argmax(-1)).double().mean()
+            same = (expected.argmax(-1) == given.argmax(-1)).float().mean()
             p, q = (logits.float().softmax(-1) for logits in (expected, given))
             rows.append([same.item(), torch.minimum(p, q).sum(-1).mean().item()])
     greedy, sampling = torch.tensor(rows, dtype=torch.float64).T
