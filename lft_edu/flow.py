@@ -89,7 +89,8 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
     Args:
         velocity: ``u(x, t)``.
         x0: ``(B, ..., D)``, the state at ``times[..., 0]``.
-        times: a tensor ``(K+1,)`` for all samples or ``(B, K+1)``, or a list of numbers; not decreasing, in [0, 1].
+        times: a tensor ``(K+1,)`` for all samples or ``(B, K+1)``, or a list of numbers in [0, 1], in one direction:
+            increasing, or decreasing to walk back (from x1, with times from 1 to 0; steps s − t are then negative).
         step: :func:`euler_step` or :func:`midpoint_step`.
         return_path: return every state on the way instead of the last one.
 
@@ -97,7 +98,7 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
         The last state, shaped like ``x0``; with ``return_path`` all states, ``(K+1, B, ..., D)``.
 
     Raises:
-        ValueError: fewer than two times, times that decrease, leave [0, 1] or do not fit ``x0``, or a velocity that is
+        ValueError: fewer than two times, times that turn back, leave [0, 1] or do not fit ``x0``, or a velocity that is
             not shaped like ``x``. (Equal neighbors are a step of length zero, which random times may draw: allowed. The
             values of times on a GPU are not checked.)
     """
@@ -121,10 +122,10 @@ def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
     if table.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(((table >= 0) & (table <= 1)).all()):
             raise ValueError(f"times must lie in [0, 1]; these run from {table.min():g} to {table.max():g}.")
-        if bool((table.diff(dim=-1) < 0).any()):
+        steps = table.diff(dim=-1)
+        if bool(((steps < 0).any(-1) & (steps > 0).any(-1)).any()):
             raise ValueError(
-                "times must not decrease: sort them from 0 to 1. To walk back from x1, walk the velocity that leads "
-                "back, lambda x, t: -velocity(x, 1 - t), from 0 to 1."
+                "times must run in one direction: sort them, from 0 to 1, or from 1 to 0 to walk back from x1."
             )
     return table.unbind(-1) if isinstance(times, Tensor) or table.ndim == 2 else tuple(times)
 

@@ -14,7 +14,7 @@ import lft_edu as lft
 from lft_edu.couplings import Coupling, assign, recoupling_ratio
 from lft_edu.criteria import CRITERIA
 from lft_edu.fitting import LatentSource
-from lft_edu.flow import MOST_STEPS, walk
+from lft_edu.flow import MOST_STEPS, euler_step, midpoint_step, walk
 from lft_edu.latents import StateStore, depth_states, span_latents, states_at
 from lft_edu.loading.corpora import load_corpus, token_sequences
 from lft_edu.objectives import OBJECTIVES, flow_matching_loss
@@ -271,14 +271,20 @@ def test_a_velocity_is_never_broadcast(user, shape):
     assert torch.isfinite(NARROW[user](lambda x, t: torch.ones_like(x))).all()
 
 
-def test_walking_back_is_explained_and_works():
-    x = torch.randn(4, 2)
-    with pytest.raises(ValueError, match="walk back"):
-        walk(lambda x, t: x, x, [1.0, 0.5, 0.0])
-    field = lambda x, t: 0.1 * x + t  # noqa: E731
-    times = torch.linspace(0, 1, 101).tolist()
-    there = walk(field, x, times)
-    assert torch.allclose(walk(lambda x, t: -field(x, 1 - t), there, times), x, atol=1e-4)
+@pytest.mark.parametrize("step", [euler_step, midpoint_step])
+def test_a_walk_back_arrives_where_the_walk_began(step):
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    field = lambda x, t: 0.3 * x + t  # noqa: E731
+    errors = []
+    for k in (50, 100):
+        times = torch.linspace(0, 1, k + 1).tolist()
+        back = walk(field, walk(field, x, times, step), times[::-1], step)
+        errors.append((back - x).abs().max().item())
+        assert torch.equal(back, walk(field, walk(field, x, times, step), torch.tensor(times).flip(0), step))
+    order = {euler_step: 1, midpoint_step: 3}[step]  # of midpoint steps there and back, the second order cancels
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+    one = walk(lambda x, t: torch.full_like(x, 2.0), x, [0.75, 0.25], step)
+    assert torch.allclose(one, x - 1)  # (s − t) u, with its sign
 
 
 def test_steps_have_a_largest_number():

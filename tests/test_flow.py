@@ -156,12 +156,13 @@ def test_nested_lists_are_times_too():
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ([0.0, 0.7, 0.3, 1.0], "must not decrease"),
+        ([0.0, 0.7, 0.3, 1.0], "one direction"),
         ([0.0, 1.5], "lie in"),
         ([-0.1, 1.0], "lie in"),
         ([0.0, float("nan")], "lie in"),
         ([0.0], "at least 2"),
         (torch.zeros(3, 2), "3 rows for a batch of 2"),
+        ([[1.0, 0.5, 0.0], [1.0, 0.0, 0.5]], "one direction"),
     ],
 )
 def test_bad_times_are_refused(times, words):
