@@ -21,6 +21,7 @@ from .splicing import check_pair
 from .support.machine import evaluation_batch
 from .support.modes import in_eval_mode
 from .support.statistics import bootstrap_means, interval
+from .support.whole import unwrapped
 from .text import as_sequences, context_length, readable_ids
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def draft(
             with its continuation or not of its vocabulary, a number below 1, or a sliding-window cache that this
             version of transformers cannot crop.
     """
+    student, teacher = unwrapped(student), unwrapped(teacher)
     check_pair(student, teacher)
     if input_ids.ndim != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] < 1:
         raise ValueError(
@@ -190,6 +192,7 @@ def acceptance(
         ValueError: a corpus that the teacher cannot read (:func:`~lft_edu.text.as_sequences`), or a student of another
             teacher.
     """
+    student, teacher = unwrapped(student), unwrapped(teacher)
     check_pair(student, teacher)
     sequences = as_sequences(sequences, teacher)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])

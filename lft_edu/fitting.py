@@ -20,6 +20,7 @@ from .splicing import SplicedForCausalLM, check_pair
 from .support.machine import float64, require_memory
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
+from .support.whole import require_no_adapters, require_one_device
 from .training.callbacks import Callback, Evaluation, History
 from .training.loop import optimize
 from .training.optimizers import adamw, muon_and_adamw
@@ -75,13 +76,17 @@ def fit(
 
     Raises:
         ValueError: an objective that is unknown or does not fit the operator, a setting out of its limits, an option
-            that this operator would ignore, a corpus that the teacher cannot read, latents of another teacher, or a
-            batch that does not fit into memory.
+            that this operator would ignore, a corpus that the teacher cannot read, latents of another teacher, a batch
+            that does not fit into memory, a student with adapters (PEFT), or a model spread by a device_map.
         FileExistsError: ``checkpoint`` exists and ``resume`` is not set.
         OSError: ``checkpoint`` cannot be written to.
         FloatingPointError: the loss became NaN or infinite.
     """
+    why = "and an operator is fitted to the states that the teacher's own layers give it"
+    require_no_adapters(student, why, "Fit first, then put adapters on the student.")
     check_pair(student, teacher)
+    require_one_device(student, "student")
+    require_one_device(teacher, "teacher")
     operator, span = student.operator, tuple(student.config.span)
     training, options, more = _sorted_out(training or Training(), shorthand)
     callbacks, log = [*callbacks, *more], shorthand.get("log")

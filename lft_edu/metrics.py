@@ -17,6 +17,7 @@ from .support.machine import evaluation_batch, float64
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
 from .support.statistics import bootstrap_means, interval
+from .support.whole import unwrapped
 from .text import as_sequences, encode, token_to_str
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def evaluate(
         ValueError: a corpus that the teacher cannot read (:func:`~lft_edu.text.as_sequences`), a student of another
             teacher, or logits that are not finite.
     """
+    student, teacher = unwrapped(student), unwrapped(teacher)
     check_pair(student, teacher)
     sequences = as_sequences(corpus, teacher)
     batch_size = batch_size or evaluation_batch(teacher.config.vocab_size, sequences.shape[1])
@@ -218,6 +220,7 @@ def worst_tokens(
     Raises:
         ValueError: no text of at least two tokens, or a text longer than the model's context.
     """
+    student, teacher = unwrapped(student), unwrapped(teacher)
     check_pair(student, teacher)
     if isinstance(texts, str):
         raise ValueError("texts is a single string: give a list of strings.")

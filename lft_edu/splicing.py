@@ -27,6 +27,7 @@ from .heads import check_parts
 from .operators import OPERATORS, Flow, Operator, build_operator, operator_from_dict
 from .support.errors import reload_hint
 from .support.files import make_folder
+from .support.whole import require_no_adapters, require_one_device
 
 
 class SplicedConfig(PreTrainedConfig):
@@ -146,10 +147,14 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             FileExistsError: a file has the folder's name.
+            ValueError: the student has adapters (PEFT).
             OSError: it could not be written, such as for a full disk.
         """
         from safetensors import SafetensorError
 
+        if not getattr(self, "_hf_peft_config_loaded", False):  # else transformers saves the adapters alone
+            way = "Save the adapters, save_pretrained(folder) of the PEFT model, or merge them: its merge_and_unload()."
+            require_no_adapters(self, "which a student's files have no place for", way)
         folder = make_folder(save_directory)
         try:
             super().save_pretrained(folder, *args, **options)
@@ -310,18 +315,12 @@ def check_span(span, depth: int) -> tuple[int, int]:
     return m, n
 
 
-def _adapted(model) -> bool:
-    """Are there adapters of PEFT in this model? Their layers keep what they adapt as ``base_layer``."""
-    return isinstance(model, nn.Module) and any(hasattr(module, "base_layer") for module in model.modules())
-
-
 def check_pair(student: SplicedForCausalLM, teacher: PreTrainedModel) -> None:
     """ValueError unless the student was spliced from a model of the teacher's family and shape."""
     if not isinstance(student, SplicedForCausalLM):
-        adapted = " It has adapters: merge them first, student = student.merge_and_unload()." * _adapted(student)
         raise ValueError(
             "The student is not a spliced model: make one with lft.splice or load one with lft.load_student."
-            + (adapted or reload_hint(student, SplicedForCausalLM))
+            + reload_hint(student, SplicedForCausalLM)
         )
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("The teacher is a spliced model: give the model the student was spliced from.")
@@ -350,8 +349,8 @@ def splice(
         generator: for the few weights that no teacher layer provides (time embedding); None: seed 0.
 
     Raises:
-        ValueError: a span that does not fit, an unsupported family, a teacher with adapters (PEFT), or an ``operator``
-            that is not one of ``lft_edu.operators.OPERATORS``.
+        ValueError: a span that does not fit, an unsupported family, a teacher with adapters (PEFT) or spread by a
+            device_map, or an ``operator`` that is not one of ``lft_edu.operators.OPERATORS``.
     """
     if not isinstance(operator, Operator):
         hint = reload_hint(operator, *OPERATORS.values())
@@ -364,13 +363,11 @@ def splice(
         )
     if isinstance(teacher, SplicedForCausalLM):
         raise ValueError("This model is already spliced: splice the teacher it came from.")
-    if _adapted(teacher):
-        raise ValueError(
-            "This teacher has adapters, which a spliced model has no place for. Merge them first: teacher = "
-            "teacher.merge_and_unload()."
-        )
+    way = "Merge them first: teacher = teacher.merge_and_unload()."
+    require_no_adapters(teacher, "which a spliced model has no place for", way)
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"The teacher is a {type(teacher).__name__}: give a transformers model, as load_teacher does.")
+    require_one_device(teacher, "teacher", " A saved student may be loaded with one.")
     layers = layers_of(teacher)
     check_parts(teacher)
     m, n = check_span(span, len(layers))

@@ -21,6 +21,7 @@ from .operators import Flow
 from .splicing import SplicedForCausalLM
 from .support.machine import evaluation_batch, require_memory
 from .support.progress import progress_bar
+from .support.whole import unwrapped
 from .text import encode, token_to_str
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def capture(
     Raises:
         ValueError: an empty text, one longer than the model's context, or more states than fit into memory.
     """
-    substeps = substeps or between  # an earlier name
+    model, substeps = unwrapped(model), substeps or between  # an earlier name
     texts: list = list(text) if isinstance(text, list | tuple) else [text]
     rows = [encode(model, tokenizer, one) for one in texts]
     if not rows:

@@ -1,7 +1,6 @@
 """Models that would be saved or loaded as other models, and classes that a reload has made strangers."""
 
 import copy
-import io
 import json
 
 import pytest
@@ -12,8 +11,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -134,51 +131,6 @@ def test_the_model_inside_is_not_saved_alone(teacher, tmp_path):
     student.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"student\.save_pretrained"):
         lft.load_student(tmp_path, device="cpu").model.save_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("operator", [lft.Skip(), lft.Flow()], ids=lambda o: o.kind)
-def test_torch_saves_students_whole(operator):
-    with torch.random.fork_rng():
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=6, n_head=4, n_positions=64)).eval()
-    student, file = lft.splice(model, (2, 4), operator), io.BytesIO()
-    torch.save(student, file)
-    file.seek(0)
-    assert torch.equal(torch.load(file, weights_only=False)(IDS).logits, student(IDS).logits)
-
-
-class Adapted(nn.Module):
-    """What PEFT does to a linear layer."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.base_layer = layer
-
-
-class Wrapper(nn.Module):
-    """What PEFT does to a model: attributes are those of the model inside."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inside = model
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inside"), name)
-
-
-def test_models_with_adapters_are_refused(teacher):
-    adapted = copy.deepcopy(teacher)
-    layer = layers_of(adapted)[0].mlp
-    layer.dense_h_to_4h = Adapted(layer.dense_h_to_4h)
-    for model in (adapted, Wrapper(adapted)):
-        with pytest.raises(ValueError, match="merge_and_unload"):
-            lft.splice(model, SPAN, lft.Flow())
-    with pytest.raises(ValueError, match="give a transformers model"):
-        lft.splice(Wrapper(teacher), SPAN, lft.Flow())
-    with pytest.raises(ValueError, match="merge_and_unload"):
-        lft.evaluate(Wrapper(adapted), teacher, IDS)
 
 
 def test_no_operator_is_split_over_devices(teacher):
