@@ -23,6 +23,7 @@ _HOMES = {  # module → the names that are public as lft_edu.name
     "operators": ("Skip", "MeanShift", "Procrustes", "LinearPatch", "Ridge", "Loop", "Regression", "Flow"),
     "heads": ("logits_of",),
     "splicing": ("SplicedForCausalLM", "SplicedConfig", "splice"),
+    "plain": ("export_plain",),
     "latents": (),
     "sinks": (),
     "sources": (),

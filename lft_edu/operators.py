@@ -25,6 +25,9 @@ from .velocity import VelocityEstimator, _OwnsLayer
 class Skip(Operator):
     """Skip the span: ``x1 = x0``."""
 
+    def as_layers(self):
+        return [] if self.sink is None else None
+
 
 class Regression(_OwnsLayer, Operator):
     """Transformer layers, initialized from one of the teacher's and retrained (the idea of LLM-Streamline, ICLR 2025).
@@ -69,6 +72,9 @@ class Regression(_OwnsLayer, Operator):
 
     def forward(self, x, **context):
         return self.applied(x, context)
+
+    def as_layers(self):
+        return [self.layer, *self.more] * self.settings.get("repeats", 1) if self.sink is None else None
 
 
 class Loop(Regression):

@@ -106,6 +106,10 @@ class Operator(nn.Module):
         """Hidden states that enter the span ``(B, T, D)`` → an estimate of those that leave it."""
         return x
 
+    def as_layers(self) -> list[nn.Module] | None:
+        """Return the transformer layers that do the same one after another; None: no list of layers does."""
+        return None
+
     def path(self, x0: Tensor, context: dict, substeps: int = 0) -> tuple[list[Tensor], Tensor]:
         """The states on the way from ``x0`` ``(B, T, D)``, and the t in (0, 1] of each: here only the result, t = 1.
 
