@@ -28,6 +28,7 @@ from .operators import OPERATORS, Flow, Operator, build_operator, operator_from_
 from .support.errors import reload_hint
 from .support.files import make_folder
 from .support.whole import require_no_adapters, require_one_device
+from .transport import first_tokens
 
 
 class SplicedConfig(PreTrainedConfig):
@@ -255,6 +256,13 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         finally:
             self.operator.first = None
 
+    def init_continuous_batching(self, *args, **kwargs):
+        """Refuse a paged cache: it would give all evaluations of an operator one entry."""
+        raise ValueError(
+            "A student has no paged cache (continuous batching): use generate(ids, attention_mask=…), which takes a "
+            "padded batch, without cache_implementation='paged'."
+        )
+
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
 
@@ -288,17 +296,6 @@ def _arguments_by_name(family, operator, args, kwargs) -> tuple[tuple, dict]:
 def _as_the_model_expects(operator, args, kwargs, output):
     """A tuple, for a model that takes the first of what a layer returns; it alone says whether there is a cache."""
     return (output, None) if "use_cache" in kwargs else output
-
-
-def first_tokens(shape, attention_mask, cache, device) -> torch.Tensor:
-    """Which of these tokens, ``(B, T)``, are the first of their sequence: after the padding, before anything cached."""
-    batch, length = shape
-    past = 0 if cache is None else int(cache.get_seq_length())
-    places = torch.arange(past, past + length, device=device).expand(batch, length)
-    if attention_mask is None or attention_mask.ndim != 2:
-        return places == 0
-    start = attention_mask.to(torch.int).argmax(-1, keepdim=True)
-    return places == start.to(device)
 
 
 def check_span(span, depth: int) -> tuple[int, int]:

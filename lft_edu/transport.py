@@ -30,6 +30,17 @@ def at_slot(context: dict, index: int) -> dict:
     return {key: CacheSlot(value, index) if isinstance(value, Cache) else value for key, value in context.items()}
 
 
+def first_tokens(shape, attention_mask, cache, device) -> Tensor:
+    """Which of these tokens, ``(B, T)``, are the first of their sequence: after the padding, before anything cached."""
+    batch, length = shape
+    past = 0 if cache is None else int(cache.get_seq_length())
+    places = torch.arange(past, past + length, device=device).expand(batch, length)
+    if attention_mask is None or attention_mask.ndim != 2:
+        return places == 0
+    start = attention_mask.to(torch.int).argmax(-1, keepdim=True)
+    return places == start.to(device)
+
+
 class Operator(nn.Module):
     """Base of all transport operators.
 

@@ -151,6 +151,30 @@ def test_a_teacher_without_weights_is_not_taken_for_a_spread_one():
     assert lft.splice(meta, (1, 2), lft.Flow()).device.type == "meta"
 
 
+# ways to generate
+
+
+def test_what_transformers_offers_for_generation_gives_the_same_text(ids, teacher):
+    student, options = lft.splice(teacher, SPAN, lft.Flow("midpoint", 2)), {"do_sample": False, "max_new_tokens": 8}
+    expected = student.generate(ids[:1], **options)
+    ways = [
+        {"prompt_lookup_num_tokens": 3}, {"assistant_model": teacher}, {"assistant_early_exit": 3},
+        {"prefill_chunk_size": 5}, {"cache_implementation": "static", "disable_compile": True}, {"use_cache": False},
+    ]  # fmt: skip
+    for way in ways:
+        assert torch.equal(student.generate(ids[:1], **way, **options), expected), way
+    beams = [student.generate(ids, num_beams=3, **way, **options) for way in ways[-2:]]
+    assert torch.equal(*beams)
+
+
+def test_a_paged_cache_is_refused_before_anything_runs(ids, teacher):
+    student = lft.splice(teacher, SPAN, lft.Flow())
+    with pytest.raises(ValueError, match="no paged cache"):
+        student.generate(ids, cache_implementation="paged", max_new_tokens=2)
+    with pytest.raises(ValueError, match="no paged cache"):
+        student.generate_batch(ids.tolist(), max_new_tokens=2)
+
+
 # copies and launchers
 
 
