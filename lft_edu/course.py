@@ -210,7 +210,7 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        files = json.loads(path.read_text())["files"]
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {str(name): str(checksum) for name, checksum in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

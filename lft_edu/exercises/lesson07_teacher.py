@@ -24,7 +24,7 @@ def results():
 @cache
 def trained(name: str, seed: int = 0) -> dict[tuple[int, int], float]:
     """Load span → KL in nats per token after a short training, as measured by the recipe ``cut``."""
-    rows = json.loads((results() / "cut.json").read_text())["rows"]
+    rows = json.loads((results() / "cut.json").read_text(encoding="utf-8"))["rows"]
     return {tuple(r["span"]): r["kl"] for r in rows if r["name"] == name and r["seed"] == seed}
 
 

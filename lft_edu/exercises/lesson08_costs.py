@@ -195,7 +195,7 @@ WHY = {
 def finished_runs() -> list[dict]:
     """Load the runs of ``assets/results/tokens.json`` on layers 6–18, each with its ``operations`` (multiply-adds) per
     token, counted as 8.3 does for a teacher of width 64."""
-    table = json.loads((ASSETS / "results" / "tokens.json").read_text())["rows"]
+    table = json.loads((ASSETS / "results" / "tokens.json").read_text(encoding="utf-8"))["rows"]
     rows = []
     for row in (row for row in table if row["span"] == [6, 18]):
         training = row["training"]

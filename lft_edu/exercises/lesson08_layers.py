@@ -183,6 +183,6 @@ def _explain(got: list[float], right: list[float]) -> None:
 
 def measured() -> tuple[dict[int, float], list[dict]]:
     """Load the bundled teacher's skipping curve, and the rows of the students that are bundled."""
-    results = json.loads((ASSETS / "results" / "ladder.json").read_text())
+    results = json.loads((ASSETS / "results" / "ladder.json").read_text(encoding="utf-8"))
     curve = {int(j): skip["kl"] for j, skip in results["skip"].items()}
     return curve, [row for row in results["rows"] if row.get("shipped")]

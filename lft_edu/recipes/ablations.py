@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(1)
     rows = measure(a.steps, a.tokens)
     write_json(a.out / "levers.json", {"span": SPAN, "hardware": hardware(), "rows": rows})
-    (a.out / "levers.md").write_text(render(rows))
+    (a.out / "levers.md").write_text(render(rows), encoding="utf-8")
     print(render(rows))
 
 

@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
 def collect(work: Path, out: Path) -> dict:
     """Write ``any_steps.json``: the rows of all runs, in the order of ``VARIANTS``."""
     order = list(VARIANTS)
-    rows = [json.loads(path.read_text()) for path in sorted(work.glob("*.json"))]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("*.json"))]
     found = {
         "hardware": hardware(),
         "rows": sorted(rows, key=lambda row: (row["span"], order.index(row["name"]), row["seed"])),

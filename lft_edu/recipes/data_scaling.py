@@ -75,7 +75,7 @@ def row_file(work: Path, span: tuple[int, int], tokens: int, seed: int, name: st
 
 def collect(work: Path, about: dict) -> dict:
     """Return the contents of ``tokens.json``: a row per operator and budget, over all seeds that have run."""
-    rows = [json.loads(path.read_text()) for path in work.glob("*-*-*-*.json")]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in work.glob("*-*-*-*.json")]
     point = lambda row: (row["span"], row["name"], row["tokens"])  # noqa: E731
     rows.sort(key=lambda row: (*point(row), row["training"]["seed"]))
     return about | {"rows": [over_seeds(list(same)) for _, same in itertools.groupby(rows, point)]}

@@ -187,10 +187,10 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(1)
     path = a.out / "drafting.json"
     if a.latency:
-        time_again(found := json.loads(path.read_text())[a.teacher], a)
+        time_again(found := json.loads(path.read_text(encoding="utf-8"))[a.teacher], a)
     else:
         found = measure(a)
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, results | {a.teacher: found})
 
 

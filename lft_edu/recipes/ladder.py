@@ -181,7 +181,7 @@ def growth(work: Path, tokens: int) -> dict:
 
     _, tokenizer = lft.load_teacher("bundled")
     blocks = corpora.token_sequences("python-stdlib", tokenizer, "test", 128, max_tokens=tokens)
-    log = json.loads((ASSETS / "teacher" / "PROVENANCE.json").read_text())
+    log = json.loads((ASSETS / "teacher" / "PROVENANCE.json").read_text(encoding="utf-8"))
     lengths = (1, 2, 3, 6, 12)
     spans = [(m, m + j) for j in lengths for m in range(24 - j + 1)]
     rows = []
@@ -207,18 +207,18 @@ def main(arguments: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     if a.render:
-        render_page(json.loads((a.out / "ladder.json").read_text()))
+        render_page(json.loads((a.out / "ladder.json").read_text(encoding="utf-8")))
         return
     if a.growth:
         write_json(a.out / "skip_growth.json", growth(a.work, a.tokens))
         return
     if a.latency:
-        results = json.loads((a.out / "ladder.json").read_text())
+        results = json.loads((a.out / "ladder.json").read_text(encoding="utf-8"))
         add_latencies(results, lft.load_teacher("bundled")[0])
     else:
         results = measure(a.tokens)
     write_json(a.out / "ladder.json", results)
-    (a.out / "ladder.md").write_text(render(results))
+    (a.out / "ladder.md").write_text(render(results), encoding="utf-8")
     print(render(results))
 
 

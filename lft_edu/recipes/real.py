@@ -181,12 +181,12 @@ def compared(row: dict, best: dict) -> dict:
 
 def collect(work: Path, out: Path) -> dict:
     """Write ``real.json`` from what the runs have left in ``work``; return it."""
-    scan = json.loads((work / "scan.json").read_text()) if (work / "scan.json").exists() else None
+    scan = json.loads((work / "scan.json").read_text(encoding="utf-8")) if (work / "scan.json").exists() else None
     rows = []
     for run in RUNS:
         path = work / "results" / f"{run.file}.json"
         if path.exists():
-            row = json.loads(path.read_text())
+            row = json.loads(path.read_text(encoding="utf-8"))
             rows.append(row | (compared(row, scan["best"]) if scan else {}))
     results = {
         "teacher": TEACHER,

@@ -28,7 +28,7 @@ LAYERS = {"flow-matching": 6, "flow-walking": 12}
 
 def load() -> dict:
     """The results that ship."""
-    return json.loads((ASSETS / "results" / "real.json").read_text())
+    return json.loads((ASSETS / "results" / "real.json").read_text(encoding="utf-8"))
 
 
 def row_of(results: dict, name: str) -> dict | None:

@@ -106,7 +106,7 @@ def run(
 
 def collect(work: Path, about: dict) -> dict:
     """Return the contents of ``cut.json``: the rows of every run, in order."""
-    rows = [row for path in sorted(work.glob("*-*-*.json")) for row in json.loads(path.read_text())]
+    rows = [row for path in sorted(work.glob("*-*-*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
     return about | {"rows": sorted(rows, key=lambda r: (r["seed"], r["span"][1] - r["span"][0], r["span"], r["name"]))}
 
 
@@ -177,7 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ASSETS / "results")
     a = parser.parse_args(arguments)
     if a.render:
-        found, results = SpanScan.load(a.out / "scan.json"), json.loads((a.out / "cut.json").read_text())
+        found, results = (
+            SpanScan.load(a.out / "scan.json"),
+            json.loads((a.out / "cut.json").read_text(encoding="utf-8")),
+        )
         into_page(RESULTS, "cut", page_table(found, results))
         return
     if not torch.cuda.is_available():

@@ -90,7 +90,7 @@ def export(model, tokenizer, out: Path, provenance: dict) -> None:
     model.to(torch.float16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     provenance["sha256"] = {p.name: sha256(p) for p in sorted(partial.iterdir())}
-    (partial / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    (partial / "PROVENANCE.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     former = out.with_name(out.name + ".former")
     if out.exists():
         os.replace(out, former)  # a folder can't be replaced atomically; after two renames one of them is whole

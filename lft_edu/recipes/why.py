@@ -195,7 +195,7 @@ def collect(work: Path, out: Path) -> dict:
     """Write ``why.json``: teacher → rows, in the order of ``VARIANTS``."""
     order, found = list(VARIANTS), {"hardware": hardware()}
     for teacher in BENCHES:
-        rows = [json.loads(path.read_text()) for path in sorted((work / teacher).glob("*.json"))]
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((work / teacher).glob("*.json"))]
         found[teacher] = sorted(rows, key=lambda row: (row["span"], order.index(row["name"]), row["seed"]))
     write_json(out / "why.json", found)
     return found

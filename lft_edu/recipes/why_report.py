@@ -15,7 +15,7 @@ TEACHERS = ("bundled", "smollm2-135m")
 
 def load() -> dict:
     """The results that ship."""
-    return json.loads((ASSETS / "results" / "why.json").read_text())
+    return json.loads((ASSETS / "results" / "why.json").read_text(encoding="utf-8"))
 
 
 def settings(results: dict) -> list[tuple[str, tuple[int, int]]]:
