@@ -262,3 +262,20 @@ def test_three_dashes_differ_in_a_static_image():
     assert len({line.get_linestyle() for line in panel.lines}) == 3
     assert panel.get_xlabel() == "$x$"
     assert not panel.xaxis.label.get_parse_math()
+
+
+def test_no_text_of_a_figure_is_read_as_mathematics_or_lost():
+    import plotly.graph_objects as go
+
+    hostile = "x_{ ^ $^{$ \\frac{ 🙂 \ud800"
+    flat = plots.lines({hostile: ([1, 2], [1, 2])}, hostile, hostile, hostile)
+    heat = plots.heatmap([[0.0, 1.0]], ["$^{$"], ["$_{$", "b"], hostile, hostile, hostile, unit=hostile)
+    heat.data[0].update(showscale=True, colorbar={"tickvals": [0, 1], "ticktext": ["$^{$", "$_{$"]})
+    space = plots.new_figure(hostile, "", "")
+    space.add_trace(go.Scatter3d(x=[0, 1], y=[0, 1], z=[0, 1], mode="lines"))
+    space.update_scenes(**{f"{name}axis_title": plots.base.escape(hostile) for name in "xyz"})
+    for figure in (flat, heat, space):
+        assert static.rasterize(figure, width=4).width == 400
+        figure.to_json().encode("utf-8")
+    shown = static.matplotlib_page(flat)
+    assert shown.get_suptitle().replace("\n", " ") == "x_{ ^ $^{$ \\frac{ 🙂 \\ud800"

@@ -53,8 +53,9 @@ def label(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape a name or title, which plotly reads as HTML."""
-    return html.escape(str(text), quote=False)
+    """Escape a name or title, which plotly reads as HTML, and half characters (lone surrogates), which nothing can
+    draw or save."""
+    return html.escape(str(text).encode("utf-8", "backslashreplace").decode(), quote=False)
 
 
 def wrap(title: str, width: int = TITLE) -> str:

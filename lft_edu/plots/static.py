@@ -206,7 +206,8 @@ def _draw_3d(axes, figure: go.Figure) -> None:
             marker="o" if "markers" in mode and isinstance(sizes, (int, float)) else None, markersize=4,
         )  # fmt: skip
     space = figure.layout.scene
-    axes.set(xlabel=space.xaxis.title.text, ylabel=space.yaxis.title.text, zlabel=space.zaxis.title.text)
+    for name in "xyz":
+        getattr(axes, f"set_{name}label")(plain(space[f"{name}axis"].title.text), parse_math=False)
 
 
 def _colormap():
@@ -222,7 +223,9 @@ def _draw_heatmap(page, axes, trace) -> None:
         bar = page.colorbar(shown, ax=axes)
         bar.set_label(plain(trace.colorbar.title.text), color=TEXT, parse_math=False)
         if trace.colorbar.ticktext:
-            bar.set_ticks(trace.colorbar.tickvals, labels=[plain(text) for text in trace.colorbar.ticktext])
+            bar.set_ticks(
+                trace.colorbar.tickvals, labels=[plain(text) for text in trace.colorbar.ticktext], parse_math=False
+            )
         elif trace.colorbar.tickformat == ".0%":
             bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     for place, names in (("x", trace.x), ("y", trace.y)):
