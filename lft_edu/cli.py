@@ -165,6 +165,7 @@ def evaluate(args) -> int:
         make_folder(args.out)
     if args.push_to is not None:
         cards.require_login(args.push_to)
+    lft.teachers.check_student_name(args.student)
     owner = lft.teachers.teacher_of(args.student)
     name = args.teacher or owner or "bundled"
     teacher, tokenizer = lft.load_teacher(name, dtype=DTYPES[args.dtype], revision=args.revision)

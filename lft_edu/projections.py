@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .support.errors import unknown_name_error
+from .support.errors import reload_hint, unknown_name_error
 from .support.statistics import spearman
 from .trajectories import Trajectory
 
@@ -343,7 +343,14 @@ def provenance() -> dict:
 
 def _as_float64(states) -> np.ndarray:
     """Convert states to float64; raise ValueError for NaN or infinity."""
-    x = states.detach().cpu().double().numpy() if isinstance(states, Tensor) else np.asarray(states, dtype=np.float64)
+    try:
+        x = states.detach().cpu().double().numpy() if isinstance(states, Tensor) else np.asarray(states, np.float64)
+    except (TypeError, ValueError):
+        given = states[0] if isinstance(states, list | tuple) and states else states
+        raise ValueError(
+            f"states of type {type(given).__name__}: give what lft.capture returns, or numbers of one shape, (N, D)."
+            + reload_hint(given, Trajectory)
+        ) from None
     if not np.isfinite(x).all():
         raise ValueError("The states contain NaN or infinity: load the model in float32 or bfloat16 and capture again.")
     return x

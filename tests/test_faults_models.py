@@ -216,6 +216,18 @@ def test_classes_of_a_reloaded_module_say_so(teacher, monkeypatch):
         check_pair(model, teacher)
 
 
+def test_trajectories_of_a_reloaded_module_say_so(bundled):
+    found = lft.capture(*bundled, "x = 1")
+    stranger = type("Trajectory", (), {"__module__": "lft_edu.trajectories"})()
+    fitted = lft.PCA().fit(found)
+    for ask in (lft.PCA().fit, lambda x: lft.PCA().fit([x]), fitted.transform):
+        with pytest.raises(ValueError, match="states of type Trajectory.* restart the kernel"):
+            ask(stranger)
+        with pytest.raises(ValueError, match=r"states of type (object|NoneType): give what lft\.capture returns"):
+            ask(object())
+    assert fitted.transform(found).shape == (25, 3, 2)
+
+
 def test_a_teachers_name_is_no_students():
     with pytest.raises(ValueError, match=r"'bundled' is a teacher: use load_teacher\. Its students: bundled/"):
         lft.load_student("bundled")

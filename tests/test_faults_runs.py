@@ -328,6 +328,13 @@ def test_the_command_line_refuses_in_one_line(words, tmp_path, capsys):
     assert BAD[words] in said.splitlines()[-1]
 
 
+@pytest.mark.parametrize("student", ["bundled", "smollm2-135m", "bundled/rigde-6-12"])
+def test_a_wrong_students_name_is_told_before_anything_is_loaded(student, capsys, monkeypatch):
+    monkeypatch.setattr(lft, "load_teacher", lambda *args, **options: pytest.fail("a teacher was loaded"))
+    assert main(["evaluate", "--student", student]) == 2
+    assert ("is a teacher" if "/" not in student else "Did you mean") in capsys.readouterr().err
+
+
 def test_a_broken_installation_is_one_line_and_the_way_to_the_doctor(capsys, monkeypatch):
     from lft_edu import cli
 

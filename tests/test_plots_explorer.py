@@ -368,3 +368,26 @@ def test_completions_follow_examples_temperature_and_stop(bundled):
     assert "Stopped" in app.status.value
     assert not app.running
     assert app.button.description == "Complete"
+
+
+def test_of_many_changes_at_once_the_last_is_completed(bundled, monkeypatch):
+    teacher, tokenizer = bundled
+    monkeypatch.setattr(completion, "in_notebook", lambda: True)
+    asked, written = [], []
+    whole = completion.complete
+
+    def counting(model, tokenizer, text, tokens, *how, **options):
+        asked.append(tokens)
+        written.append(whole(model, tokenizer, text, tokens, *how, **options))
+        return written[-1]
+
+    monkeypatch.setattr(completion, "complete", counting)
+    app = CompletionApp({"a": teacher, "b": teacher}, tokenizer)
+    del asked[:], written[:]
+    for length in [79, 80] * 20 + [5]:
+        app.length.value = length
+    app.thread.join()
+    assert asked[-2:] == [5, 5]
+    assert written[-2:] == [whole(teacher, tokenizer, app.text.value, 5)] * 2
+    tokens = len(tokenizer("".join(written))["input_ids"])
+    assert tokens < 20 * 79  # each of the others was stopped at its next token

@@ -249,6 +249,15 @@ def operator_file(student: str) -> Path:
     return ASSETS / SHIPPED[owner] / f"{name}.safetensors"
 
 
+def check_student_name(name: str) -> None:
+    """Raise ValueError for a teacher's name, and for one of a shipped student that there is not: before anything is
+    loaded."""
+    if name in known_teachers():
+        raise ValueError(f"{name!r} is a teacher: use load_teacher. Its students: {_or_none(shipped_students(name))}.")
+    if teacher_of(name) is not None:
+        operator_file(name)
+
+
 def load_student(
     name: str | Path,
     teacher: PreTrainedModel | None = None,
@@ -272,8 +281,7 @@ def load_student(
     from ..splicing import SplicedForCausalLM
 
     name = str(name)
-    if name in known_teachers():
-        raise ValueError(f"{name!r} is a teacher: use load_teacher. Its students: {_or_none(shipped_students(name))}.")
+    check_student_name(name)
     if (owner := teacher_of(name)) is not None:
         path = operator_file(name)
         return _shipped_student(name, path, teacher or load_teacher(owner, device, dtype)[0])
