@@ -41,6 +41,7 @@ class Evaluation:
         tokens: number of tokens evaluated.
         parameters, operator_parameters: of the student, and of its operator alone.
         nfe: number of function evaluations (each the size of a layer) of the operator per token.
+        first_token: id that all sequences begin with, such as beginning-of-text; None: they begin with text.
         sequence_kl: ``(N,)`` float64, mean KL of each sequence, for paired comparisons.
     """
 
@@ -55,10 +56,11 @@ class Evaluation:
     operator_parameters: int
     nfe: int
     sequence_kl: Tensor = field(repr=False)
+    first_token: int | None = None
 
     def to_dict(self) -> dict:
-        """Return all attributes but ``sequence_kl``, for JSON."""
-        return {k: v for k, v in vars(self).items() if k != "sequence_kl"}
+        """Return what was measured, but for ``sequence_kl``, for JSON."""
+        return {k: v for k, v in vars(self).items() if k not in ("sequence_kl", "first_token")}
 
     def __str__(self) -> str:
         low, high = self.kl_interval
@@ -137,7 +139,14 @@ def evaluate(
         operator_parameters=sum(p.numel() for p in student.operator.parameters()),
         nfe=student.operator.nfe,
         sequence_kl=divergence,
+        first_token=_shared(sequences[:, 0]),
     )
+
+
+def _shared(ids: Tensor) -> int | None:
+    """Return the id that all of several sequences have; None if there are several ids, or one sequence."""
+    found = ids.unique().tolist()
+    return found[0] if len(found) == 1 < len(ids) else None
 
 
 @dataclass

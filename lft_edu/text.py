@@ -85,8 +85,19 @@ def _byte_letters() -> dict[str, int]:
 blocks_of, literal = as_sequences, token_to_str
 
 
-def first_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return what the tokenizer puts before every text: ``[bos]`` or nothing."""
+def first_ids(tokenizer: PreTrainedTokenizerBase, add_bos: bool | None = None) -> list[int]:
+    """Return what is to come before every text: ``[bos]`` or nothing.
+
+    Args:
+        add_bos: whether the tokenizer's beginning-of-text token does; as the tokenizer itself has it, if None.
+
+    Raises:
+        ValueError: the token is wanted, and the tokenizer has none.
+    """
+    if add_bos is not None:
+        if add_bos and tokenizer.bos_token_id is None:
+            raise ValueError("add_bos=True: this tokenizer has no beginning-of-text token. Set tokenizer.bos_token.")
+        return [tokenizer.bos_token_id] * add_bos
     ids = tokenizer("")["input_ids"]
     return list(ids[:1]) if ids and ids[0] == tokenizer.bos_token_id else []
 

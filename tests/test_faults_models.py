@@ -221,7 +221,7 @@ def test_trajectories_of_a_reloaded_module_say_so(bundled):
     stranger = type("Trajectory", (), {"__module__": "lft_edu.trajectories"})()
     fitted = lft.PCA().fit(found)
     for ask in (lft.PCA().fit, lambda x: lft.PCA().fit([x]), fitted.transform):
-        with pytest.raises(ValueError, match="states of type Trajectory.* restart the kernel"):
+        with pytest.raises(ValueError, match=r"states of type Trajectory.* restart the kernel"):
             ask(stranger)
         with pytest.raises(ValueError, match=r"states of type (object|NoneType): give what lft\.capture returns"):
             ask(object())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GemmaTokenizer, GPT2Config, GPT2LMHeadModel, LlamaTokenizer
 
 import lft_edu as lft
 from lft_edu.couplings import Coupling, assign, recoupling_ratio
@@ -219,6 +219,40 @@ def test_what_begins_every_text_begins_every_sequence_once(beginning, bundled, t
         assert encode(teacher, beginning, text) == [0, *plain("x")["input_ids"]]
         assert lft.capture(teacher, beginning, text).ids.tolist() == [0, *plain("x")["input_ids"]]
     assert encode(teacher, plain, "<|endoftext|>" * 2) == [0, 0]  # both are the writer's own
+
+
+def words_only(kind, **options):
+    """A tokenizer of this class that knows ten words."""
+    words = ["<unk>", "<s>", "</s>", "<pad>", "<eos>", "<bos>", "<mask>", "▁", "a", "b"]
+    return kind(vocab={word: i for i, word in enumerate(words)}, merges=[], **options)
+
+
+@pytest.mark.parametrize(("kind", "bos"), [(LlamaTokenizer, 1), (GemmaTokenizer, 5)])
+def test_llama_and_gemma_begin_every_sequence_and_the_option_decides(kind, bos, tmp_path):
+    (tmp_path / "text.txt").write_text("ab" * 200, encoding="utf-8")
+    load = lambda tokenizer, **options: as_sequences(  # noqa: E731
+        load_corpus(tmp_path / "text.txt", tokenizer, block_size=16, **options)
+    )
+    with_bos, without = words_only(kind, add_bos_token=True), words_only(kind)
+    assert (load(with_bos)[:, 0] == bos).all()
+    assert not (load(without) == bos).any()
+    assert torch.equal(load(with_bos, add_bos=False), load(without))
+    assert torch.equal(load(without, add_bos=True), load(with_bos))
+    assert (load(with_bos)[:, 1:] != bos).all()
+    without.bos_token = None
+    with pytest.raises(ValueError, match=r"Set tokenizer\.bos_token"):
+        load(without, add_bos=True)
+
+
+def test_a_card_says_how_sequences_begin(short, student):
+    begun = torch.cat([torch.full((4, 1), 7), TEXT], 1)
+    for ids, token, words in ((begun, 7, "17, each beginning with token 7"), (TEXT, None, "16, beginning with text")):
+        found = lft.evaluate(student, short, ids)
+        assert found.first_token == token
+        card = lft.make_card(student, short, found, "mine", latency=False)
+        assert f"| Tokens a sequence | {words} |" in card.markdown()
+        del card["held_out"]["first_token"]
+        assert f"| Tokens a sequence | {words.partition(',')[0]} |" in card.markdown()
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(bundled, tmp_path):

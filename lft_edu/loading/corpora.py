@@ -1,11 +1,12 @@
 """Turn text into token sequences of one length.
 
 Every row of a corpus has exactly ``block_size`` token ids; documents are separated by the end-of-text token. Every row
-begins with the token that the tokenizer puts before every text, if it does (Llama's; not ours, Pythia's or SmolLM2's):
-a model that always saw it there leaves its attention sink on it, and is measured with it everywhere. The
-offline default is Python source code, which every machine that runs this course has. Files are assigned to train
-(90 %), validation (5 %) or test (5 %) by a hash of their *path*, not their content, so a file that changed by one line
-between two Python versions stays in the same split.
+begins with the token that the tokenizer puts before every text, if it does (those of Llama and Gemma; not ours,
+Pythia's or SmolLM2's): a model that always saw it there leaves its attention sink on it, and is measured with it
+everywhere. ``add_bos`` decides otherwise, and a results card says how the rows began. The offline default is Python
+source code, which every machine that runs this course has. Files are assigned to train (90 %), validation (5 %) or test
+(5 %) by a hash of their *path*, not their content, so a file that changed by one line between two Python versions stays
+in the same split.
 """
 
 from __future__ import annotations
@@ -193,11 +194,16 @@ def offline_texts(name: str, split: str, block_size: int, max_tokens: int | None
 
 
 def token_sequences(
-    name: str, tokenizer: PreTrainedTokenizerBase, split: str, block_size: int, max_tokens: int | None = None
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    block_size: int,
+    max_tokens: int | None = None,
+    add_bos: bool | None = None,
 ) -> torch.Tensor:
     """Return an offline corpus as one ``(N, block_size)`` long tensor, without importing ``datasets``."""
     texts = offline_texts(name, split, block_size, max_tokens)
-    sequences, first = [], first_ids(tokenizer)
+    sequences, first = [], first_ids(tokenizer, add_bos)
     while group := list(itertools.islice(texts, 256)):
         sequences += pack(group, tokenizer, block_size, first=first)
     if max_tokens:
@@ -216,6 +222,7 @@ def load_corpus(
     max_tokens: int | None = None,
     streaming: bool | None = None,
     revision: str | None = None,
+    add_bos: bool | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Load a corpus as a dataset (iterable, if streamed) with a column ``input_ids`` of token sequences.
 
@@ -231,10 +238,12 @@ def load_corpus(
             None.
         streaming: read a hub corpus during use instead of downloading it first; if None, only the Pile is streamed.
         revision: commit, tag or branch of a hub corpus; the newest commit if None.
+        add_bos: begin every sequence with the tokenizer's beginning-of-text token; if None, do so where the tokenizer
+            puts it before every text.
 
     Raises:
         ValueError: unknown name or split, ``block_size`` below 2, too little text for one sequence, or a tokenizer
-            without an end-of-text token.
+            without an end-of-text token (or, if it is wanted, a beginning-of-text token).
         FileNotFoundError: the path or hub dataset does not exist.
         ConnectionError: the hub cannot be reached.
     """
@@ -248,7 +257,7 @@ def load_corpus(
         raise ValueError(f"The corpus name is empty. Choose one of {', '.join(NAMES)}, or give a path.")
     texts = _text_dataset(str(name), split, max_tokens, block_size, streaming, revision)
     lines = str(name) in HUB and HUB[str(name)].lines
-    first = first_ids(tokenizer)  # part of the function below, so that datasets maps again where it changes
+    first = first_ids(tokenizer, add_bos)  # part of the function below, so that datasets maps again where it changes
 
     def to_sequences(batch: dict) -> dict:
         rows = batch["text"]

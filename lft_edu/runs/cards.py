@@ -6,7 +6,6 @@ import platform
 import tempfile
 from pathlib import Path
 
-import torch
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token, hf_hub_download
 from huggingface_hub.utils import validate_repo_id
@@ -16,6 +15,7 @@ from ..loading.hub import explained
 from ..metrics import Evaluation
 from ..operators import operator_title
 from ..support.files import atomic_write
+from ..support.machine import device_name
 from .costs import latencies
 
 PACKAGES = ("lft_edu", "torch", "transformers", "datasets", "accelerate")
@@ -50,11 +50,14 @@ class Card(dict):
             "operator": student.operator.to_dict(),
             "layers_evaluated": {"teacher": depth, "student": depth - (n - m) + found.nfe},
             "training": training,
-            "held_out": {"corpus": corpus, "split": split, "block": found.tokens // len(found.sequence_kl)},
+            "held_out": {
+                "corpus": corpus, "split": split, "block": found.tokens // len(found.sequence_kl),
+                "first_token": found.first_token,
+            },
             "results": {**found.to_dict(), "kl_interval": list(found.kl_interval)},
             "skips": {str(j): skip for j, skip in skips.items()} if skips else None,
             "latency_ms_per_token": timed,
-            "device": torch.cuda.get_device_name(teacher.device) if teacher.device.type == "cuda" else "CPU",
+            "device": "CPU" if teacher.device.type == "cpu" else device_name(teacher.device),
             "dtype": str(teacher.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         })  # fmt: skip
@@ -84,7 +87,7 @@ class Card(dict):
             ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
             ("Layer evaluations per token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
             ("Held-out text", f"{results['tokens']:,} tokens of {_shown(held['corpus'])}, {held['split']}"),
-            ("Tokens a sequence", f"{held['block']:,}"),
+            ("Tokens a sequence", f"{held['block']:,}{_beginning(held)}"),
             ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats per token (95 %: {low:.4f} to {high:.4f})"),
             ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
             ("NMSE of the states", f"{results['nmse']:.4f}"),
@@ -254,6 +257,14 @@ def table(cards: list[dict]) -> str:
             f"{results['kl']:.3f} ({low:.3f}–{high:.3f}) | {results['perplexity']:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _beginning(held: dict) -> str:
+    """How the sequences begin, for people; cards of before do not say."""
+    if "first_token" not in held:
+        return ""
+    token = held["first_token"]
+    return ", beginning with text" if token is None else f", each beginning with token {token}"
 
 
 def _escaped(text: str) -> str:
