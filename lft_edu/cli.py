@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .listing import KINDS
-from .support.arguments import count, positive, span, whole
+from .support.arguments import count, positive, server_flags, span, whole
 from .support.errors import reason
 from .support.files import file_to_write, make_folder
 
@@ -38,7 +39,7 @@ def lab(args) -> int:
         print(course.give(root).report(root), file=sys.stderr)
     if args.copy_only:
         return 0
-    flags = _server_flags(args.flags)
+    flags = server_flags(args.flags)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--allow-root")
     root = root.resolve()
@@ -82,17 +83,8 @@ def explore(args) -> int:
     if not args.teacher and not args.student:
         for name in real_teachers():
             print(f"A real language model is on this computer: lft-edu explore --teacher {name}", file=sys.stderr)
-    command = [sys.executable, "-m", "voila", str(page), *FLAGS, *_server_flags(args.flags)]
+    command = [sys.executable, "-m", "voila", str(page), *FLAGS, *server_flags(args.flags)]
     return os.execv(sys.executable, command)
-
-
-def _server_flags(flags: list[str]) -> list[str]:
-    """Return the flags for a server: the user's own, and no browser where there is no display."""
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        flags.append("--no-browser")
-        print("No display: open the URL below in a browser.", file=sys.stderr)
-    sys.stderr.flush()
-    return flags
 
 
 def train(args) -> int:
@@ -365,6 +357,26 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal may lack → and ‖; a result is not to be lost for it
             stream.reconfigure(errors="replace")
     words = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["lft-edu", *words[:1]])
+    try:
+        return _run(words)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"{command}: {reason(error, 800)} Run `lft-edu doctor`.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed twice, it is not to interrupt the way out
+        print(f"{command}: interrupted; run it again (train: with --resume). {stop}", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise FileNotFoundError("The current folder has been deleted. Go to one that exists: cd ~") from None
     flags = []
     if words and words[0] in ("lab", "explore") and "--" in words:  # argparse would take them for our own
         words, flags = words[: words.index("--")], words[words.index("--") + 1 :]
@@ -379,17 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.flags = flags
     if args.work not in (doctor, lab, reset, list_, fetch, explore, export, classroom):
         _quieten()
-    try:
-        return args.work(args)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"lft-edu {args.command}: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        print(f"lft-edu {args.command}: {reason(error, 800)} Run `lft-edu doctor`.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"lft-edu {args.command}: interrupted; run it again (train: with --resume). {stop}", file=sys.stderr)
-        return 130
+    return args.work(args)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Runs that would lose work, mix two runs, or tell of a success that is none."""
 
+import errno
 import json
 import os
 import signal
@@ -333,6 +334,60 @@ def test_a_wrong_students_name_is_told_before_anything_is_loaded(student, capsys
     monkeypatch.setattr(lft, "load_teacher", lambda *args, **options: pytest.fail("a teacher was loaded"))
     assert main(["evaluate", "--student", student]) == 2
     assert ("is a teacher" if "/" not in student else "Did you mean") in capsys.readouterr().err
+
+
+@pytest.fixture
+def interrupts():
+    """Leave the handler of Ctrl-C as it was."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("where", ["parser", "_quieten", "evaluate"])
+def test_an_interruption_is_one_line_wherever_it_comes_and_so_are_two(where, capsys, monkeypatch, interrupts):
+    from lft_edu import cli
+
+    def pressed(*args):
+        raise KeyboardInterrupt
+
+    pressed.__name__ = where
+    monkeypatch.setattr(cli, where, pressed)
+    assert main(["evaluate", "--student", "bundled"]) == 130
+    os.kill(os.getpid(), signal.SIGINT)  # pressed again on the way out
+    said = capsys.readouterr().err
+    assert said.startswith("lft-edu evaluate: interrupted; run it again")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_deleted_folder_is_said(tmp_path, monkeypatch, capsys):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["reset", "03"]) == 2
+    assert (
+        capsys.readouterr().err == "lft-edu reset: The current folder has been deleted. Go to one that exists: cd ~\n"
+    )
+
+
+def test_a_course_on_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    whole, files = Path.write_text, []
+
+    def filling(path, text, **options):
+        files.append(path)
+        if len(files) == 3:
+            whole(path, text[:9], **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(path, text, **options)
+
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", filling)
+        assert main(["classroom", str(tmp_path)]) == 2
+    assert "No space left on device). Choose another folder" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.rglob("*")] == ["mine.txt"]
+    assert main(["classroom", str(tmp_path)]) == 0
+    assert len([*tmp_path.glob("source/*/*.ipynb")]) > 3
 
 
 def test_a_broken_installation_is_one_line_and_the_way_to_the_doctor(capsys, monkeypatch):

@@ -9,6 +9,7 @@ must pass. :func:`course` builds the same for nbgrader.
 """
 
 import argparse
+import contextlib
 import copy
 import re
 import sys
@@ -162,29 +163,38 @@ def course(folder: Path, name: str = "latent-flow-transformers") -> list[Path]:
 
     Raises:
         FileExistsError: the folder already contains a course; nothing is overwritten.
+        OSError: it cannot be written, such as for a full disk; what was written of it is removed.
     """
     import nbformat
 
     if (folder / "nbgrader_config.py").exists():
         raise FileExistsError(f"{folder} already contains a course: give another folder, or delete it first.")
-    written = []
+    books = {}
     for source in sources():
-        path = folder / "source" / source.stem / f"{source.stem}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
         book = for_learners(read(source))
         book.cells = [cell for cell in book.cells if not cell.source.startswith(ANSWER)]  # students must not see it yet
         for cell in book.cells:  # a student is given this one file: a link to another would lead nowhere
             code = cell.cell_type == "code"
             cell.source = CHECK.sub(GRADED, cell.source) if code else LESSON.sub(r"*\1*", cell.source)
-        nbformat.write(book, path)
-        written.append(path)
-    (folder / "nbgrader_config.py").write_text(
+        books[folder / "source" / source.stem / f"{source.stem}.ipynb"] = nbformat.writes(book) + "\n"
+    settings = (
         f"c = get_config()\nc.CourseDirectory.course_id = {name!r}\n"
         "c.ClearSolutions.code_stub = {'python': 'raise NotImplementedError'}\n"
-        "c.ExecutePreprocessor.timeout = 300\n",
-        encoding="utf-8",
+        "c.ExecutePreprocessor.timeout = 300\n"
     )
-    return written
+    files = books | {folder / "nbgrader_config.py": settings}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        for path in files:
+            path.unlink(missing_ok=True)
+        for place in (*(path.parent for path in books), folder / "source"):
+            with contextlib.suppress(OSError):  # it holds something else, or was never made
+                place.rmdir()
+        raise OSError(f"The course cannot be written to {folder} ({error.strerror}). Choose another folder.") from error
+    return [*books]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,8 @@
-"""Types of command-line arguments."""
+"""Types of command-line arguments, and flags for the servers that the command line starts."""
 
 import argparse
+import os
+import sys
 
 MULTIPLES = {"k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -36,3 +38,12 @@ def span(text: str) -> tuple[int, int]:
         return int(m), int(n)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a valid span: write m:n, such as 6:18") from None
+
+
+def server_flags(flags: list[str]) -> list[str]:
+    """Return the flags for a server: the user's own, and no browser where there is no display."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        flags.append("--no-browser")
+        print("No display: open the URL below in a browser.", file=sys.stderr)
+    sys.stderr.flush()
+    return flags
