@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -422,6 +423,13 @@ def test_names_in_cards_are_code_and_keep_folders_to_themselves(teacher, ids, tm
             assert "<img" not in text
             line = next(line for line in text.splitlines() if "Teacher" in line or line.startswith("`"))
             assert line.count("`") == 2
+    link = "[c](javascript:1) <b>"
+    card["training"] = {"tokens": 1, "seconds": 1, "corpus": link, "objective": link}
+    card |= {"device": link, "dtype": link, "operator": {"kind": link}}
+    card["teacher"]["revision"], card["held_out"]["split"] = link, link
+    for text in (card.markdown(), card.model_card("owner/name").text):
+        assert re.sub(r"`[^`\n]*`", "", text).count("](") == ("owner" in text)  # one link of ours, to the paper
+    card["operator"] = student.operator.to_dict()
     card["teacher"]["name"] = str(tmp_path / "my-teacher")
     for text in (card.markdown(), card.model_card("owner/name").text, json.dumps(card.without_folders())):
         assert str(tmp_path) not in text

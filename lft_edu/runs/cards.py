@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 import tempfile
 from pathlib import Path
 
@@ -80,13 +81,13 @@ class Card(dict):
         """Names and values, for people."""
         results, teacher, held, (m, n) = self["results"], self["teacher"], self["held_out"], self["span"]
         low, high = results["kl_interval"]
-        name, at = _shown(teacher["name"]), f" at {teacher['revision'][:12]}" if teacher["revision"] else ""
+        name, at = _shown(teacher["name"]), f" at {_word(teacher['revision'][:12])}" if teacher["revision"] else ""
         rows = [
             ("Teacher", f"{name}{at}, {teacher['layers']} layers, {teacher['parameters']:,} parameters"),
-            ("Replaced", f"layers {m}–{n} (half open) by {operator_title(self)}"),
+            ("Replaced", f"layers {m}–{n} (half open) by {_word(operator_title(self))}"),
             ("Parameters", f"{results['parameters']:,}, {results['operator_parameters']:,} of them the operator"),
             ("Layer evaluations per token", "{student} (teacher: {teacher})".format(**self["layers_evaluated"])),
-            ("Held-out text", f"{results['tokens']:,} tokens of {_shown(held['corpus'])}, {held['split']}"),
+            ("Held-out text", f"{results['tokens']:,} tokens of {_shown(held['corpus'])}, {_word(held['split'])}"),
             ("Tokens a sequence", f"{held['block']:,}{_beginning(held)}"),
             ("KL(teacher ‖ student)", f"{results['kl']:.4f} nats per token (95 %: {low:.4f} to {high:.4f})"),
             ("Perplexity", f"{results['perplexity']:.2f} (teacher: {results['teacher_perplexity']:.2f})"),
@@ -99,12 +100,12 @@ class Card(dict):
         if self["training"]:
             t = self["training"]
             text = f"{t['tokens']:,} tokens of {_shown(t['corpus'])}"
-            rows.append(("Trained on", f"{text} by {t['objective']}, {t['seconds']:,} s"))
+            rows.append(("Trained on", f"{text} by {_word(t['objective'])}, {t['seconds']:,} s"))
         if self["latency_ms_per_token"]:
             for what in ("prefill", "decode"):
                 ms = {who: times[what] for who, times in self["latency_ms_per_token"].items()}
                 rows.append((f"Milliseconds per token, {what}", f"{ms['student']:.3f} (teacher: {ms['teacher']:.3f})"))
-        rows.append(("Measured on", f"{self['device']}, {self['dtype']}"))
+        rows.append(("Measured on", f"{_word(self['device'])}, {_word(self['dtype'])}"))
         rows.append(("Versions", ", ".join(f"{name} {v}" for name, v in self["versions"].items() if v)))
         return rows
 
@@ -147,8 +148,8 @@ class Card(dict):
 
 A [Latent Flow Transformer](https://arxiv.org/abs/2505.14513): layers {m} … {n - 1} of
 {_escaped(_shown(teacher["name"]))} are
-gone, and one learned transport operator, {_escaped(operator_title(self))}, stands in for them. Its KL to the teacher is
-{results["kl"]:.3f} nats per token on held-out text. Made with lft_edu.
+gone, and one learned transport operator, {_escaped(_word(operator_title(self)))}, stands in for them. Its KL to the
+teacher is {results["kl"]:.3f} nats per token on held-out text. Made with lft_edu.
 
 ```python
 import lft_edu as lft
@@ -281,6 +282,11 @@ def _without_folders(name: str) -> str:
 def _shown(name: str) -> str:
     """A name as code, in which no link or picture begins."""
     return "`" + _without_folders(name).replace("`", "'").replace("\n", " ") + "`"
+
+
+def _word(text: str) -> str:
+    """A word of ours, such as an objective's name; as code if it is something else, which others wrote."""
+    return text if re.fullmatch(r"[\w./:+,×() -]*", text) else _shown(text)
 
 
 def _license_of(name: str, revision: str | None, token: str | None) -> str | None:
