@@ -61,6 +61,17 @@ def test_import_is_quick_and_light():
     assert clock[0] - clock[1] < 1
 
 
+def test_the_first_picture_waits_for_no_library_that_it_does_not_use():
+    """Lesson 00 opens with points in the plane: transformers and plotly's widget would take 2 s each."""
+    code = (
+        "import sys, lft_edu as lft\n"
+        "lft.plots.show(lft.plots.walks({'a': lft.shapes.beams(2).x0[None]}, lft.shapes.beams(2), 'One'))\n"
+        "print([m for m in ('transformers', 'nbformat', 'ipywidgets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
 def test_auto_classes_know_the_model_after_one_import(teacher, tmp_path):
     lft.splice(teacher, (2, 5), lft.Flow()).save_pretrained(tmp_path)
     code = (
@@ -153,7 +164,8 @@ def test_lab_opens_the_first_notebook(monkeypatch, capsys, tmp_path, place):
     root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
     assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
     assert (Path(root) == ROOT) == (place == "--in-place")
-    assert seen["command"][5:] == [stored.ENABLE, "--port", "9999", "--no-browser", "--allow-root"]
+    quiet = "--LabApp.news_url=None"
+    assert seen["command"][5:] == [stored.ENABLE, quiet, "--port", "9999", "--no-browser", "--allow-root"]
     assert "open the URL" in capsys.readouterr().err
 
 

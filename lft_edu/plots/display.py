@@ -97,7 +97,7 @@ def show(figure: go.Figure, alt: str | None = None) -> None:
     )
 
 
-def widget(figure: go.Figure | None = None) -> go.FigureWidget:
+def widget(figure: go.Figure | None = None) -> "go.FigureWidget":  # importing the class takes 2 s: on first use
     """Make a figure into a widget that Python can change while it is shown, with the course's settings.
 
     These are: no upload button, no logo, as wide as its place. Frames are left out: a widget has none.
