@@ -45,8 +45,7 @@ def lab(args) -> int:
     root = root.resolve()
     # the first lesson is part of the URL that is printed, too
     places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}"]
-    quiet = "--LabApp.news_url=None"  # or the first thing a learner is asked is whether to get news of Jupyter
-    command = [sys.executable, "-m", "jupyterlab", *places, stored.ENABLE, quiet, *flags]
+    command = [sys.executable, "-m", "jupyterlab", *places, *stored.FLAGS, *flags]
     os.chdir(root)
     return os.execv(sys.executable, command)
 

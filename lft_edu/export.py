@@ -19,6 +19,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 
 from .support.files import atomic_write
+from .support.stored import KEYS_JS
 
 FIGURE = "application/vnd.plotly.v1+json"
 FIGURES_JS = resources.files("lft_edu.site") / "static" / "figures.js"
@@ -204,7 +205,7 @@ def export_html(notebook: str | Path, out: str | Path | None = None) -> Path:
             "beside": out.parent,
             "policy": POLICY,
             "plotlyjs": get_plotlyjs(),
-            "figuresjs": FIGURES_JS.read_text(encoding="utf-8"),
+            "figuresjs": FIGURES_JS.read_text(encoding="utf-8") + KEYS_JS.read_text(encoding="utf-8"),
         },
     )
     with atomic_write(out) as partial:

@@ -59,8 +59,7 @@ def serve(root: Path):
     }
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
-        *(f"--ServerApp.port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}", stored.ENABLE),
-        "--LabApp.news_url=None",
+        *(f"--ServerApp.port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={root}", *stored.FLAGS),
     ]
     log = (root / "log").open("w")
     server = subprocess.Popen(
@@ -134,6 +133,16 @@ def open_notebook(page, lab, name):
 def answer(dialog):
     print("JupyterLab asks:", dialog.inner_text())  # pytest shows it where a test fails
     dialog.locator("button.jp-mod-accept").click()
+
+
+@contextmanager
+def screen(page, width, height):
+    """A window of another size, for a while."""
+    before = page.viewport_size
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_timeout(1500)  # figures follow
+    yield
+    page.set_viewport_size(before)
 
 
 def run_all(page, until, patience=30):

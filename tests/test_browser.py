@@ -1,7 +1,7 @@
 """The course as a learner sees it: JupyterLab in a headless browser. Skipped where there is no Chromium."""
 
 import pytest
-from browsing import CHROMIUM, open_notebook, run_all
+from browsing import CHROMIUM, open_notebook, run_all, screen
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")]
 
@@ -32,6 +32,29 @@ def test_the_opening_picture_plays_without_a_kernel_and_answers_are_folded(page,
     figure.locator(".updatemenu-button", has_text="play").click()
     page.wait_for_function(said.format("1.00"))
     assert page.evaluate(places) != start
+
+    # without a mouse; the same keys would go from cell to cell
+    cell = page.locator(".jp-Notebook .jp-mod-selected").get_attribute("data-windowed-list-index")
+    figure.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function(said.format("0.95"))
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(said.format("1.00"))
+    page.keyboard.press("Space")  # plays from the start
+    page.wait_for_function(said.format("0.20"))
+    page.keyboard.press("Space")
+    page.wait_for_timeout(300)
+    stopped = figure.locator(".slider-label").first.text_content()
+    page.wait_for_timeout(300)
+    assert figure.locator(".slider-label").first.text_content() == stopped != "t = 1.00"
+    assert page.locator(".jp-Notebook .jp-mod-selected").get_attribute("data-windowed-list-index") == cell
+
+    # the figure follows the window in width and keeps its height
+    wide = figure.bounding_box()
+    with screen(page, 800, 1100):
+        narrow = figure.bounding_box()
+        assert narrow["width"] < wide["width"] - 500
+        assert narrow["height"] == pytest.approx(wide["height"], abs=40)
 
     page.locator("text=Where will the paths of teacher and student part?").last.scroll_into_view_if_needed()
     assert page.locator(".jp-OutputPlaceholder").count() > 0

@@ -2,10 +2,9 @@
 
 import json
 import os
-from contextlib import contextmanager
 
 import pytest
-from browsing import CHROMIUM, open_notebook, run_all, serve
+from browsing import CHROMIUM, open_notebook, run_all, screen, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -18,15 +17,6 @@ def app(page, words):
 
 def boxes(*locators):
     return [locator.bounding_box() for locator in locators]
-
-
-@contextmanager
-def screen(page, width, height):
-    before = page.viewport_size
-    page.set_viewport_size({"width": width, "height": height})
-    page.wait_for_timeout(1500)  # figures follow
-    yield
-    page.set_viewport_size(before)
 
 
 def look_at_the_screen(page):

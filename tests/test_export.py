@@ -235,9 +235,12 @@ def test_page_in_a_browser(tab, notebook):
     tab.wait_for_function("box => box._fullData[0].y[0] === 4", arg=box)
     assert (before, box.evaluate(values)) == ([0, 1], [4, 6])
     assert curve.get_attribute("d") != path
+    tab.wait_for_function("box => box.tabIndex === 0", arg=box)
     box.focus()
     tab.keyboard.press("ArrowLeft")  # without a mouse
     tab.wait_for_function("box => box._fullData[0].y[0] !== 4", arg=box)
+    tab.keyboard.press("Space")
+    tab.wait_for_function("box => box._fullData[0].y[0] === 4", arg=box)
     box.evaluate("box => Plotly.Fx.hover(box, [{curveNumber: 0, pointNumber: 0}])")
     figure.locator(".hovertext").wait_for()
     assert tab.locator("img[onerror]").count() == 0

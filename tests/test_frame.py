@@ -164,8 +164,7 @@ def test_lab_opens_the_first_notebook(monkeypatch, capsys, tmp_path, place):
     root, first = (flag.split("=")[1] for flag in seen["command"][3:5])
     assert (Path(root) / first.removeprefix("/lab/tree/")).exists()
     assert (Path(root) == ROOT) == (place == "--in-place")
-    quiet = "--LabApp.news_url=None"
-    assert seen["command"][5:] == [stored.ENABLE, quiet, "--port", "9999", "--no-browser", "--allow-root"]
+    assert seen["command"][5:] == [*stored.FLAGS, "--port", "9999", "--no-browser", "--allow-root"]
     assert "open the URL" in capsys.readouterr().err
 
 

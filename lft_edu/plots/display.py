@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from IPython.display import Image
 
 # No upload, no logo, no tools that make no sense here: the bar stays short and lies beside the title, not on it.
+# Not "responsive" either: JupyterLab fits figures to their place itself, and with that setting plotly 7.1 gives them
+# the height of a box that has none, 15 pixels, as soon as the window changes.
 CONFIG = {
     "showSendToCloud": False,
     "displaylogo": False,
-    "responsive": True,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 }
 # A stored JPEG gets the best of these qualities that keeps it below so many bytes: a notebook must stay below 1 MB.

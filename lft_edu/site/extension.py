@@ -136,6 +136,7 @@ def _page(app: Sphinx, name: str, template: str, context: dict, doctree) -> None
     if 'class="lft-figure"' in context.get("body", ""):
         app.add_js_file("plotly.min.js", priority=600)
         app.add_js_file("figures.js", priority=601)
+        app.add_js_file("keys.js", priority=602)
     if doctree is not None and app.env.doc2path(name).suffix == ".ipynb":
         path, repository = f"{name}.ipynb", Repository.parse(app.config.repository)
         context["lesson"] = {

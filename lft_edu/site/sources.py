@@ -21,6 +21,7 @@ import lft_edu
 from .. import course
 from ..export import FIGURE, figure_html, read
 from ..loading.assets import ASSETS, INSTALLED, NOTEBOOKS
+from ..support.stored import KEYS_JS
 
 DOCS = NOTEBOOKS.parent / "docs"
 INTRODUCTION = """# Latent Flow Transformers
@@ -50,6 +51,7 @@ def stage(folder: Path) -> None:
             _write(folder / "extra" / "downloads" / f"{name}.js", f"lessonFile({json.dumps(data.decode())})")
     _write(folder / "extra" / "index.html", _redirect("docs/index.html"))
     _write(folder / "static" / "plotly.min.js", get_plotlyjs())
+    _write(folder / "static" / "keys.js", KEYS_JS.read_text("utf-8"))
     _math_font(folder / "static")
     _index(folder, lessons, _reference(folder))
 

@@ -1,10 +1,15 @@
-"""Save notebooks without dead widget views: an extension of the Jupyter server, which ``lft-edu lab`` switches on.
+"""Save notebooks without dead widget views: an extension of the Jupyter server, which ``lft-edu lab`` switches on, with
+one of JupyterLab beside it, in ``lab/``, by which animated figures are worked by keyboard.
 
 A widget lives in its kernel. JupyterLab saves a reference to it, prefers that to everything else in the output, and
 shows "Error displaying widget: model not found" when the notebook is opened again. The extension drops the reference
 from what is saved and leaves the output's fallback: the course's applications bring a picture and a sentence.
 """
 
+from pathlib import Path
+
+LAB = Path(__file__).with_name("lab")
+KEYS_JS = LAB / "lft-edu-figures" / "keys.js"  # not in static/, which browsers keep for a year
 VIEW = "application/vnd.jupyter.widget-view+json"
 SENTENCE = "An interactive widget: run this cell to use it."
 
@@ -44,4 +49,8 @@ def _load_jupyter_server_extension(app) -> None:
     app.contents_manager.register_pre_save_hook(before_saving)
 
 
-ENABLE = f"--ServerApp.jpserver_extensions={{'{__name__}': True}}"
+FLAGS = (  # of JupyterLab
+    f"--ServerApp.jpserver_extensions={{'{__name__}': True}}",
+    f"--LabApp.extra_labextensions_path={LAB}",
+    "--LabApp.news_url=None",  # or the first thing a learner is asked is whether to get news of Jupyter
+)

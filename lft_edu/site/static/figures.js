@@ -50,14 +50,6 @@
       .then(() => narrow && shortened(box))
       .then(() => Plotly.addFrames(box, figure.frames || []))
       .then(() => { box.dataset.drawn = 'true'; });
-    box.tabIndex = 0;  // arrow keys do what the mouse does on the slider
-    box.addEventListener('keydown', event => {
-      const slider = box._fullLayout.sliders?.[0], step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
-      const frame = slider && step && figure.frames[slider.active + step];
-      if (!frame) return;
-      event.preventDefault();
-      Plotly.animate(box, [frame.name], {mode: 'immediate', frame: {duration: 0}, transition: {duration: 0}});
-    });
   }
 
   addEventListener('DOMContentLoaded', () => {
