@@ -51,10 +51,13 @@ def test_the_opening_picture_plays_without_a_kernel_and_answers_are_folded(page,
 
     # the figure follows the window in width and keeps its height
     wide = figure.bounding_box()
+    shown = "figure => figure._fullLayout.yaxis.range[1] - figure._fullLayout.yaxis.range[0]"  # of the plane
+    seen = figure.evaluate(shown)
     with screen(page, 800, 1100):
         narrow = figure.bounding_box()
         assert narrow["width"] < wide["width"] - 500
         assert narrow["height"] == pytest.approx(wide["height"], abs=40)
+    assert figure.evaluate(shown) == pytest.approx(seen)
 
     page.locator("text=Where will the paths of teacher and student part?").last.scroll_into_view_if_needed()
     assert page.locator(".jp-OutputPlaceholder").count() > 0

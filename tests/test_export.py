@@ -13,7 +13,11 @@ from browsing import watched
 from bs4 import BeautifulSoup
 from plotly.offline import get_plotlyjs
 
+import lft_edu as lft
+from lft_edu import plots
 from lft_edu.export import export_html, mathml
+from lft_edu.loading.assets import ASSETS
+from lft_edu.loading.teachers import load_teacher
 from lft_edu.plots import animate
 
 EVIL = "</script><img src=x onerror=alert(1)><!-- <script>"
@@ -260,4 +264,34 @@ def test_the_answer_to_a_prediction_is_folded_and_its_figure_drawn_when_it_opens
     tab.keyboard.press("Enter")
     answer.locator(".js-plotly-plot .js-line").first.wait_for()
     assert answer.locator(".js-plotly-plot").first.bounding_box()["width"] > 300
+    assert tab.trouble == []
+
+
+def test_on_a_phone_labels_do_not_lie_on_each_other(tab, tmp_path):
+    """The comparison names its marks in the legend, and the logit lens shows as many columns as fit."""
+    results = json.loads((ASSETS / "results" / "ladder.json").read_text("utf-8"))
+    teacher = load_teacher("bundled")
+    lens = plots.lens(lft.capture(*teacher, "for name, value in sorted(self.items, key=len):"), every=6)
+    cell = nbformat.v4.new_code_cell("1")
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", {FIGURE: json.loads(figure.to_json())})
+        for figure in (plots.comparison(results), lens)
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "narrow.ipynb")
+    tab.set_viewport_size({"width": 400, "height": 1500})
+    tab.goto(export_html(tmp_path / "narrow.ipynb").as_uri())
+    tab.wait_for_function("() => document.querySelectorAll('[data-drawn]').length === 2")
+    comparison, cells = tab.locator(".js-plotly-plot").all()
+    assert {"Flow Walking", "mean shift, Procrustes"} <= set(comparison.locator(".legendtext").all_text_contents())
+    comparison.locator(".updatemenu-button", has_text="time").click()
+    assert comparison.locator(".annotation").count() == 0
+    assert comparison.locator(".nsewdrag").bounding_box()["width"] > 200
+    words = [word.bounding_box() for word in cells.locator(".textpoint text").all()]
+    inside = cells.locator(".nsewdrag").bounding_box()
+    words = [b for b in words if inside["x"] < b["x"] + b["width"] / 2 < inside["x"] + inside["width"]]
+    assert len(words) == 4 * 5
+    for i, a in enumerate(words):
+        for b in words[:i]:
+            shared = [min(a[x] + a[w], b[x] + b[w]) - max(a[x], b[x]) for x, w in (("x", "width"), ("y", "height"))]
+            assert min(shared) < 3  # pixels; a line of text is higher than its letters
     assert tab.trouble == []

@@ -57,7 +57,6 @@ class CouplingApp(App):
             title_text="", margin={"l": 36, "r": 8, "t": 40, "b": 30}, legend=ABOVE, dragmode=False
         ).update_xaxes(showticklabels=True).update_yaxes(showticklabels=True, constraintoward="top")
         # a square that shows as far as clicks are received, not as far as the figure is wide
-        self.figure.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
         self._add_canvas()
         self.figure.layout.on_change(lambda _, annotations: self._dragged(annotations), "annotations")
         self.first = self._state()

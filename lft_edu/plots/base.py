@@ -123,6 +123,17 @@ def describe(figure: go.Figure, text: str, strip: Sequence[str] = ()) -> go.Figu
     return figure
 
 
+def on_narrow_pages(figure: go.Figure, legend: dict[int, str] | None = None, layout: dict | None = None) -> go.Figure:
+    """Store what a page narrower than 560 pixels changes in a figure, and return the figure. ``figures.js`` does it.
+
+    Args:
+        legend: traces and their escaped names, which stand in the legend instead of labels beside marks.
+        layout: of plotly's relayout.
+    """
+    figure.layout.meta = {**(figure.layout.meta or {}), "narrow": {"legend": legend, "layout": layout}}
+    return figure
+
+
 def describe_curves(figure: go.Figure, kind: str = "Curves") -> go.Figure:
     """Describe a figure of curves or marks by its title, axes and series, and return it."""
     layout = figure.layout

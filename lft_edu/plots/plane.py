@@ -368,13 +368,16 @@ def _inside(path: Tensor) -> Tensor:
 
 
 def _plane(figure: go.Figure, *clouds: Tensor, row: int = 1, col: int = 1) -> None:
-    """Show the part of the plane that holds all points, at the same scale on both axes; the rest of the width is filled
-    with more of the plane. Nothing jumps while frames play."""
+    """Show the part of the plane that holds all points, at the same scale on both axes; nothing jumps in an animation.
+
+    The width that is left stays empty ("domain"). Filled with more of the plane ("range"), the points would shrink for
+    good when a window gets narrow: plotly keeps the wider range.
+    """
     points = torch.cat([cloud.float().cpu().reshape(-1, 2) for cloud in clouds])
     low, high = points.min(0).values, points.max(0).values
     edge = 0.06 * float((high - low).max().clamp_min(1e-6))
     where = {"row": row, "col": col} if figure._has_subplots() else {}
-    hidden = {"showticklabels": False, "zeroline": False, "showgrid": False, "constrain": "range"}
+    hidden = {"showticklabels": False, "zeroline": False, "showgrid": False, "constrain": "domain"}
     (left, bottom), (right, top) = (low - edge).tolist(), (high + edge).tolist()
     figure.update_xaxes(range=[left, right], **hidden, **where)
     figure.update_layout(margin_l=16)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..operators import row_title
 from .axes import amount, log_axis
-from .base import describe, describe_curves, escape, new_figure, plain
+from .base import describe, describe_curves, escape, new_figure, on_narrow_pages, plain
 from .curves import add_levels, lines, rows
 from .labels import place_labels
 from .style import FAMILIES, INK, style_of, styles
@@ -120,9 +120,16 @@ def comparison(results: dict, x: str = "parameters", shipped_only: bool = True) 
     )  # fmt: skip
     words = f"Marks: KL (log scale) against {', '.join(AXES.values())} (buttons choose). Operators: "
     names = "; ".join(f"{_named(row)} {row['span'][0]}–{row['span'][1]}" for row in rows)
-    return describe(
+    describe(
         figure, f"{plain(figure.layout.title.text)}. {words}{names}. A dotted line: skipping the best 1 to 12 layers."
     )
+    looks = [style_of(row["name"]) for row in rows]
+    colors = [look.color for look in looks]  # an entry each; two operators may share one
+    legend = {
+        colors.index(color) + 1: escape(", ".join(dict.fromkeys(look.name for look in looks if look.color == color)))
+        for color in dict.fromkeys(colors)
+    }
+    return on_narrow_pages(figure, {0: "skip the best layers"} | legend)
 
 
 def _labels(rows: list, skips: list, cost, reach: list, ends: tuple) -> list[dict]:

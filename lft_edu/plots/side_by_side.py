@@ -125,6 +125,7 @@ def _panels(heads: list[str], title: str) -> go.Figure:
     figure.layout.margin.t += 20 * max(head.count("<br>") + 1 for head in shown)
     figure.update_xaxes(showticklabels=False, zeroline=False, linecolor=INK)
     figure.update_yaxes(showticklabels=False, zeroline=False, linecolor=INK)
+    figure.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
     for i in range(1, len(heads) + 1):
         figure.update_yaxes(scaleanchor=f"x{i if i > 1 else ''}", row=1, col=i)
     return figure

@@ -81,7 +81,7 @@ def span_coupling(x0: Tensor, x1: Tensor, recoupled: Tensor, title: str) -> go.F
     figure = new_figure(title, "principal component 1", "principal component 2", height=540)
     figure.add_traces([{"type": "scatter", **trace} for trace in coupling_traces(pairs, changed=recoupled)[:4]])
     figure.update_traces(marker_size=5, selector={"mode": "markers"})
-    figure.update_yaxes(scaleanchor="x", constrain="range").update_xaxes(constrain="range")
+    figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
     words = f"{title}. {len(x0)} lines in the plane of two principal components, from states that enter the span "
     words += "(circles) to "
     return describe(

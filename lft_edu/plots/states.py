@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..projections import PCA, Projection, distortion
 from ..trajectories import Trajectory, shared_depths, velocity_at
-from .base import animate, describe, describe_curves, escape, label, new_figure, visible
+from .base import animate, describe, describe_curves, escape, label, new_figure, on_narrow_pages, visible
 from .curves import lines
 from .plane import arrows
 from .style import FAR, INK, SERIES, ink_on, shade, styles
@@ -127,6 +127,8 @@ def lens(path: Trajectory, tokens: list[int] | None = None, every: int = 1, titl
     words = f"{title}. A table: {len(tokens)} tokens of the text across, depth from {depths[0]} to {depths[-1]} down. "
     words += "Each cell holds the token "
     describe(figure, words + "that the state there predicts; the darker, the farther from the final prediction.")
+    # nine characters take 55 pixels: four columns at a time, and the others by dragging
+    on_narrow_pages(figure, layout={"xaxis.range": [-0.5, min(len(tokens), 4) - 0.5], "dragmode": "pan"})
     return figure.update_layout(margin_t=figure.layout.margin.t + 50, margin_b=20)
 
 

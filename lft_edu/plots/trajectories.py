@@ -293,5 +293,5 @@ def set_axes(figure: go.Figure, projection: Projection, points: np.ndarray) -> N
     if projection.dimensions == 3:
         figure.update_layout(scene=dict(zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)), scene_aspectmode="data")
         return
-    equal = {"scaleanchor": "x", "constrain": "range"} if isinstance(projection, PCA) else {}
-    figure.update_layout(xaxis=axes[0] | {"constrain": "range"}, yaxis=axes[1] | equal)
+    equal = {"scaleanchor": "x", "constrain": "domain"} if isinstance(projection, PCA) else {}
+    figure.update_layout(xaxis=axes[0] | {"constrain": "domain"}, yaxis=axes[1] | equal)

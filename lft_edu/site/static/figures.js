@@ -30,6 +30,17 @@
     };
   }
 
+  // Labels beside marks would lie on each other: names stand in the legend (meta.narrow.legend: trace → name). Other
+  // changes (meta.narrow.layout) are plotly's, such as fewer columns of a table, which is then dragged.
+  function unlabeled(figure, names) {
+    const bare = menu => ({...menu, buttons: menu.buttons.map(({args: [data, layout, ...rest], ...button}) => (
+      {...button, args: [data, {...layout, annotations: []}, ...rest]}))});
+    return {
+      ...figure, data: figure.data.map((trace, i) => names[i] ? {...trace, name: names[i], showlegend: true} : trace),
+      layout: {...figure.layout, annotations: [], legend: {...figure.layout.legend, xref: 'paper'}, updatemenus: figure.layout.updatemenus?.map(bare)},
+    };
+  }
+
   // Axes of equal scale shrink with the width: take away the height that they leave empty.
   function shortened(box) {
     const {height, _size, _subplots} = box._fullLayout;
@@ -41,12 +52,15 @@
   function draw(box) {
     const source = box.querySelector('script[type="application/json"]');
     if (!source) return;  // drawn already
-    const figure = JSON.parse(source.textContent);
+    const stored = JSON.parse(source.textContent), narrow = box.clientWidth < 560;
+    const less = narrow && stored.layout.meta?.narrow;
     source.remove();
+    const figure = less?.legend ? unlabeled(stored, less.legend) : stored;
     const entries = figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
-    const narrow = box.clientWidth < 560, layout = narrow ? narrowed(figure.layout, entries) : figure.layout;
+    const layout = narrow ? narrowed(figure.layout, entries) : figure.layout;
     if (narrow) box.style.minHeight = '';
     Plotly.newPlot(box, figure.data, layout, {...figure.config, responsive: true})
+      .then(() => less?.layout && Plotly.relayout(box, less.layout))
       .then(() => narrow && shortened(box))
       .then(() => Plotly.addFrames(box, figure.frames || []))
       .then(() => { box.dataset.drawn = 'true'; });
