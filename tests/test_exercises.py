@@ -17,11 +17,11 @@ import torch
 import lft_edu as lft
 from lft_edu import shapes
 from lft_edu.couplings import Coupling, cost_matrix, optimal_assignment
-from lft_edu.exercises import EXERCISES, books, check
+from lft_edu.exercises import EXERCISES, books, check, lesson02
 from lft_edu.exercises import checking as checks
 from lft_edu.exercises.renumbered import RENUMBERED
 from lft_edu.flow import euler_step, midpoint_step, random_times, uniform_times, walk
-from lft_edu.objectives import flow_matching_loss, flow_walking_loss
+from lft_edu.objectives import flow_walking_loss
 
 
 @functools.cache
@@ -53,6 +53,14 @@ def test_solutions_pass(number):
     assert "✗" not in repr(report)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("number", ["2.1", "2.7", "2.8", "3.1", "3.3"])
+def test_solutions_that_draw_pass_whatever_the_seed(number, seed):
+    torch.manual_seed(seed)
+    report = check(number, solutions()[number])
+    assert report, report
+
+
 # --- typical mistakes ---------------------------------------------------------------------------------------------
 
 
@@ -78,44 +86,126 @@ def crossing_table(x0, x1):
     return parted & parted.T
 
 
-def fm(velocity, x0, x1, t=None, target=None, at=None, reduce=torch.mean):
-    t = torch.rand(len(x0)) if t is None else t
-    x_t = torch.lerp(x0, x1, t[:, None])
-    u = velocity(x_t if at is None else at(x0, x1, t[:, None]), t)
-    return reduce((u - (target(x0, x1, x_t) if target else x1 - x0)).square())
+def fm(velocity, x0, x1, real, t=None, target=None, at=None, reduce=lambda e, real: e[real].mean(), give=None):
+    t = torch.rand(x0.shape[:2]) if t is None else t
+    x_t = (1 - t[..., None]) * x0 + t[..., None] * x1
+    x_t = x_t if at is None else at(x0, x1, t[..., None])
+    u = velocity(x_t, t if give is None else give(t))
+    return reduce((u - (target(x0, x1, x_t) if target else x1 - x0)).square(), real)
 
 
-def fw(velocity, x0, x1, k, times=None, step=midpoint_step, compare=None, graph=True):
-    times = random_times(k, len(x0)) if times is None else times
-    with torch.set_grad_enabled(graph):
-        path = walk(velocity, x0, times, step, return_path=True)
-    return (path[-1] - x1).square().mean() if compare is None else compare(path, x0, x1)
+def drawn_for(shape):
+    """The loss of 2.1 with times of another shape, expanded to all tokens."""
+    return lambda v, x0, x1, real: fm(v, x0, x1, real, t=torch.rand(shape).expand(real.shape))
 
 
-def teacher_forced(velocity, x0, x1, k):
-    """Puts the point back on the straight line before each step."""
-    times = random_times(k, len(x0))
-    for i in range(k):
-        x = torch.lerp(x0, x1, times[:, i, None])
-        x = midpoint_step(velocity, x, times[:, i], times[:, i + 1])
-    return (x - x1).square().mean()
+def grid_like(x0):
+    return torch.linspace(0, 1, x0[..., 0].numel()).view(x0.shape[:2])
 
 
-def cut_between_steps(velocity, x0, x1, k):
-    """The right loss, but no gradient flows from one step to the one before."""
-    x, times = x0, random_times(k, len(x0))
-    for i in range(k):
-        x = midpoint_step(velocity, x.detach(), times[:, i], times[:, i + 1])
-    return (x - x1).square().mean()
+def mean_of_means(error, real):
+    return torch.stack([row[mask].mean() for row, mask in zip(error, real, strict=True)]).mean()
 
 
-def backwards(velocity, x0, x1, k):
-    """Forgets to sort the times."""
-    times = torch.cat([torch.zeros(len(x0), 1), torch.rand(len(x0), k - 1), torch.ones(len(x0), 1)], 1)
-    x = x0
-    for i in range(k):
-        x = midpoint_step(velocity, x, times[:, i], times[:, i + 1])
-    return (x - x1).square().mean()
+def real_tokens_only(velocity, x0, x1, real):
+    x0, x1 = x0[real], x1[real]
+    t = torch.rand(len(x0))
+    return (velocity(torch.lerp(x0, x1, t[:, None]), t) - (x1 - x0)).square().mean()
+
+
+def heun(velocity, x, t, s, at=None, place=None, share=0.5, from_=None):
+    """A step of Heun's method with something changed."""
+    d, u = s - t, velocity(x, t)
+    end = x + d * u
+    last = velocity(end if place is None else place(x, d, u), s if at is None else at(t, s))
+    return (x if from_ is None else from_(end)) + d * share * (u + last)
+
+
+def table_step(slip):
+    return lambda *args: lesson02.runge_kutta(*args, slip=slip)
+
+
+def spaced(k, batch, least, cuts=lambda b, k: torch.rand(b, k - 1).sort(-1).values, wide=None, last=1.0, add=None):
+    """Times of 3.1 with something changed."""
+    inner = (1 - k * least if wide is None else wide(k, least)) * cuts(batch, k)
+    inner = inner + least * (torch.arange(1, k) if add is None else add(k))
+    return torch.cat([torch.zeros(batch, 1), inner, torch.full((batch, 1), last)], -1)
+
+
+def normalized(k, batch, least):
+    """Steps made of uniform numbers divided by their sum."""
+    steps = torch.rand(batch, k)
+    steps = least + (1 - k * least) * steps / steps.sum(-1, keepdim=True)
+    return torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
+
+
+def exponential(k, batch, least):
+    """Another right way: steps in proportion to exponential waiting times."""
+    steps = -torch.rand(batch, k).log()
+    steps = least + (1 - k * least) * steps / steps.sum(-1, keepdim=True)
+    return torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
+
+
+def clamped(k, batch, least):
+    steps = random_times(k, batch).diff(dim=1).clamp_min(least)
+    return torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
+
+
+def wavy(x, t):
+    t = torch.as_tensor(t)
+    return torch.sin(2 * x) + 2 * (t[:, None] if t.ndim else t) ** 2
+
+
+def examine_on(
+    velocity=wavy,
+    times=((0.0, 0.1, 0.7, 1.0), (0.0, 0.5, 0.6, 1.0)),
+    gradient=True,
+    of=lambda g: g,
+    equal=torch.allclose,
+):
+    """A test of a walk that looks at this field and these times only."""
+
+    def test(walked):
+        x0 = torch.tensor([[1.0, -2.0], [0.5, 3.0]], requires_grad=True)
+        ends = [w(velocity, x0, torch.tensor(times)) for w in (walk, walked)]
+        if not equal(*ends):
+            return False
+        return not gradient or torch.allclose(*(of(torch.autograd.grad(end.sum(), x0)[0]) for end in ends))
+
+    return test
+
+
+def asks_for_any_gradient(walked):
+    """Right about the end, and content with a gradient that is not zero."""
+    a = torch.tensor(1.0, requires_grad=True)
+    end = walked(
+        lambda x, t: a * wavy(x, t), torch.ones(2, 2), torch.tensor([[0.0, 0.1, 0.7, 1.0], [0.0, 0.5, 0.6, 1.0]])
+    )
+    return examine_on(gradient=False)(walked) and bool(torch.autograd.grad(end.sum(), a)[0])
+
+
+def fw2(
+    velocity, x0, x1, k, times=None, step=midpoint_step, ends=None, back=None, sign=1, cut=lambda x: x, flip=True,
+    reduce=lambda e: e.square().mean(), total=lambda a, b: a + b, ways=2, path=False,
+):  # fmt: skip
+    """The loss of 3.3 with something changed."""
+    times = random_times(k, len(x0)) if times is None else times(k, len(x0))
+    found, end = [], x0
+    for way in range(ways):
+        grid = times.flip(-1) if way and flip else times
+        x, states = (x1 if back is None else back(end)) if way else x0, []
+        for i in range(grid.shape[-1] - 1):
+            u = (lambda x, t: sign * velocity(x, t)) if way else velocity
+            x = step(u, cut(x), grid[:, i], grid[:, i + 1])
+            states.append(x)
+        end = x
+        states = torch.stack(states) if path else x
+        found.append(reduce(states - (x0 if way else x1)))
+    return total(*found) if ways == 2 else found[0]
+
+
+def unsorted(k, batch):
+    return torch.cat([torch.zeros(batch, 1), torch.rand(batch, k - 1), torch.ones(batch, 1)], 1)
 
 
 def jittered(k, batch):
@@ -123,22 +213,6 @@ def jittered(k, batch):
     times = uniform_times(k).expand(batch, -1).clone()
     times[:, 1:-1] += 0.1 * (torch.rand(batch, k - 1) - 0.5)
     return times
-
-
-def heun(velocity, x, t, s):
-    flat = lambda t: t.flatten() if isinstance(t, torch.Tensor) and t.numel() > 1 else t  # noqa: E731
-    u = velocity(x, flat(t))
-    return x + (s - t) / 2 * (u + velocity(x + (s - t) * u, flat(s)))
-
-
-def euler_twice(velocity, x, t, s):
-    """Two half Euler steps: two looks, but not a midpoint step."""
-    return euler_step(velocity, euler_step(velocity, x, t, (t + s) / 2), (t + s) / 2, s)
-
-
-def ralston(velocity, x, t, s):
-    d, u = s - t, velocity(x, t)
-    return x + d * (u / 4 + 3 / 4 * velocity(x + 2 / 3 * d * u, t + 2 / 3 * d))
 
 
 def count_looks(step):
@@ -191,40 +265,62 @@ WRONG = [
     ("1.5", lambda n: (torch.randn(n, 2), torch.zeros(n, 2)), "same place"),
     ("1.5", lambda n: (x := torch.randn(n, 2), x + 1), "R = 0.00"),
     ("2.1", functools.partial(fm, target=lambda x0, x1, x_t: x0 - x1), "points backwards"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(1).expand(len(x0))), "one time *per point*"),
+    ("2.1", drawn_for(1), "All tokens got the same t"),
+    ("2.1", drawn_for((4, 1)), "One time per text"),
+    ("2.1", drawn_for(6), "All texts got the same times"),
+    ("2.1", lambda v, *a: fm(v, *a, t=torch.rand(4, 1).expand(4, 6), give=lambda t: t[:, 0]), "One time per text"),
+    ("2.1", real_tokens_only, "Give it whole texts"),
     ("2.1", functools.partial(fm, at=lambda x0, x1, t: torch.lerp(x1, x0, t)), "from x1 to x0"),
     ("2.1", functools.partial(fm, at=lambda x0, x1, t: x0), "You evaluated at x0"),
     ("2.1", functools.partial(fm, target=lambda x0, x1, x_t: x1 - x_t), "remaining displacement"),
-    ("2.1", functools.partial(fm, reduce=torch.sum), "Take the mean over everything"),
-    ("2.1", functools.partial(fm, reduce=lambda e: e.sum(-1).mean()), "Take the mean over everything"),
-    ("2.1", functools.partial(fm, reduce=lambda e: e.sqrt().mean()), "square it"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1).detach(), "No gradient"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1).item(), "No gradient"),
-    ("2.1", lambda v, x0, x1: x0.mean() * 0, "never evaluated the"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.linspace(0, 1, len(x0))), "same twice"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(16, generator=seeded())), "same twice"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.rand(len(x0)) / 2), "uniform ones have 0.50"),
-    ("2.1", lambda v, x0, x1: fm(v, x0, x1, t=torch.randn(len(x0)).mul(3).sigmoid()), "uniform ones have 0.50"),
-    ("2.2", lambda v, x, t, s: x.add_((s - t) * v(x, t)), "changed x itself"),
-    ("2.2", lambda v, x, t, s: x + v(x, t), "lasts s − t"),
-    ("2.2", lambda v, x, t, s: x + s * v(x, t), "for the time s"),
-    ("2.2", lambda v, x, t, s: x + (t - s) * v(x, t), "backwards"),
-    ("2.2", lambda v, x, t, s: x + (s - t) * v(x, s), "at time s"),
-    ("2.2", midpoint_step, "midpoint rule"),
-    ("2.2", lambda v, x, t, s: v(x, t) * 0 + euler_step(v, x, t, s), "2 times"),
-    ("2.3", euler_step, "t + d/2 (paper, eq. 5)"),
-    ("2.3",
-     lambda v, x, t, s: x + (s - t) * v(x + (s - t) / 2 * v(x, t), t),
-     "The midpoint rule evaluates it at t + d/2"),
-    ("2.3", lambda v, x, t, s: x + (s - t) * v(x, (t + s) / 2), "go half a step first"),
-    ("2.3", lambda v, x, t, s: x + (s - t) * v(x + (s - t) * v(x, t), (t + s) / 2), "half is enough"),
-    ("2.3", lambda v, x, t, s: x + (s - t) / 2 * v(x + (s - t) / 2 * v(x, t), (t + s) / 2), "only half the step"),
-    ("2.3",
-     lambda v, x, t, s: (h := x + (s - t) / 2 * v(x, t)) + (s - t) * v(h, (t + s) / 2),
-     "stepped from the halfway"),
-    ("2.3", lambda v, x, t, s: x + (s - t) * v(x + (s - t) * v(x, t), s), "end of the step"),
-    ("2.3", heun, "Heun"),
-    ("2.3", ralston, "Largest difference"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e.mean()), "Padding is in the mean"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: (e * real[..., None]).mean()), "divide by all tokens"),
+    ("2.1", functools.partial(fm, reduce=mean_of_means), "mean of the texts' means"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e[~real].mean()), "You kept the padding"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e[real].sum()), "You sum over tokens and"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e[real].sum(-1).mean()), "You sum over dimensions"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e[real].sqrt().mean()), "square it"),
+    ("2.1", functools.partial(fm, reduce=lambda e, real: e[real]), "a single number"),
+    ("2.1", lambda *a: fm(*a).detach(), "No gradient"),
+    ("2.1", lambda *a: fm(*a).item(), "No gradient"),
+    ("2.1", lambda v, x0, *a: x0.mean() * 0, "never evaluated the"),
+    ("2.1", lambda v, x0, *a: fm(v, x0, *a, t=grid_like(x0)), "same twice"),
+    ("2.1", lambda v, x0, *a: fm(v, x0, *a, t=torch.rand(x0.shape[:2], generator=seeded())), "same twice"),
+    ("2.1", lambda v, x0, *a: fm(v, x0, *a, t=torch.rand(x0.shape[:2]) / 2), "uniform ones have 0.50"),
+    ("2.1", lambda v, x0, *a: fm(v, x0, *a, t=3 * torch.rand(x0.shape[:2])), "they lie between 0 and 1"),
+    ("2.2", lambda v, x, t, s: x.add_(heun(v, x, t, s) - x), "changed x itself"),
+    ("2.2", euler_step, "Euler's"),
+    ("2.2", midpoint_step, "Heun's evaluates at the end"),
+    ("2.2", functools.partial(heun, share=1.0), "take their mean"),
+    ("2.2", functools.partial(heun, share=0.25), "only half the step"),
+    ("2.2", lambda v, x, t, s: 2 * x - heun(v, x, t, s), "not t − s"),
+    ("2.2", functools.partial(heun, at=lambda t, s: t), "Euler's. Average"),
+    ("2.2", functools.partial(heun, place=lambda x, d, u: x), "take the Euler step first"),
+    ("2.2", functools.partial(heun, at=lambda t, s: (t + s) / 2, place=lambda x, d, u: x + d / 2 * u), "half the step"),
+    ("2.2", functools.partial(heun, from_=lambda end: end), "start at x"),
+    ("2.2", lambda v, x, t, s: x + (s - t) * v(x + (s - t) * v(x, t), s), "the last one alone"),
+    ("2.2", lambda v, x, t, s: v(x, t) * 0 + heun(v, x, t, s), "3 times"),
+    ("2.2", lambda v, x, t, s: heun(v, x, t, s).detach(), "No gradient"),
+    ("2.3", lambda v, x, t, s, *table: euler_step(v, x, t, s), "Largest difference"),
+    ("2.3", table_step("at t"), "All your evaluations are at time t"),
+    ("2.3", table_step("at s"), "All your evaluations are at time s"),
+    ("2.3", table_step("c alone"), "not at t + c[i]"),
+    ("2.3", table_step("c s"), "not c[i] s"),
+    ("2.3", table_step("at x"), "say where to look"),
+    ("2.3", table_step("no d"), "The d is missing"),
+    ("2.3", table_step("chained"), "from x, not from the place before"),
+    ("2.3", table_step("last slope"), "weighs *all* velocities"),
+    ("2.3", table_step("equal"), "plain mean"),
+    ("2.3", table_step("sum"), "plain sum"),
+    ("2.3", table_step("last"), "the last velocity alone"),
+    ("2.3", table_step("from the last place"), "the last place where you looked"),
+    ("2.3", table_step("whole"), "the step lasts d"),
+    ("2.3", lambda v, x, t, s, *table: lesson02.runge_kutta(v, x, 0, s, *table), "You moved for the time s"),
+    ("2.3", lambda v, x, t, s, *table: lesson02.runge_kutta(v, x, s, t, *table), "not t − s"),
+    ("2.3", lambda v, x, *a: v(x, 0.0) * 0 + lesson02.runge_kutta(v, x, *a), "Keep each velocity"),
+    ("2.3", lambda *a: lesson02.runge_kutta(*a).detach(), "No gradient"),
+    ("2.3", lambda v, x, *a: x.copy_(lesson02.runge_kutta(v, x, *a)), "changed x itself"),
+    ("2.3", lambda *a: lesson02.runge_kutta(*a) + 0.003 * (a[3] - a[2]) ** 3, "Largest difference"),
     ("2.4", lambda step: count_looks(step), "measure, do not count"),
     ("2.4", orders(16, sign=-1), "falling"),
     ("2.4", orders(16, keep=False), "Did you pass the `step`"),
@@ -240,39 +336,51 @@ WRONG = [
     ("2.6", lambda: ("heun", 2), "return a solver and k"),
     ("2.6", lambda: ("Euler", 1), "lower case"),
     ("2.6", lambda: ("euler", 0), "at least 1"),
-    ("3.1",
-     lambda k, b: torch.nn.functional.pad(torch.nn.functional.pad(torch.rand(b, k - 1), (1, 0)), (0, 1), value=1.0),
-     "not sorted"),
-    ("3.1", lambda k, b: torch.rand(b, k - 1).sort(-1).values, "put 0 in front"),
-    ("3.1", lambda k, b: torch.rand(b, k + 1).sort(-1).values, "begins with 0"),
-    ("3.1", lambda k, b: random_times(k, 1).expand(b, -1), "same times"),
-    ("3.1", lambda k, b: random_times(k, b).square(), "uniform ones have 0.50"),
-    ("3.1", lambda k, b: random_times(k, b, torch.Generator().manual_seed(0)), "same twice"),
-    ("3.2", lambda v, x, t: walk(v, x, t, euler_step), "Euler steps"),
-    ("3.2", lambda v, x, t: walk(v, x, uniform_times(t.shape[-1] - 1)), "equal steps"),
-    ("3.2", lambda v, x, t: walk(v, x, t[..., :-1]), "one step early"),
-    ("3.2", lambda v, x, t: walk(v, x, t[..., 1:]), "skipped the first step"),
-    ("3.2", lambda v, x, t: walk(v, x, t, return_path=True), "whole path"),
-    ("3.2", lambda v, x, t: walk(v, x, t[0] if t.ndim == 2 else t), "first row"),
-    ("3.2", lambda v, x, t: walk(v, x, t).detach(), "No gradient"),
-    ("3.2", lambda v, x, t: midpoint_step(v, x, t[..., -2], t[..., -1]), "only the last step"),
-    ("3.3", functools.partial(fw, compare=lambda p, x0, x1: (p[1:] - x1).square().mean()), "Only the end counts"),
-    ("3.3", functools.partial(fw, compare=lambda p, x0, x1: (p[-1] - x0).square().mean()), "compare with x0"),
-    ("3.3",
-     functools.partial(fw, compare=lambda p, x0, x1: (p[-1] - x1).square().sum()),
-     "Take the mean over everything"),
-    ("3.3", lambda v, x0, x1, k: flow_matching_loss(v, x0, x1), "that is flow matching"),
-    ("3.3", functools.partial(fw, times=uniform_times(3)), "same time"),
-    ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, k, random_times(k, 16, torch.Generator().manual_seed(0))), "same twice"),
-    ("3.3", functools.partial(fw, step=euler_step), "evaluated the velocity 3 times"),
-    ("3.3", functools.partial(fw, graph=False), "No gradient"),
-    ("3.3", teacher_forced, "Continue from where"),
-    ("3.3", cut_between_steps, "detached"),
-    ("3.3", backwards, "back in time"),
-    ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, 3), "Is k used?"),
-    ("3.3", lambda v, x0, x1, k: fw(v, x0, x1, k, jittered(k, len(x0))), "uniform ones have 0.50"),
-    ("3.3", functools.partial(fw, step=lambda v, x, t, s: heun(v, x, t[:, None], s[:, None])), "Largest difference"),
-    ("3.2", lambda v, x, t: walk(v, x, t, euler_twice), "Largest"),
+    ("3.1", functools.partial(spaced, cuts=lambda b, k: torch.rand(b, k - 1)), "not sorted"),
+    ("3.1", lambda k, b, least: spaced(k, b, least)[:, 1:-1], "put 0 in front"),
+    ("3.1", lambda k, b, least: spaced(k, b, least).diff(dim=1), "the lengths of the steps"),
+    ("3.1", lambda k, b, least: torch.rand(b, k + 1).sort(-1).values, "begins with 0"),
+    ("3.1", clamped, "must take it from others"),
+    ("3.1", lambda k, b, least: random_times(k, b), "Your shortest step is"),
+    ("3.1", functools.partial(spaced, wide=lambda k, least: 1 - (k - 1) * least), "Your shortest step is"),
+    ("3.1", functools.partial(spaced, wide=lambda k, least: 1 - least, add=lambda k: 0), "Your shortest step is"),
+    ("3.1", lambda k, b, least: spaced(k, 1, least).expand(b, -1), "same times"),
+    ("3.1", lambda k, b, least: spaced(k, b, least, lambda b, k: torch.rand(b, k - 1, generator=seeded()).sort(-1)[0]),
+     "same twice"),
+    ("3.1", lambda k, b, least: spaced(k, b, least, lambda b, k: torch.rand(b, k - 1).sort(-1)[0] ** 2), "means"),
+    ("3.1", normalized, "too even"),
+    ("3.1", lambda k, b, least: spaced(k, b, least, lambda b, k: jittered(k, b)[:, 1:-1]), "spreads"),
+    ("3.2", lambda walked: True, "lets a walk pass that takes Euler steps"),
+    ("3.2", lambda walked: False, "rejects a right walk"),
+    ("3.2", lambda walked: 1, "return True or False"),
+    ("3.2", lambda walked: walked(wavy, torch.ones(2, 2), torch.tensor([0.0, 1.0])) > 0, "return True or False"),
+    ("3.2", examine_on(equal=torch.equal), "with =="),
+    ("3.2", examine_on(lambda x, t: torch.ones_like(x)), "takes Euler steps. Choose a velocity"),
+    ("3.2", examine_on(lambda x, t: torch.sin(2 * x)), "depends on t"),
+    ("3.2", examine_on(times=((0.0, 0.5, 1.0),) * 2), "takes equal steps"),
+    ("3.2", examine_on(times=((0.0, 0.2, 1.0),) * 2), "uses the first row"),
+    ("3.2", examine_on(times=(0.0, 0.2, 1.0)), "uses the first row"),
+    ("3.2", examine_on(gradient=False), "no gradient"),
+    ("3.2", asks_for_any_gradient, "gradient of the last step only"),
+    ("3.3", functools.partial(fw2, path=True), "Only the two ends count"),
+    ("3.3", functools.partial(fw2, ways=1), "one way only"),
+    ("3.3", functools.partial(fw2, step=euler_step), "or Euler steps"),
+    ("3.3", functools.partial(fw2, back=lambda end: end), "must start at x1, the partner"),
+    ("3.3", functools.partial(fw2, flip=False), "starts at t = 1"),
+    ("3.3", functools.partial(fw2, sign=-1), "have a negative length"),
+    ("3.3", functools.partial(fw2, total=lambda a, b: (a + b) / 2), "add them"),
+    ("3.3", functools.partial(fw2, reduce=lambda e: e.square().sum(-1).mean()), "You sum over dimensions"),
+    ("3.3", functools.partial(fw2, reduce=lambda e: e.norm(dim=-1).mean()), "square it"),
+    ("3.3", lambda v, x0, x1, k: fw2(v, x1, x0, k), "The first walk must start at x0"),
+    ("3.3", functools.partial(fw2, times=lambda k, b: uniform_times(k).expand(b, -1)), "same time"),
+    ("3.3", functools.partial(fw2, times=lambda k, b: random_times(k, b, seeded())), "same twice"),
+    ("3.3", functools.partial(fw2, times=jittered), "uniform ones have 0.50"),
+    ("3.3", functools.partial(fw2, times=unsorted), "back in time"),
+    ("3.3", lambda v, x0, x1, k: fw2(v, x0, x1, 3), "Is k used?"),
+    ("3.3", functools.partial(fw2, step=lambda v, x, t, s: midpoint_step(v, x, t, s) + 0.1 * x), "Only the two ends"),
+    ("3.3", functools.partial(fw2, cut=torch.Tensor.detach), "detached"),
+    ("3.3", lambda *a: fw2(*a).detach(), "No gradient"),
+    ("3.3", flow_walking_loss, "one way only"),
     ("3.4", lambda layers, span, solver, k: k * {"euler": 1, "midpoint": 2}[solver], "whole model"),
     ("3.4",
      lambda layers, span, solver, k: layers - span[1] + span[0] - 1 + k * (2 if solver == "midpoint" else 1),
@@ -355,11 +463,23 @@ def test_answers_in_other_types_pass():
     """numpy, lists, float64, half precision: what counts is the value."""
     assert check("1.1", lambda x0, x1: optimal_assignment(x0, x1).numpy())
     assert check("1.1", lambda x0, x1: optimal_assignment(x0, x1).tolist())
-    assert check("2.2", lambda v, x, t, s: euler_step(v, x.double(), t, s))
+    assert check("2.2", lambda v, x, t, s: heun(v, x.double(), t, s))
+    assert check("2.3", lambda v, x, *a: lesson02.runge_kutta(v, x.double(), *a))
     assert check("2.5", lambda x, t, s: -2 * np.tanh(x.numpy() * (1 - 2 * t) / s**2))
-    assert check("3.1", lambda k, b: random_times(k, b).numpy())
-    assert check("2.1", lambda v, x0, x1: flow_matching_loss(v, x0.double(), x1.double()))
-    assert check("3.3", lambda v, x0, x1, k: flow_walking_loss(v, x0, x1, k))
+    assert check("2.1", lambda v, x0, x1, real: fm(v, x0.double(), x1.double(), real))
+    assert check("3.1", lambda *a: spaced(*a).numpy())
+    assert check("3.1", exponential)
+    assert check("3.2", lambda walked: np.bool_(examine_on()(walked)))
+    assert check("3.3", fw2)
+    assert check("3.3", by_the_library)
+
+
+def by_the_library(velocity, x0, x1, k):
+    """The way back as a walk from 0 to 1 of the velocity that leads back."""
+    there, back = (random_times(k, len(x0)) for _ in range(2))
+    return (walk(velocity, x0, there) - x1).square().mean() + (
+        walk(lambda x, t: -velocity(x, 1 - t), x1, back) - x0
+    ).square().mean()
 
 
 def test_values_on_another_device_are_fetched():

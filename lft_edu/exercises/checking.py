@@ -251,6 +251,18 @@ def tensor(value, shape: tuple | None, what: str, meaning: str = "") -> Tensor:
     return found
 
 
+def truth(value, question: str) -> bool:
+    """Convert an answer, True or False in Python, numpy or torch, to a bool.
+
+    Raises:
+        Wrong: anything else, with the question that was to be answered.
+    """
+    kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    if kind != "bool" or getattr(value, "shape", ()) != ():
+        raise Wrong(f"You returned {describe(value)}: return True or False, {question}")
+    return bool(value)
+
+
 def close(value, want, what: str, mistakes: dict[str, Tensor] | None = None, tolerance: float = 1e-4) -> Tensor:
     """Require that ``value`` equals ``want``, and return it as a tensor; recognize known mistakes.
 

@@ -227,7 +227,7 @@ def _wrong_losses(world: World, ids: Tensor, times: list[float]) -> dict[str, Te
         "operator.": of(path=True),
         "You compare every state of the path with x1, and position 0 is in the loss.": of(path=True, first=True),
         "You compare with x0: the walk must end at x1, what `span` makes of x0.": of(target=x0),
-        "These are Euler steps: take midpoint steps, as in exercise 3.2.": of(euler=True),
+        "These are Euler steps: take midpoint steps, as in lesson 03.": of(euler=True),
         "You took one step from 0 to 1: walk through the given times.": of([0.0, 1.0]),
         "You took equal steps: walk through the given times.": of(equal),
         "You stop one step early: the walk ends at t = 1.": of(times[:-1]),

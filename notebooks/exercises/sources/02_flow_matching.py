@@ -14,35 +14,45 @@ import lft_edu as lft
 from lft_edu.exercises import check
 
 # %% [markdown]
-# ## 2.1 · The flow-matching loss ●○○ 8 minutes
+# ## 2.1 · Tokens and padding ●●○ 12 minutes
 #
-# $L_\text{FM} = \mathbb{E}_t\,\lVert u(x_t, t) - (x_1 - x_0)\rVert^2$ with $x_t = (1-t)\,x_0 + t\,x_1$ and
-# $t \sim U(0, 1)$ (paper, eq. 3). Take the *mean* over points and dimensions.
+# The flow-matching loss of the lesson, for *texts*. States are `(B, T, D)`; texts are shorter than T, and what follows
+# them is padding. `real`, `(B, T)`, is True where a token is real; in the padding $x_0$ and $x_1$ hold anything. Give
+# every token a time of its own, and take the mean over all real tokens and their dimensions.
 #
-# **Predict first.** Can this loss reach 0 for two crossing beams, with a network as large as you like? *My prediction: …*
+# **Predict first.** A batch holds a text of 2 tokens and one of 200. Take the mean of each text, then the mean of both:
+# how many times as much does a token of the short text count as one of the long text? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# One time per point: `t = torch.rand(len(x0))`. To multiply points with it, it needs a second axis: `t[:, None]`.
+# Which shapes can `velocity(x, t)` take? `t` may be a number, `(B,)` or `(B, T)`; `x` must be whole texts, since tokens
+# attend to each other.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# A table of times `(B, T)` needs a third axis to multiply states. A table of truth values selects: `error[real]` is
+# `(number of real tokens, D)`.
 #
 # </details>
 
 
 # %%
-def my_flow_matching_loss(velocity, x0, x1):
-    """How far the velocity is from that of straight lines, at random times.
+def my_flow_matching_loss(velocity, x0, x1, real):
+    """How far the velocity is from that of straight lines, at a random time for each real token.
 
     Args:
-        velocity: velocity(x, t) for x (B, D), t (B,).
-        x0, x1: (B, D), pairs.
+        velocity: velocity(x, t) for x (B, T, D) and t a number, (B,) or (B, T).
+        x0, x1: (B, T, D), pairs of states.
+        real: (B, T), True where a token is real, False in the padding.
 
     Returns:
         A scalar tensor.
     """
     ### BEGIN SOLUTION
-    t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)
-    x_t = (1 - t[:, None]) * x0 + t[:, None] * x1
-    return (velocity(x_t, t) - (x1 - x0)).square().mean()
+    t = torch.rand(x0.shape[:2], dtype=x0.dtype)
+    x_t = torch.lerp(x0, x1, t[..., None])
+    return (velocity(x_t, t) - (x1 - x0))[real].square().mean()
     ### END SOLUTION
 
 
@@ -50,28 +60,30 @@ def my_flow_matching_loss(velocity, x0, x1):
 check("2.1", my_flow_matching_loss)
 
 # %% [markdown]
-# **And the prediction?** No. Where the beams meet the targets differ, and no function has two values. The loss stops at the spread of the targets.
+# **And the prediction?** 100 times: each text has half of the weight, and the short one shares its half among 2 tokens. A mean of means is not the mean.
 
 # %% [markdown]
-# ## 2.2 · An Euler step ●○○ 4 minutes
+# ## 2.2 · Heun's step ●○○ 8 minutes
 #
-# From time t to time s: look once, then step (paper, eq. 4).
+# The lesson names a third method in half a sentence: **Heun's** averages the velocities at both ends of an Euler step.
+# Make a step of it. It costs two evaluations, like the midpoint step.
 #
-# **Predict first.** The velocity is $2t$. From $x = 0$ at $t = 0$, where does one Euler step to $s = 1$ land, and where
-# does the exact path? *My prediction: …*
+# **Predict first.** For the velocity $2t$, from $x = 0$ and $t = 0$, one Heun step to $t = 1$ ends at 1, and that is
+# exact. And for $3t^2$, where 1 is exact, too? Where does one midpoint step end there? *My prediction: …*
 #
 # <details><summary>Hint</summary>
 #
-# The step lasts s − t.
+# Where is the other end of an Euler step? It is a place *and* a time.
 #
 # </details>
 
 
 # %%
-def my_euler_step(velocity, x, t, s):
-    """One Euler step from time t to time s.
+def my_heun_step(velocity, x, t, s):
+    """One step of Heun's method from time t to time s.
 
     Args:
+        velocity: velocity(x, t).
         x: (B, D), where the points are at time t.
         t, s: numbers.
 
@@ -79,46 +91,70 @@ def my_euler_step(velocity, x, t, s):
         (B, D), where they are at time s.
     """
     ### BEGIN SOLUTION
-    return x + (s - t) * velocity(x, t)
+    first = velocity(x, t)
+    last = velocity(x + (s - t) * first, s)
+    return x + (s - t) * (first + last) / 2
     ### END SOLUTION
 
 
 # %%
-check("2.2", my_euler_step)
+check("2.2", my_heun_step)
 
 # %% [markdown]
-# **And the prediction?** Euler lands at 0, since the velocity at t = 0 is 0. The exact path, t², ends at 1.
+# **And the prediction?** Heun ends at 1.5, the mean of 0 and 3; the midpoint step at 0.75. Both have order 2, and here their errors have opposite signs, Heun's twice as large: 2/3 of a midpoint step and 1/3 of a Heun step is exact here (Simpson's rule).
 
 # %% [markdown]
-# ## 2.3 · A midpoint step ●●○ 8 minutes
+# ## 2.3 · Any Runge–Kutta step ●●○ 15 minutes
 #
-# Look, go half a step, look again *there*, then take the whole step from where you were, with what you saw from the
-# middle (paper, eq. 5): $x_{t+d} = x_t + d\; u\!\left(x_t + \tfrac d2\, u(x_t, t),\; t + \tfrac d2\right)$.
+# Euler, midpoint, Heun and hundreds of other methods differ in three lists of numbers. With $d = s - t$, the i-th
+# evaluation is $u_i = u\big(x + d \sum_{j<i} a_{ij}\, u_j,\ t + c_i\, d\big)$, and the step is
+# $x + d \sum_i b_i\, u_i$. Write the step that takes any such table.
 #
-# **Predict first.** For the velocity $2t$ of exercise 2.2: where does one midpoint step land? *My prediction: …*
+# **Predict first.** Twelve evaluations for a quarter turn: 12 Euler steps, 6 midpoint steps, or 3 steps of the *classical*
+# method, which has four evaluations and order 4. By what factor does each beat the one before? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# Three lines: d, the halfway point, the step. Two calls of velocity.
+# Write down a, b and c of Euler's and of the midpoint step first. Midpoint: the second evaluation is half a step on, and
+# it alone moves the point.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# One loop over the rows of a and the entries of c, and a list of the velocities so far. The sum over an empty row is 0.
 #
 # </details>
 
 
 # %%
-def my_midpoint_step(velocity, x, t, s):
-    """One midpoint step from time t to time s; arguments as for the Euler step."""
+def my_step(velocity, x, t, s, a, b, c):
+    """One step of the Runge–Kutta method with the table a, b, c.
+
+    Args:
+        velocity: velocity(x, t).
+        x: (B, D), where the points are at time t.
+        t, s: numbers.
+        a: a list of rows; row i has i weights, one for each velocity before the i-th. The first row is empty.
+        b: the weights of the velocities in the step.
+        c: the times of the evaluations, as fractions of the step.
+
+    Returns:
+        (B, D), where they are at time s.
+    """
     ### BEGIN SOLUTION
-    d = s - t
-    halfway = x + d / 2 * velocity(x, t)
-    return x + d * velocity(halfway, t + d / 2)
+    d, seen = s - t, []
+    for row, fraction in zip(a, c, strict=True):
+        place = x + d * sum(weight * u for weight, u in zip(row, seen, strict=True))
+        seen.append(velocity(place, t + fraction * d))
+    return x + d * sum(weight * u for weight, u in zip(b, seen, strict=True))
     ### END SOLUTION
 
 
 # %%
-check("2.3", my_midpoint_step)
+check("2.3", my_step)
 
 # %% [markdown]
-# **And the prediction?** At exactly 1: the velocity in the middle, 2 · ½, is the mean velocity of the step.
+# **And the prediction?** The errors are 0.108, 0.018 and 0.00098: a sixth, and then an eighteenth. The more exact the field, the more a high order pays. A learned field has an error of its own, which no solver makes smaller.
 
 # %% [markdown]
 # ## 2.4 · Measure the order ●●○ 12 minutes
@@ -146,7 +182,7 @@ def my_order(step):
     """The measured order of a step.
 
     Args:
-        step: step(velocity, x, t, s), such as your Euler step.
+        step: step(velocity, x, t, s), such as your Heun step.
 
     Returns:
         A number, such as 1.02.

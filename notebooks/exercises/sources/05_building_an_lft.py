@@ -321,7 +321,7 @@ check("5.6", my_generate)
 #
 # <details><summary>Hint 1</summary>
 #
-# Two lines under `torch.no_grad()`, a walk (`walk(velocity, x0, times)`, imported above, or yours of exercise 3.2), a loss, three calls.
+# Two lines under `torch.no_grad()`, a walk (`walk(velocity, x0, times)`, imported above), a loss, three calls.
 #
 # </details>
 # <details><summary>Hint 2</summary>
