@@ -4,115 +4,114 @@
 # Six exercises to the lesson [04 · Hidden states as trajectories](../../04_hidden_states_as_trajectories.ipynb). For
 # each: write down what you expect, fill in the function, run the check. States are `(S, T, D)`: S places along the
 # model, T tokens, width D. A model of L layers has L + 1 places: before layer 0, between the layers, behind the last.
-# The lesson has shown some of this; try it from memory before you look back.
 
 # %%
 import torch
 
-import lft_edu as lft
 from lft_edu.exercises import check
 
 # %% [markdown]
-# ## 4.1 · Catch the states ●●○ 12 minutes
+# ## 4.1 · Who adds what ●●○ 15 minutes
 #
-# Run a GPT-NeoX model on one text and catch, with hooks, what enters layer 0 and what leaves every layer, before the
-# final norm. Leave the model as you found it.
+# A layer adds to the residual stream twice: $h_{l+1} = h_l + \mathrm{Attn}_l + \mathrm{MLP}_l$. Catch both, for every
+# layer of a GPT-NeoX model that reads one text. Leave the model as you found it.
 #
-# **Predict first.** `model(…, output_hidden_states=True)` returns L + 1 tensors, too. How many of them are the same as
-# yours? *My prediction: …*
+# **Predict first.** In the bundled teacher, whose update is longer on average, attention's or the MLP's: in layer 0? In
+# the first half of the others? In the last layers? *My prediction: …*
 #
 # <details><summary>Hint 1</summary>
 #
-# The layers are `model.gpt_neox.layers`. A pre-hook sees what enters: `layer.register_forward_pre_hook(hook,
-# with_kwargs=True)` calls `hook(module, args, kwargs)`. A hook sees what leaves: `layer.register_forward_hook(hook)`
-# calls `hook(module, args, output)`. Both return a handle with a method `.remove()`.
+# The layers are `model.gpt_neox.layers`; `print` one to see its parts. `part.register_forward_hook(hook)` calls
+# `hook(module, args, output)` and returns a handle with a method `.remove()`.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The state is the first positional argument, or `kwargs["hidden_states"]`; a layer's output is the state, or a tuple that
-# begins with it. `lft.latents.layer_input(args, kwargs)[0]` and `lft.latents.layer_output(output)` know both.
+# The output of attention is a tuple that begins with what it adds; that of the MLP is a tensor. Check yourself: the
+# embeddings plus all updates must be what the last layer returns.
 #
 # </details>
 
 
 # %%
-def my_states(model, input_ids):
-    """Catch the states of one text.
+def my_updates(model, input_ids):
+    """Catch what attention and MLP of every layer add to the states of one text.
 
     Args:
-        model: a GPT-NeoX for causal language modelling, with L layers.
+        model: a GPT-NeoX for causal language modeling, with L layers.
         input_ids: (1, T).
 
     Returns:
-        (L + 1, T, D).
+        (L, 2, T, D): for each layer what attention adds, then what the MLP adds.
     """
     ### BEGIN SOLUTION
-    states = []
+    updates, hooks = [], []
 
-    def enter(module, args, kwargs):
-        states.append(lft.latents.layer_input(args, kwargs)[0][0])
+    def note(module, args, output):
+        updates.append((output[0] if isinstance(output, tuple) else output)[0])
 
-    def leave(module, args, output):
-        states.append(lft.latents.layer_output(output)[0])
-
-    layers = model.gpt_neox.layers
-    hooks = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
-    hooks += [layer.register_forward_hook(leave) for layer in layers]
+    for layer in model.gpt_neox.layers:
+        hooks += [part.register_forward_hook(note) for part in (layer.attention, layer.mlp)]
     try:
         model(input_ids=input_ids, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(states)
+    return torch.stack(updates).unflatten(0, (-1, 2))
     ### END SOLUTION
 
 
 # %%
-check("4.1", my_states)
+check("4.1", my_updates)
 
 # %% [markdown]
-# **And the prediction?** All but one: L of L + 1. The last one has gone through the final norm, so that it does not lie in the space of the others.
+# **And the prediction?** On 24 sequences of held-out code, without position 0: in layer 0 the MLP's is three times as long; in layers 1 to 14 attention's is longer in all but layer 4; from layer 15 on the MLP's is, in every layer. A flow has to stand in for both at once.
 
 # %% [markdown]
-# ## 4.2 · One frozen picture ●●○ 12 minutes
+# ## 4.2 · What the frozen picture hides ●●○ 12 minutes
 #
-# PCA by hand: centre the fitted states, take the two right singular vectors with the largest singular values, and place
-# *other* states along them. Mean and axes come from the fitted states alone. The sign of an axis is free.
+# The lesson prints what fraction of the squared distance between teacher and student a picture hides. Compute it: fit two
+# principal axes to the first argument, freeze them, and see how much of the difference of the other two lies outside.
 #
 # **Predict first.** If every depth had axes of its own, what would the film of a text from depth 0 to 24 no longer show?
 # *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
 # `torch.linalg.svd(states - mean, full_matrices=False)` returns U, S, Vh; the rows of Vh are the axes, largest first.
+# Which mean? And does a mean matter for a *difference* of two states?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Shown and hidden squares add up to the whole. Sum the squares of all states first, then divide.
 #
 # </details>
 
 
 # %%
-def my_picture(fitted, other):
-    """Fit two principal axes on some states and place others along them.
+def my_hidden(fitted, teacher, student):
+    """How much of the distance of two sets of states a picture hides.
 
     Args:
-        fitted: (N, D), states that choose mean and axes.
-        other: (M, D), states to place.
+        fitted: (N, D), states that choose the two axes.
+        teacher, student: (M, D), states that are drawn with these axes.
 
     Returns:
-        (M, 2), points.
+        The fraction, from 0 to 1, of the sum of squared distances of teacher and student that the picture lacks.
     """
     ### BEGIN SOLUTION
-    mean = fitted.mean(0)
-    axes = torch.linalg.svd(fitted - mean, full_matrices=False).Vh[:2]
-    return (other - mean) @ axes.T
+    axes = torch.linalg.svd(fitted - fitted.mean(0), full_matrices=False).Vh[:2]
+    apart = student - teacher  # the mean that a projection subtracts cancels
+    return 1 - (apart @ axes.T).square().sum() / apart.square().sum()
     ### END SOLUTION
 
 
 # %%
-check("4.2", my_picture)
+check("4.2", my_hidden)
 
 # %% [markdown]
-# **And the prediction?** Movement. Every depth's cloud would be centred and turned to its own axes, so what looks like motion would be the camera's, and motion that all states share would be gone.
+# **And the prediction?** Movement. Every depth's cloud would be centered and turned to its own axes, so what looks like motion would be the camera's, and motion that all states share would be gone. Axes that were fitted to the difference itself would be no better: they hide the least of it, and look like proof that the picture hides little.
 
 # %% [markdown]
 # ## 4.3 · Find the sink ●○○ 8 minutes
@@ -157,35 +156,45 @@ check("4.3", my_sink)
 # **And the prediction?** Token 0, `for`, at depth 14: 3.5 times the median. At depth 0 it is like the others; it grows from depth 10 to 13 and is back to 1.1 times at depth 22. See for yourself: `my_sink(lft.capture(*lft.load_teacher(), text).states)`.
 
 # %% [markdown]
-# ## 4.4 · The logit lens ●●○ 8 minutes
+# ## 4.4 · When can it be read? ●●○ 12 minutes
 #
-# What would the model say if it ended here? Read a state of *any* depth with the model's last norm and head:
-# $\mathrm{softmax}(W\,\mathrm{norm}(h))$.
+# Read all depths with the logit lens at once, from what transformers returns as `hidden_states`: which probability does
+# each depth give to the token that the model chooses *in the end*? Mind the trap of the lesson's first section.
 #
-# **Predict first.** For half of the tokens of held-out code, the lens names the model's final favourite from some depth
-# on and never changes its mind. Is that depth nearer to 6, 12 or 20, of 24? *My prediction: …*
+# **Predict first.** Forget the trap: the last state goes through the final norm twice. For how many of 100 tokens of
+# held-out code does that change the bundled teacher's choice, and do its favorites get more probability, or less? *My
+# prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# One line. Along which dimension do probabilities sum to 1?
+# Which of the L + 1 states has gone through the final norm already?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `probabilities[..., choice]` would pair everything with everything; `torch.gather`, or `[:, torch.arange(T), choice]`,
+# takes one number per token.
 #
 # </details>
 
 
 # %%
-def my_lens(state, norm, head):
-    """Probabilities of the next token, read off hidden states.
+def my_lens(states, norm, head):
+    """The probability of the model's final choice, read at every depth.
 
     Args:
-        state: (T, D), at some depth, before the final norm.
-        norm: the model's final norm, a function of (T, D).
-        head: from (T, D) to logits (T, V).
+        states: a tuple of L + 1 tensors (1, T, D), the hidden_states that a model of L layers returns for one text.
+        norm: the model's final norm, a function of (..., D).
+        head: from (..., D) to logits (..., V).
 
     Returns:
-        (T, V), rows that sum to 1.
+        (L + 1, T): for each depth and token, the probability of what the model finds most likely there in the end.
     """
     ### BEGIN SOLUTION
-    return head(norm(state)).softmax(-1)
+    read = torch.stack([norm(state[0]) for state in states[:-1]] + [states[-1][0]])
+    probabilities = head(read).softmax(-1)
+    choice = probabilities[-1].argmax(-1)
+    return probabilities[:, torch.arange(len(choice)), choice]
     ### END SOLUTION
 
 
@@ -193,7 +202,7 @@ def my_lens(state, norm, head):
 check("4.4", my_lens)
 
 # %% [markdown]
-# **And the prediction?** 20, measured on twenty pieces of held-out code. For a quarter of the tokens it is 15 or less, for another quarter 23 or more. Most of the way, the states move without a word of the answer to be read off them.
+# **And the prediction?** On 24 sequences of held-out code: for 15 of 100, and the probability of the true favorites rises from 0.47 to 0.52. A wrong reading can look *more* certain; what gives it away is a KL of 0.12 nats from the model's own output, where there should be 0.
 
 # %% [markdown]
 # ## 4.5 · How a path bends ●●○ 10 minutes
