@@ -98,7 +98,9 @@ def mathml(tex: str, display: str) -> str:
         raise ValueError("The notebook has equations: pip install latex2mathml, then export it again.") from None
     try:
         equation = convert(tex, display=display)
-        ElementTree.fromstring(equation)  # it passes a stray & or < through as broken markup
+        root = ElementTree.fromstring(equation)  # it passes a stray & or < through as broken markup
+        if any(name.endswith("href") for part in root.iter() for name in part.attrib):
+            raise ValueError("an equation with a link, which might run a script")  # \href{javascript:...}
     except Exception:  # its errors have no common base class
         return f"<code>{html.escape(tex)}</code>"
     for wrong, right in CORRECTIONS.items():

@@ -269,8 +269,9 @@ def _beginning(held: dict) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Names of models and corpora are text from outside: no cell of a table may end early, no tag may begin."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Names of models and corpora are text from outside: no cell of a table may end early, no tag or link may begin."""
+    text = text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return re.sub(r"(`[^`]*`)|\[", lambda found: found[1] or "\\[", text)  # code is shown as it stands
 
 
 def _without_folders(name: str) -> str:
