@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .support import checks
 from .support.machine import float64
 from .support.statistics import bootstrap_means, interval
 
@@ -27,6 +28,7 @@ def check_pairs(x0: Tensor, x1: Tensor) -> None:
             raise ValueError(f"{name} has NaN or infinity in {bad} of {len(x)} points: remove or replace them first.")
 
 
+@checks.takes(x0=checks.tensor, x1=checks.tensor)
 def cost_matrix(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
     """Return the distance of every point of ``x0`` to every point of ``x1``: ``(N, N)`` float64.
 
@@ -46,6 +48,7 @@ def cost_matrix(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
     return distance.square() if metric == "sqeuclidean" else distance
 
 
+@checks.takes(x0=checks.tensor, x1=checks.tensor)
 def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Tensor:
     """Solve the linear assignment problem exactly: pair ``x0[i]`` with ``x1[assignment[i]]`` at the least total cost.
 
@@ -63,11 +66,20 @@ def optimal_assignment(x0: Tensor, x1: Tensor, metric: str = "euclidean") -> Ten
     return assign(cost_matrix(x0, x1, metric).cpu())
 
 
+@checks.takes(cost=checks.tensor)
 def assign(cost: Tensor) -> Tensor:
-    """Return the permutation of least total ``cost`` ``(N, N)``, as :func:`optimal_assignment` does."""
+    """Return the permutation of least total ``cost`` ``(N, N)``, as :func:`optimal_assignment` does.
+
+    Raises:
+        ValueError: not a square table of finite numbers.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    cost = cost.clone()
+    if cost.ndim != 2 or cost.shape[0] != cost.shape[1] or not len(cost):
+        raise ValueError(f"cost has shape {tuple(cost.shape)}: give (N, N), what each pair costs, N at least 1.")
+    if not bool(cost.isfinite().all()):
+        raise ValueError("cost has NaN or infinity: no assignment is the least.")
+    cost = cost.double() if not cost.is_floating_point() else cost.clone()
     sample = cost.flatten()[:: max(1, cost.numel() // 4096)]
     sample = sample[sample > 0]  # the median, since the mean of a few outliers may be above all other costs
     tie_break = 1e-12 * float(sample.median() if len(sample) else 0) + 1e-300  # below differences, above rounding
@@ -91,8 +103,14 @@ class Coupling:
     group: Tensor = None  # type: ignore[assignment]  # None may be given; it is a tensor from then on
 
     def __post_init__(self):
+        for name in ("x0", "x1"):
+            object.__setattr__(self, name, checks.tensor(name, getattr(self, name)))
         check_pairs(self.x0, self.x1)
-        group = torch.arange(len(self.x0), device=self.x0.device) if self.group is None else self.group
+        group = (
+            torch.arange(len(self.x0), device=self.x0.device)
+            if self.group is None
+            else checks.tensor("group", self.group)
+        )
         if group.shape != self.x0.shape[:1]:
             raise ValueError(f"group has shape {tuple(group.shape)}: give one number per pair, ({len(self.x0)},).")
         if group.is_floating_point() or group.is_complex():
@@ -117,6 +135,7 @@ class Coupling:
 
     repaired = re_paired
 
+    @checks.takes(t=checks.real)
     def at(self, t: float) -> Tensor:
         """Return the linear interpolants (1−t) x0 + t x1, ``(N, D)``, for ``t`` in [0, 1]."""
         return torch.lerp(self.x0, self.x1, t)

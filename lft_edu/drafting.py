@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .families import cache_name
 from .splicing import check_pair
+from .support import checks
 from .support.machine import evaluation_batch
 from .support.modes import in_eval_mode
 from .support.statistics import bootstrap_means, interval
@@ -88,6 +89,7 @@ class Drafted:
         return self.new_tokens / self.passes
 
 
+@checks.takes(input_ids=checks.tensor, max_new_tokens=checks.whole(), lookahead=checks.whole())
 @in_eval_mode
 @torch.no_grad()
 def draft(
@@ -174,6 +176,7 @@ class Acceptance:
         return {k: v for k, v in vars(self).items() if not k.startswith("sequence_")}
 
 
+@checks.takes(batch_size=checks.optional(checks.whole(1)))
 @in_eval_mode
 @torch.no_grad()
 def acceptance(
@@ -210,6 +213,7 @@ def acceptance(
     return Acceptance(means[0], ends[0], means[1], ends[1], sequences.numel(), greedy, sampling)
 
 
+@checks.takes(acceptance=checks.real, lookahead=checks.whole())
 def expected_tokens(acceptance: float, lookahead: int) -> float:
     """Return the tokens per pass of the teacher, (1 − α^(γ+1)) / (1 − α) (arXiv 2211.17192, eq. 1).
 

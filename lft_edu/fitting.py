@@ -17,6 +17,7 @@ from .operators import Flow, Operator
 from .sinks import find_sink
 from .sources import LatentSource
 from .splicing import SplicedForCausalLM, check_pair
+from .support import checks
 from .support.machine import float64, require_memory
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
@@ -88,6 +89,10 @@ def fit(
     require_one_device(student, "student")
     require_one_device(teacher, "teacher")
     operator, span = student.operator, tuple(student.config.span)
+    if objective is not None and not isinstance(objective, Objective):
+        checks.word("objective", objective)
+    if not isinstance(training, Training | None):
+        raise ValueError(f"training is a {type(training).__name__}: give lft.Training(…), or its fields by name.")
     training, options, more = _sorted_out(training or Training(), shorthand)
     callbacks, log = [*callbacks, *more], shorthand.get("log")
     if not operator.trainable:

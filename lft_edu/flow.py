@@ -39,6 +39,8 @@ expand_time = pad_t_like_x  # its name before 1.0
 def shaped_like_x(velocity: Velocity) -> Velocity:
     """Return the velocity, but with a ValueError where it is not shaped like ``x``: broadcast, it would move other
     points."""
+    if not callable(velocity):
+        raise ValueError(f"velocity is a {type(velocity).__name__}: give a function u(x, t).")
 
     def checked(x: Tensor, *times: Tensor) -> Tensor:
         u = velocity(x, *times)
@@ -113,7 +115,14 @@ def walk(velocity: Velocity, x0: Tensor, times, step: Step = midpoint_step, retu
 
 def check_times(times: Tensor | Sequence[float], x: Tensor) -> tuple:
     """Return the K+1 times one after another, numbers or ``(B,)`` tensors; ValueError if they are not valid times."""
-    table = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x0 is a {type(x).__name__}: give a tensor, (B, ..., D).")
+    try:
+        table = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"times={times!r}: give K+1 numbers from 0 to 1, or a tensor of them.") from None
+    if table.is_complex() or (table.is_meta and not x.is_meta):
+        raise ValueError(f"times are {table.dtype} on {table.device}: give real numbers from 0 to 1.")
     if table.ndim not in (1, 2) or table.shape[-1] < 2:
         raise ValueError(f"times has shape {tuple(table.shape)}: give (K+1,) or (B, K+1) with at least 2 times.")
     if table.ndim == 2 and len(table) != len(x):

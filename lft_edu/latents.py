@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .families import Family, by_name, family_of, layer_output, layers_of
+from .support import checks
 from .support.files import write_json
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
@@ -163,6 +164,7 @@ def hidden_states_at_all_layers(teacher: PreTrainedModel, input_ids: Tensor) -> 
 all_depths, state_entering, state_leaving = hidden_states_at_all_layers, layer_input, layer_output
 
 
+@checks.takes(n=checks.whole(1), token=checks.optional(checks.whole()))
 def depth_states(
     teacher: PreTrainedModel,
     corpus: datasets.Dataset | Tensor,
@@ -184,8 +186,6 @@ def depth_states(
         ValueError: ``n`` below 1, fewer than ``n`` sequences (with the token), or a corpus that the teacher cannot read
             (:func:`~lft_edu.text.as_sequences`).
     """
-    if n < 1:
-        raise ValueError(f"n={n}: give a number of tokens, at least 1.")
     sequences = as_sequences(corpus, teacher)
     allowed = torch.ones_like(sequences, dtype=torch.bool) if token is None else sequences == token
     allowed[:, 0] = False

@@ -13,6 +13,7 @@ from .families import layers_of
 from .latents import layer_output
 from .objectives import token_kl
 from .splicing import check_pair
+from .support import checks
 from .support.machine import evaluation_batch, float64
 from .support.modes import in_eval_mode
 from .support.progress import progress_bar
@@ -87,6 +88,7 @@ class OutputRecorder:
         self.hook.remove()
 
 
+@checks.takes(batch_size=checks.optional(checks.whole(1)))
 @in_eval_mode
 @torch.no_grad()
 def evaluate(
@@ -208,6 +210,9 @@ class Failure:
     followed: str
 
 
+@checks.takes(
+    tokenizer=checks.tokenizer, texts=checks.several(checks.word), n=checks.whole(1), batch_size=checks.whole(1)
+)
 @in_eval_mode
 @torch.no_grad()
 def worst_tokens(
@@ -231,8 +236,6 @@ def worst_tokens(
     """
     student, teacher = unwrapped(student), unwrapped(teacher)
     check_pair(student, teacher)
-    if isinstance(texts, str):
-        raise ValueError("texts is a single string: give a list of strings.")
     rows = [(text, ids) for text in texts if len(ids := encode(teacher, tokenizer, text)) > 1]
     if not rows:
         raise ValueError("No text has two tokens or more: give longer texts.")

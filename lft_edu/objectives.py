@@ -30,6 +30,7 @@ from .flow import (
     uniform_times,
     walk,
 )
+from .support import checks
 from .support.errors import unknown_name_error
 
 
@@ -349,7 +350,7 @@ def make_objective(objective: str | Objective, **options) -> Objective:
     """
     if isinstance(objective, Objective):
         return replace(objective, **options) if options else objective
-    if objective not in OBJECTIVES:
+    if checks.word("objective", objective) not in OBJECTIVES:
         raise unknown_name_error("objective", objective, OBJECTIVES)
     known = {f.name for f in fields(OBJECTIVES[objective])}
     if extra := sorted(set(options) - known):
@@ -378,5 +379,10 @@ def _device(generator: torch.Generator | None, x: Tensor | None = None):
 
 
 def _require_pairs(x0: Tensor, x1: Tensor) -> None:
+    if not isinstance(x0, Tensor) or not isinstance(x1, Tensor):
+        raise ValueError(f"x0 is a {type(x0).__name__}, x1 a {type(x1).__name__}: give two tensors of one shape.")
+    if not (x0.is_floating_point() and x1.is_floating_point()) or x0.device.type != x1.device.type:
+        what = f"x0 is {x0.dtype} on {x0.device}, x1 {x1.dtype} on {x1.device}"
+        raise ValueError(f"{what}: give real numbers, .float(), on one device.")
     if x0.shape != x1.shape:
         raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} are not pairs: their shapes must agree.")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .closed_forms import LinearPatch, MeanShift, Procrustes, Ridge
 from .families import layer_output
 from .flow import EVALUATIONS, STEPS, check_steps, shortcut_step, walk
+from .support import checks
 from .support.errors import unknown_name_error
 from .transport import Operator, at_slot
 from .velocity import VelocityEstimator, _OwnsLayer
@@ -119,7 +120,7 @@ class Flow(Operator):
         *,
         steps: int | None = None,
     ):
-        if solver not in STEPS:
+        if checks.word("solver", solver) not in STEPS:
             raise ValueError(f"solver={solver!r}: choose one of {', '.join(STEPS)}.")
         if step_aware and solver != "euler":
             raise ValueError(f"solver={solver!r}: a step-aware velocity is for Euler steps. Use solver='euler'.")

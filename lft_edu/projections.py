@@ -345,12 +345,14 @@ def _as_float64(states) -> np.ndarray:
     """Convert states to float64; raise ValueError for NaN or infinity."""
     try:
         x = states.detach().cpu().double().numpy() if isinstance(states, Tensor) else np.asarray(states, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError):  # the last: a tensor on the meta device
         given = states[0] if isinstance(states, list | tuple) and states else states
         raise ValueError(
             f"states of type {type(given).__name__}: give what lft.capture returns, or numbers of one shape, (N, D)."
             + reload_hint(given, Trajectory)
         ) from None
+    if not x.ndim:
+        raise ValueError(f"states={x}: give what lft.capture returns, or numbers (N, D).")
     if not np.isfinite(x).all():
         raise ValueError("The states contain NaN or infinity: load the model in float32 or bfloat16 and capture again.")
     return x

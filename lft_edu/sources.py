@@ -10,7 +10,7 @@ from .families import attention_types, layers_of
 from .latents import Latents, StateStore, span_latents
 from .support.machine import require_memory
 from .support.progress import progress_bar
-from .text import as_sequences, readable_ids
+from .text import as_sequences, readable_ids, require_corpus
 from .training.streams import TokenStream
 
 
@@ -42,6 +42,7 @@ class LatentSource:
         progress: bool = True,
         between: bool = False,
     ):
+        require_corpus(blocks)
         self.streamed = not hasattr(blocks, "__len__")
         if self.streamed:
             blocks = TokenStream(blocks)

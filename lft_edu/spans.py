@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .criteria import CRITERIA, Depth, Pair, recoupling_among
+from .support import checks
 from .support.errors import unknown_name_error
 from .support.files import atomic_write, file_to_write
 from .support.machine import _cores
@@ -163,6 +164,9 @@ def _table_of(spans: dict[str, list], depth: int) -> Tensor:
     return table
 
 
+@checks.takes(
+    states=checks.tensor, sizes=checks.several(checks.whole(1)), lengths=checks.optional(checks.several(checks.whole()))
+)
 def scan_spans(
     states: Tensor,
     criteria: Iterable[str] = ("recoupling",),
@@ -194,7 +198,9 @@ def scan_spans(
             another scan at ``path``.
         OSError: ``path`` cannot be written to.
     """
-    criteria = tuple(dict.fromkeys([criteria] if isinstance(criteria, str) else criteria))
+    criteria = tuple(
+        dict.fromkeys([criteria] if isinstance(criteria, str) else checks.several(checks.word)("criteria", criteria))
+    )
     sizes, lengths = tuple(sorted(set(sizes))), None if lengths is None else set(lengths)
     _check(states, criteria, sizes, lengths)
     path = None if path is None else file_to_write(path)

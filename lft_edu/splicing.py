@@ -25,6 +25,7 @@ from transformers import (
 from .families import by_name, cache_name, family_of, keep_layers, layers_of, renumber, widest_layer, with_layers
 from .heads import check_parts
 from .operators import OPERATORS, Flow, Operator, build_operator, operator_from_dict
+from .support import checks
 from .support.errors import reload_hint
 from .support.files import make_folder
 from .support.whole import require_no_adapters, require_one_device
@@ -124,6 +125,7 @@ class SplicedForCausalLM(PreTrainedModel, GenerationMixin):
         if not slots:
             self.generation_config.use_cache = False  # no attention left: nothing to cache, nothing to count by
 
+    @checks.takes(solver=checks.optional(checks.word), num_steps=checks.optional(checks.whole(1)))
     def set_solver(
         self, solver: str | None = None, num_steps: int | None = None, *, steps: int | None = None
     ) -> "SplicedForCausalLM":
@@ -319,7 +321,7 @@ def check_pair(student: SplicedForCausalLM, teacher: PreTrainedModel) -> None:
             "The student is not a spliced model: make one with lft.splice or load one with lft.load_student."
             + reload_hint(student, SplicedForCausalLM)
         )
-    if isinstance(teacher, SplicedForCausalLM):
+    if isinstance(checks.model("teacher", teacher), SplicedForCausalLM):
         raise ValueError("The teacher is a spliced model: give the model the student was spliced from.")
     pairs = (student.config.depth, student.config.text_config), (len(layers_of(teacher)), teacher.config)
     wanted, found = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .support import checks
 from .support.modes import in_eval_mode
 from .support.tokens import token_ids
 
@@ -31,6 +32,14 @@ def readable_ids(batch, model: PreTrainedModel) -> Tensor:
     return token_ids(batch, vocabulary, context_length(model), getattr(config, "pad_token_id", None))
 
 
+def require_corpus(corpus: object) -> None:
+    """Raise ValueError unless this could be a corpus."""
+    if isinstance(corpus, str) or not hasattr(corpus, "__iter__") or (isinstance(corpus, Tensor) and not corpus.ndim):
+        raise ValueError(
+            f"The corpus is a {type(corpus).__name__}: give what lft.load_corpus returns, or token ids (N, T)."
+        )
+
+
 def as_sequences(corpus: datasets.Dataset | Tensor, model: PreTrainedModel | None = None) -> Tensor:
     """Return the token ids ``(N, T)`` of a corpus as a long tensor.
 
@@ -42,6 +51,7 @@ def as_sequences(corpus: datasets.Dataset | Tensor, model: PreTrainedModel | Non
         ValueError: no sequence, sequences shorter than 2 tokens or longer than the model's context, padded ones, or ids
             that are not whole numbers or not in the model's vocabulary.
     """
+    require_corpus(corpus)
     if not isinstance(corpus, Tensor | Mapping):
         rows = list(corpus)
         corpus = rows  # type: ignore[assignment]
@@ -136,6 +146,7 @@ def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
     return ids
 
 
+@checks.takes(model=checks.model, tokenizer=checks.tokenizer, text=checks.word, tokens=checks.whole(1))
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -19,6 +19,7 @@ from .latents import hidden_states_at_all_layers
 from .objectives import token_kl
 from .operators import Flow
 from .splicing import SplicedForCausalLM
+from .support import checks
 from .support.machine import evaluation_batch, require_memory
 from .support.progress import progress_bar
 from .support.whole import unwrapped
@@ -56,7 +57,7 @@ class Trajectory:
         Raises:
             ValueError: a depth below 0 or above L.
         """
-        depths = torch.as_tensor(depths, dtype=torch.float64).reshape(-1)
+        depths = checks.tensor("depths", depths).double().reshape(-1)
         if not bool(((depths >= self.times[0]) & (depths <= self.times[-1])).all()):  # NaN is not, either
             raise ValueError(f"Depths run from 0 to {self.times[-1]:g} layers; you asked for {depths.tolist()}.")
         after = torch.searchsorted(self.times, depths).clamp(min=1)
@@ -64,6 +65,7 @@ class Trajectory:
         share = ((depths - before) / (after_time - before)).float()[:, None, None]
         return torch.lerp(self.states[after - 1], self.states[after], share)
 
+    @checks.takes(depth=checks.real)
     def depth_index(self, depth: float) -> int:
         """Return the index into ``times`` of a captured depth.
 
@@ -228,6 +230,7 @@ def logit_lenses(paths: Sequence[Trajectory], k: int = 5) -> list[Lens]:
     return lenses
 
 
+@checks.takes(model=checks.model, tokenizer=checks.tokenizer)
 def capture(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -295,6 +298,7 @@ def path_of_ids(model: "PreTrainedModel", input_ids: Tensor, substeps: int = 0) 
     return torch.stack([x.float().cpu() for x in (*head, *inside, *tail)]), times
 
 
+@checks.takes(token=checks.whole(), t=checks.real, moves=checks.tensor)
 @torch.no_grad()
 def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: float, moves: Tensor) -> Tensor:
     """Return a flow's velocity ``(G, D)`` at time t for one token displaced from its path; other tokens are not.
@@ -310,6 +314,10 @@ def velocity_at(student: SplicedForCausalLM, path: Trajectory, token: int, t: fl
     """
     if not isinstance(student.operator, Flow):
         raise ValueError(f"A {student.operator.kind!r} operator has no velocity: give a student with a flow.")
+    if not 0 <= t <= 1:
+        raise ValueError(f"t={t:g}: flow time runs from 0 to 1.")
+    if moves.ndim != 2 or moves.shape[1] != student.config.hidden_size:
+        raise ValueError(f"moves has shape {tuple(moves.shape)}: give (G, {student.config.hidden_size}).")
     m, n = student.config.span
     if path.span != (m, n):
         raise ValueError(f"The trajectory has span {path.span}, the student ({m}, {n}): give capture(student, ...).")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..support import checks
 from ..support.errors import unknown_name_error
 from ..support.progress import quiet_libraries
 from ..support.statistics import evenly_spaced
@@ -214,6 +215,7 @@ def token_sequences(
 token_blocks = token_sequences
 
 
+@checks.takes(tokenizer=checks.tokenizer, block_size=checks.whole(), max_tokens=checks.optional(checks.whole()))
 def load_corpus(
     name: str | Path,
     tokenizer: PreTrainedTokenizerBase,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..families import FAMILIES
+from ..support import checks
 from ..support.errors import import_advice, reason, unknown_name_error
 from ..support.machine import default_device
 from ..support.progress import quiet_libraries
@@ -174,6 +175,7 @@ def _source(name: str, revision: str | None) -> tuple[Path, dict]:
     return folder, {"name": place, "revision": folder.name}
 
 
+@checks.takes(shape=checks.word)
 def random_teacher(
     shape: str,
     layers: int | None = None,
@@ -258,6 +260,7 @@ def check_student_name(name: str) -> None:
         operator_file(name)
 
 
+@checks.takes(teacher=checks.optional(checks.model))
 def load_student(
     name: str | Path,
     teacher: PreTrainedModel | None = None,

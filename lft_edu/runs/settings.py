@@ -12,6 +12,7 @@ from ..loading import hub
 from ..loading.corpora import HUB
 from ..objectives import OBJECTIVES, Objective, make_objective
 from ..operators import Operator, operator_from_dict
+from ..support import checks
 from ..support.arguments import count
 from ..support.settings import setting
 from ..training.checkpoints import Checkpoints, differences
@@ -54,7 +55,9 @@ class RunSettings(Training):
     out: str = setting("runs/student", "the run's folder", incidental=True)
 
     def __post_init__(self):
-        object.__setattr__(self, "span", tuple(self.span))
+        object.__setattr__(self, "span", tuple(checks.several(checks.whole())("span", self.span)))
+        if len(self.span) != 2:
+            raise ValueError(f"span={self.span}: give two layer numbers (m, n), such as (6, 18).")
         super().__post_init__()
         if not self.out:
             raise ValueError("out is an empty name: give the run's folder, such as runs/student.")

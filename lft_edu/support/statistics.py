@@ -4,13 +4,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
+
 RESAMPLES = 2000
 
 
+@checks.takes(samples=checks.tensor)
 def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
     """Return the ends ``(low, high)`` of the central ``level`` of ``samples`` ``(R,)``."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: an interval's level lies between 0 and 1, such as 0.95.")
+    if samples.ndim != 1 or not len(samples):
+        raise ValueError(f"samples has shape {tuple(samples.shape)}: give (R,), R at least 1.")
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     return tuple(samples.double().cpu().quantile(tails).tolist())
 
