@@ -207,6 +207,11 @@ def explain(error: Exception, function) -> str:
     code = getattr(function, "__code__", None)
     own = [f for f in frames if code is not None and f.filename == code.co_filename]
     where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
+    if isinstance(error, TypeError) and code is not None and not own:  # the call itself failed
+        where = (
+            "\nThe exercise calls it with other arguments. Compare with the stub; and if your copy of the notebook is an "
+            "older one, the exercise has changed: `lft-edu reset exercises/` and the lesson's number gives the new one."
+        )
     return f"Your function raised {type(error).__name__}: {error}{where}"
 
 

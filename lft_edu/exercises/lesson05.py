@@ -1,6 +1,7 @@
-"""Checks of lesson 05: time embedding and modulation. (Splice, budget: lesson05_assembly; cache: lesson05_cache.)"""
+"""Checks of lesson 05: time embedding, modulation. (Splice, budget: lesson05_assembly; cache: lesson05_cache.)"""
 
 import math
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -32,98 +33,83 @@ def features(t: Tensor, **kwargs) -> Tensor:
     return torch.cat([found.cos(), found.sin()], -1)
 
 
-def interleaved(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([a, b], -1).flatten(-2)
+def read_off(seen: Tensor, i: int) -> Tensor:
+    """Read the times (N,) off features (N, 128) by frequency i alone, as if its angle stayed between −π and π."""
+    return torch.atan2(seen[:, HALF + i], seen[:, i]) / turn(i)
 
 
-def _wrong_features(t: Tensor) -> dict[str, Tensor]:
-    """Return what common mistakes give instead of the features: message → value."""
-    i = torch.arange(HALF)
-    cos, sin = angles(t).cos(), angles(t).sin()
-    order = "These are the right numbers in another order. "
-    fixed = "A new network could learn either order; the weights of the bundled students expect first all cosines, "
-    return {
-        "You did not scale the times. The highest frequency is 1, so for it t = 1 is a sixth of a turn: the features "
-        "of t = 0 and t = 1 have cosine 0.970. Multiply times by 1000; then it is 0.159.": features(t, scale=1.0),
-        f"{order}{fixed}then all sines; yours begin with the sines.": torch.cat([sin, cos], -1),
-        f"{order}{fixed}then all sines; yours alternate: torch.cat, not stack.": interleaved(cos, sin),
-        f"{order}{fixed}then all sines; yours alternate, and begin with a sine.": interleaved(sin, cos),
-        f"{order}{fixed}then all sines, each from the highest frequency (i = 0) to the lowest; yours rise.":
-            torch.cat([cos.flip(-1), sin.flip(-1)], -1),
-        "You have the cosines twice, and no sines.": torch.cat([cos, cos], -1),
-        "You have the sines twice, and no cosines.": torch.cat([sin, sin], -1),
-        "Your frequencies end at 1/10000: you divided by 63. They are 10000^(−i/64), so that the 65th would be there.":
-            features(t, ticks=i / (HALF - 1)),
-        "Your i runs from 1 to 64; it runs from 0 to 63, and the highest frequency is 1.":
-            features(t, ticks=(i + 1) / HALF),
-        "You divided i by 128. There are 64 frequencies: 10000^(−i/64).": features(t, ticks=i / (2 * HALF)),
-        "Your exponent is −2i/64: as in papers whose i counts pairs up to d/2 and that divide by d. Here it is −i/64.":
-            features(t, ticks=2 * i / HALF),
-        "The logarithm is the wrong one: exp(−i/64 · ln 10000). math.log is the natural one; yours is log10.":
-            features(t, base=math.exp(math.log10(10_000))),
-        "The logarithm is the wrong one: exp(−i/64 · ln 10000). math.log is the natural one; yours is log2.":
-            features(t, base=math.exp(math.log2(10_000))),
-        "You left out the 10000: your frequencies are exp(−i/64), and the lowest is only a third of the highest.":
-            features(t, base=math.e),
-        "The base is 10000, the times are scaled by 1000; you took 1000 for both.": features(t, base=1000.0),
-        "The base is 10000, the times are scaled by 1000; you took 10000 for both.": features(t, scale=10_000.0),
-        "The base is 10000, the times are scaled by 1000; you exchanged them.":
-            features(t, scale=10_000.0, base=1000.0),
-        "You multiplied by 2π as well. The scaled times are radians already.": features(t, scale=2000 * math.pi),
-        "You multiplied by 2π instead of 1000: one turn is hardly better than a sixth of one.":
-            features(t, scale=2 * math.pi),
-        "You took the angles for degrees: they are radians already.": features(t, scale=1000 * math.pi / 180),
-        "You rounded the scaled times to whole numbers: nearby times would be equal.":
-            features((1000 * t).round() / 1000),
-        "You cut the scaled times to whole numbers: nearby times would be equal.":
-            features((1000 * t).floor() / 1000),
-        "You rounded the times to bfloat16, in which 0.996 and 0.999 are equal. Keep float32.":
-            features(t.bfloat16()),
-        "These are the angles: take their cosines and sines.": torch.cat([angles(t), angles(t)], -1),
-    }  # fmt: skip
+def turn(i: int) -> float:
+    """Return the angle of frequency i at t = 1, in radians."""
+    return 1000 * 10_000 ** (-i / HALF)
 
 
-@exercise("5.1", "A time embedding", difficulty=1, minutes=8)
+def explain_times(value: Tensor, seen: Tensor) -> str:
+    """Explain times that were read wrongly off features; empty if it is none of the known mistakes."""
+    same = lambda outcome, tolerance=2e-3: torch.allclose(value, outcome.double(), atol=tolerance, rtol=1e-3)  # noqa: E731
+    slower = "Different times look alike there: read a slower one."
+    for i in range(HALF):
+        angle, cosine = turn(i) * read_off(seen, i), seen[:, i].clamp(-1, 1).arccos()
+        here = f"You read frequency {i}, which has turned by {turn(i):.3g} radians at t = 1, and "
+        if turn(i) > math.pi and same(angle / turn(i)):
+            return f"{here}atan2 knows angles from −π to π only. {slower}"
+        if turn(i) > math.pi and same(cosine / turn(i)):
+            return f"{here}arccos knows angles from 0 to π only. {slower}"
+        if turn(i) > 2 * math.pi and same((angle % (2 * math.pi)) / turn(i)):
+            return f"{here}modulo 2π its whole turns are lost. {slower}"
+        if same(cosine / turn(i), 0.02):
+            return "Near t = 0 a cosine hardly changes. Take sine and cosine together: torch.atan2(sine, cosine)."
+        if same(angle):
+            return f"You returned the angle of frequency {i}: divide by what it is at t = 1, 1000 · 10000^(−{i}/64)."
+        if same(1000 * angle / turn(i)):
+            return "These are the times multiplied by 1000, as they were before the cosines: divide by that, too."
+        if same((math.pi / 2 - angle) / turn(i)):
+            return "Sine and cosine are exchanged: the cosines come first, and torch.atan2 takes the sine first."
+        if same(torch.atan2(seen[:, 2 * i + 1], seen[:, 2 * i]) / turn(i)):
+            return "The 64 cosines come first, then the 64 sines. You read them as if they alternated."
+    return ""
+
+
+@exercise("5.1", "Read the clock", difficulty=2, minutes=12)
 def time_embedding(answer):
-    t = torch.tensor([0.0, 1.0, 0.4567])
-    yield "128 features for each time, (N, 128)"
-    value = tensor(answer(t.clone()), None, "the features")
-    if tuple(value.shape) == (3, HALF):
-        raise Wrong(
-            "You returned 64 features per time. There are 64 *frequencies*, and each gives a cosine and a sine: 128. "
-            "With cosines alone, an angle and its negative would be the same."
-        )
-    if tuple(value.shape) == (3, 4 * HALF):
-        raise Wrong("You returned 256 features per time: 64 frequencies, a cosine and a sine of each, make 128.")
-    if tuple(value.shape) == (3, HALF, 2):
-        raise Wrong(
-            "You returned (3, 64, 2): stack made a new axis. Put all sines after all cosines: torch.cat(…, -1)."
-        )
-    if tuple(value.shape) == (2 * HALF, 3):
-        raise Wrong("You returned (128, 3): one time per *row*. t[:, None] times the frequencies is (N, 64).")
-    if tuple(value.shape) == (2 * HALF,):
-        raise Wrong("You returned the features of one time; there were 3: t[:, None] times the frequencies is (N, 64).")
-    if tuple(value.shape) == (6, HALF):
-        raise Wrong("You returned (6, 64): you joined along the times. Join along the features: torch.cat(…, -1).")
-    mine = tensor(value, (3, 2 * HALF), "the features", "one row per time")
-
-    rising = features(t, base=1e-4)
-    vast = torch.arange(2 * HALF) % HALF > 8  # angles too large for float32 cosines
-    known = matching_mistakes(mine, _wrong_features(t) | {
-        "Your frequencies rise: ω_i = 10000^(−i/64), with a minus, from 1 down to nearly 1/10000.":
-            torch.where(vast, mine, rising),
-    }, tolerance=2e-3)  # fmt: skip
-    at = ("t = 0", "t = 1", "t = 0.4567")
-    for i, stage in enumerate((
-        "by hand: at t = 0 every angle is 0, all cosines are 1 and all sines 0",
-        "by hand: at t = 1 the first angle is 1000 radians, its cosine 0.562",
-        "any time",
-    )):  # fmt: skip
-        yield stage
-        close(mine[i], features(t)[i], f"the features of {at[i]}", dict.fromkeys(known, mine[i]), tolerance=2e-3)
-    many = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.0, 1.0, 0.4567, 0.98, 0.03])
+    seen = features(t).float()
+    yield "a time for each row of features, (N,)"
+    value = tensor(_without_nan(answer(seen)), None, "the times")
+    if tuple(value.shape) == (5, HALF):
+        raise Wrong("You returned 64 times per row, one for each frequency. Choose the frequency that can be trusted.")
+    if tuple(value.shape) == (5, 1):
+        raise Wrong("You returned (5, 1): a column was kept. One number per row, (5,).")
+    if tuple(value.shape) == ():
+        raise Wrong("You returned one number; there were 5 rows, one for each time.")
+    mine = tensor(value, (5,), "the times", "one per row of features")
+    yield "exact features, at t = 0, 1, 0.4567, 0.98, 0.03"
+    message = explain_times(mine, seen)
+    close(mine, t, "the times", {message: mine} if message else None, tolerance=1e-3)
     yield "any number of times"
-    close(answer(many), features(many), "the features of 50 times", _wrong_features(many), tolerance=2e-3)
+    many = torch.rand(200, generator=torch.Generator().manual_seed(0))
+    found = tensor(_without_nan(answer(features(many).float())), (200,), "the times", "one per row of features")
+    message = explain_times(found, features(many).float())
+    close(found, many, "200 times", {message: found} if message else None, tolerance=1e-3)
+    yield "features with noise of up to 0.01: still right to 0.01"
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        many = 0.02 + 0.96 * torch.rand(200, generator=generator)
+        noise = 0.02 * torch.rand(200, 2 * HALF, generator=generator) - 0.01
+        found = tensor(_without_nan(answer(features(many).float() + noise)), (200,), "the times", "one per row")
+        if (worst := (found - many).abs().max().item()) > 0.01:
+            raise Wrong(
+                f"With noise of up to 0.01 in the features, your times are off by up to {worst:.3f}. An error of 0.01 "
+                "in the angle is one of 0.01 / (the angle at t = 1) in the time: of the frequencies whose angle stays "
+                "unambiguous, take the fastest."
+            )
+
+
+def _without_nan(value):
+    """Return ``value``, or explain NaN, which has one cause here."""
+    with suppress(TypeError, ValueError, RuntimeError):  # not numbers: reported by the next check
+        if torch.as_tensor(value).isnan().any():
+            raise Wrong("NaN: a cosine above 1, from rounding or noise, has no angle. torch.atan2(sine, cosine) has.")
+    return value
 
 
 # --- 5.2 ----------------------------------------------------------------------------------------------------------
@@ -174,9 +160,10 @@ def modulate(x, gamma, beta):
 
 
 def velocity(x, modulations, attend, mlp, norm1, norm2, see=modulate):
-    """Return the update of a parallel-residual layer, without x; ``see`` modulates the inputs."""
+    """Return the update of a sequential-residual layer, without x; ``see`` modulates the inputs."""
     g1, b1, a1, g2, b2, a2 = modulations
-    return a1 * attend(see(norm1(x), g1, b1)) + a2 * mlp(see(norm2(x), g2, b2))
+    attended = a1 * attend(see(norm1(x), g1, b1))
+    return attended + a2 * mlp(see(norm2(x + attended), g2, b2))
 
 
 def _wrong_velocities(x, modulations, attend, mlp, norm1, norm2) -> dict[str, Tensor]:
@@ -185,8 +172,15 @@ def _wrong_velocities(x, modulations, attend, mlp, norm1, norm2) -> dict[str, Te
     parts = attend, mlp, norm1, norm2
     as_if = lambda *rows: velocity(x, modulations[list(rows)], *parts)  # noqa: E731
     seen = lambda see: velocity(x, modulations, *parts, see=see)  # noqa: E731
-    u, attended = velocity(x, modulations, *parts), attend(modulate(norm1(x), g1, b1))
+
+    def as_if_alpha(alpha):
+        changed = modulations.clone()
+        changed[[2, 5]] = alpha
+        return velocity(x, changed, *parts)
+
+    u, attended = velocity(x, modulations, *parts), a1 * attend(modulate(norm1(x), g1, b1))
     inner = lambda z: mlp(modulate(norm2(z), g2, b2))  # noqa: E731
+    after = x + attended
     bare = "γ = 0 must leave the norm's output unchanged: (1 + γ) ⊙ LN(x) + β, as in the paper and DiT."
     order = "The modulations are in another order: γ1, β1, α1, γ2, β2, α2. You "
     return {
@@ -201,13 +195,15 @@ def _wrong_velocities(x, modulations, attend, mlp, norm1, norm2) -> dict[str, Te
         "Scale with 1 + γ, shift with β; you shift with 1 + β.": seen(lambda z, g, b: (1 + g) * z + 1 + b),
         "You modulated before the norm. A norm undoes much of that: it brings every state back to its own mean and "
         "scale. Modulate the *output* of the norm.":
-            a1 * attend(norm1(modulate(x, g1, b1))) + a2 * mlp(norm2(modulate(x, g2, b2))),
+            (before := a1 * attend(norm1(modulate(x, g1, b1)))) + a2 * mlp(norm2(modulate(x + before, g2, b2))),
         "You left out the norms: attention and MLP were trained on normalized states.":
-            a1 * attend(modulate(x, g1, b1)) + a2 * mlp(modulate(x, g2, b2)),
-        "You left out the α's: they scale the outputs of attention and MLP.": attended + inner(x),
+            velocity(x, modulations, attend, mlp, lambda z: z, lambda z: z),
+        "You left out the α's: they scale the outputs of attention and MLP.": as_if_alpha(1.0),
+        "Your α has a 1 + . Only γ has one: the α's are initialized to 1.": as_if_alpha(modulations[[2, 5]] + 1),
         "You put α on the inputs. It scales the *outputs* of attention and MLP.":
-            attend(a1 * modulate(norm1(x), g1, b1)) + mlp(a2 * modulate(norm2(x), g2, b2)),
-        "Your α has a 1 + . Only γ has one: the α's are initialized to 1.": (1 + a1) * attended + (1 + a2) * inner(x),
+            (early := attend(a1 * modulate(norm1(x), g1, b1))) + mlp(a2 * modulate(norm2(x + early), g2, b2)),
+        "The MLP comes first in yours. Attention does, and the MLP reads the state after it.":
+            (first := a2 * inner(x)) + a1 * attend(modulate(norm1(x + first), g1, b1)),
         "The norms are swapped: norm1 is attention's, norm2 the MLP's.":
             velocity(x, modulations, attend, mlp, norm2, norm1),
         "You used norm1 for both: the MLP has norm2.": velocity(x, modulations, attend, mlp, norm1, norm1),
@@ -223,18 +219,21 @@ def _wrong_velocities(x, modulations, attend, mlp, norm1, norm2) -> dict[str, Te
         f"{order}read γ, α, β.": as_if(0, 2, 1, 3, 5, 4),
         "You used attention's modulations for both.": as_if(0, 1, 2, 0, 1, 2),
         "You used the MLP's modulations for both.": as_if(3, 4, 5, 3, 4, 5),
-        "Your MLP reads x plus attention's update (sequential residual, as in GPT-2 and Llama). In this family the "
-        "residual is *parallel*: both read the same x.": a1 * attended + a2 * inner(x + a1 * attended),
-        "Your MLP reads attention's output. Both read the same x, and their outputs are added.":
-            a2 * inner(a1 * attended),
-        "You returned attention's part alone: add the MLP's.": a1 * attended,
-        "You returned the MLP's part alone: add attention's.": a2 * inner(x),
-        "You multiplied both parts: add them.": a1 * attended * a2 * inner(x),
+        "Your MLP reads x (parallel residual, as in Pythia and in the lesson). In this family it reads the state after "
+        "attention: x plus what attention adds.": attended + a2 * inner(x),
+        "Your MLP reads x plus attention's output without α1. What attention adds is α1 ⊙ Attn(…).":
+            attended + a2 * inner(x + attend(modulate(norm1(x), g1, b1))),
+        "Your MLP reads what attention adds, without x. It reads the state after attention: x plus that.":
+            attended + a2 * inner(attended),
+        "You returned the MLP's part alone. The layer adds attention's, too: u is what the *whole* layer adds to x.":
+            a2 * inner(after),
+        "You returned attention's part alone: add the MLP's.": attended,
+        "You multiplied both parts: add them.": attended * a2 * inner(after),
         "You took the mean of both parts: add them.": u / 2,
     }  # fmt: skip
 
 
-@exercise("5.2", "Six modulations", difficulty=2, minutes=12)
+@exercise("5.2", "One after the other", difficulty=2, minutes=12)
 def residual(answer):
     body = Body()
     yield "a velocity shaped like the states"
@@ -243,15 +242,16 @@ def residual(answer):
     if not torch.equal(x, body.x):
         raise Wrong("You changed x itself: operators such as += work in place. The solver still needs x.")
 
-    yield "by hand: the identity modulation (γ = β = 0, α = 1) gives Attn(LN1 x) + MLP(LN2 x)"
+    yield "by hand: with the identity modulation (γ = β = 0, α = 1) it is the layer, without x"
     reference = Body()
-    plain = reference.attend(reference.norm1(x)) + reference.mlp(reference.norm2(x))
+    attended = reference.attend(reference.norm1(x))
+    plain = attended + reference.mlp(reference.norm2(x + attended))
     body = Body()
     value = answer(x, body.modulations.clone(), *body.parts)
     turned = tensor(value, x.shape, "the velocity", "batch, tokens, width, as x")
     mistakes = _wrong_velocities(x, body.modulations, *reference.parts)
     close(mine, plain, "the velocity", dict.fromkeys(matching_mistakes(turned, mistakes), mine))
-    yield "any modulation: u = α1 ⊙ Attn((1+γ1) ⊙ LN1 x + β1) + α2 ⊙ MLP((1+γ2) ⊙ LN2 x + β2)"
+    yield "any modulation"
     close(turned, velocity(x, body.modulations, *reference.parts), "the velocity", mistakes)
     yield "attention and MLP are called once each"
     for name in ("attend", "mlp"):

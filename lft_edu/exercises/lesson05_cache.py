@@ -1,191 +1,141 @@
-"""Check of exercise 5.5: one KV-cache entry per velocity evaluation."""
+"""Check of exercise 5.5: a test that notices a wrong KV cache."""
 
-from operator import index
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..flow import EVALUATIONS, STEPS, uniform_times, walk
-from .checking import Wrong, close, describe, exercise, tensor
+from .checking import Unfilled, Wrong, exercise, truth
+
+HEAD, TAIL, EVALUATIONS, WIDTH = 2, 2, 4, 6  # layers before and after an operator of two midpoint steps
 
 
-class Toy:
-    """A model of attention layers only: head layers, a velocity, two tail layers, with a KV cache if ``keep``.
+class CachedModel:
+    """A model of attention layers with a flow among them, run on a text that comes in pieces.
 
-    ``calls`` records for each pass the velocity evaluations as (time, slot).
+    Args:
+        entry: which cache entry the operator's j-th evaluation uses in a pass, ``entry(j, number of the pass)``.
+        tail: the first cache entry of the tail.
+        keep: what is kept of the keys and values so far and those of this pass, ``keep(old, new)``.
+        causal: a later piece hides each token's future, too.
+        rounded: what becomes of the states at the end of a pass, ``rounded(x, number of the pass)``.
     """
 
-    def __init__(self, keep: bool):
-        self.keep, self.slots, self.calls = keep, {}, []
+    def __init__(
+        self,
+        entry: Callable = lambda j, number: HEAD + j,
+        tail: int = HEAD + EVALUATIONS,
+        keep: Callable = lambda old, new: torch.cat([old, new], 1),
+        causal: bool = True,
+        rounded: Callable = lambda x, number: x,
+    ):
+        self.entry, self.tail, self.keep, self.causal, self.rounded = entry, tail, keep, causal, rounded
+        self.cache: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(self, x: Tensor, slot: int, seed: int) -> Tensor:
-        """Apply causal attention to the given tokens and those cached in this slot."""
-        generator = torch.Generator().manual_seed(seed)
-        q, k, v = (x @ torch.randn(6, 6, generator=generator, dtype=x.dtype) for _ in range(3))
-        if self.keep:
-            old_k, old_v = self.slots.get(slot, (k[:, :0], v[:, :0]))
-            self.slots[slot] = k, v = torch.cat([old_k, k], 1), torch.cat([old_v, v], 1)
-        allowed = torch.ones(q.shape[1], k.shape[1]).tril(k.shape[1] - q.shape[1]).bool()
-        scores = (q @ k.mT / 3).masked_fill(~allowed, -torch.inf)
-        return torch.tanh(scores.softmax(-1) @ v)
-
-    def velocity(self, x: Tensor, t: float, slot: int) -> Tensor:
-        return (1 + 2 * t) * self.attend(x, slot, seed=99) + torch.cos(3 * t * x)
-
-    def look(self, x, t, slot) -> Tensor:
-        """Call :meth:`velocity` and record the call; this is passed to the learner."""
-        if not isinstance(x, Tensor) or x.shape[-1:] != (6,) or x.ndim != 3:
-            raise Wrong(f"You called velocity with {describe(x)}: it takes states, (B, T, D), a time and a slot.")
-        try:
-            t, slot = float(t), index(slot)
-        except (TypeError, ValueError, RuntimeError):
-            raise Wrong(
-                f"You called velocity(x, t, slot) with t = {describe(t)}, slot = {describe(slot)}: give a number from "
-                "0 to 1 as time and an integer as slot."
-            ) from None
-        self.calls[-1].append((t, slot))
-        return self.velocity(x.double(), t, slot)
-
-    def run(self, answer, pieces, first: int, solver: str, steps: int) -> Tensor:
-        """Return the model's output for a text given in pieces."""
-        ends = []
+    def __call__(self, pieces) -> Tensor:
+        """Return the states (1, T, 6) of the whole text, read piece by piece with an empty cache at first."""
+        if isinstance(pieces, Tensor) or not isinstance(pieces, list | tuple) or not pieces:
+            raise Wrong("Give `run` a list of pieces, such as [text] or text.split(1, dim=1).")
         for x in pieces:
-            for slot in range(first):
-                x = x + self.attend(x, slot, seed=slot)
-            self.calls.append([])
-            x, following = walked(answer(self.look, x, first, solver, steps), x.shape)
-            for i in range(2):
-                x = x + self.attend(x, following + i, seed=50 + i)
-            ends.append(x)
+            if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[::2] != (1, WIDTH) or not x.shape[1]:
+                raise Wrong("Each piece must be (1, tokens, D), with at least one token: text[:, :3], not text[:3].")
+        self.cache, ends = {}, []
+        for number, x in enumerate(pieces):
+            ends.append(self.rounded(self._pass(x.double(), number), number))
         return torch.cat(ends, 1)
 
+    def _pass(self, x: Tensor, number: int) -> Tensor:
+        for i in range(HEAD):
+            x = x + self._attend(x, i, i, number)
+        for step in range(EVALUATIONS // 2):
+            u = [self._velocity(x, step / 2, 2 * step, number)]
+            u.append(self._velocity(x + u[0] / 4, step / 2 + 1 / 4, 2 * step + 1, number))
+            x = x + u[1] / 2
+        for i in range(TAIL):
+            x = x + self._attend(x, self.tail + i, 50 + i, number)
+        return x
 
-def walked(value, shape) -> tuple[Tensor, int]:
-    """Return an answer to 5.5 as (state, next free slot), or explain what is wrong with it."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise Wrong(
-            f"You returned {describe(value)}: return two, (x, slot): the state at t = 1, and the first slot that is "
-            "free for the tail."
-        )
-    x, slot = value
-    x = tensor(x, tuple(shape), "the state", "batch, tokens, width, as x")
-    number = float(tensor(slot, (), "the next slot", "the first one that is free for the tail"))
-    if number != round(number) or not 0 <= number < 1000:
-        raise Wrong(f"Your next slot is {number:g}: give an integer, the first slot that is free for the tail.")
-    return x, int(number)
+    def _velocity(self, x: Tensor, t: float, j: int, number: int) -> Tensor:
+        return (1 + 2 * t) * self._attend(x, self.entry(j, number), 99, number) + torch.cos(3 * t * x)
 
-
-def explain_slots(calls: list[list[tuple]], following: int, first: int, solver: str, steps: int) -> str:
-    """Explain what is wrong with these slots; empty if nothing is."""
-    count, asked = EVALUATIONS[solver] * steps, [slot for _, slot in calls[0]]
-    right, last = [*range(first, first + count)], first + count
-    said = f"Your {len(asked)} evaluations used the slots {', '.join(map(str, asked))}"
-    if any([slot for _, slot in call] != asked for call in calls[1:]):
-        return (
-            f"{said}, but in a later pass {', '.join(str(slot) for _, slot in calls[1])}. The same evaluation must "
-            "have the same slot in every pass, to find its earlier keys. Begin at first_slot each time you are called."
-        )
-    if count > 1 and len(set(asked)) == 1:
-        return (
-            f"All {count} evaluations share slot {asked[0]}. Each has different states and so different keys; in a "
-            "shared slot each attends to the keys of the others. The i-th evaluation (i = 0, 1, …) belongs in slot "
-            "first_slot + i."
-        )
-    if solver == "midpoint" and steps > 1 and asked[0::2] == asked[1::2]:
-        return (
-            f"{said}: one slot per *step*. The two evaluations of a midpoint step have different states, x and half a "
-            "step on. They need a slot each."
-        )
-    if solver == "midpoint" and steps > 1 and len(set(asked)) == 2:
-        return f"{said}: two slots for all steps. Each step has different states: 2k slots, not 2."
-    if len(set(asked)) < len(asked):
-        return f"{said}. Some are shared, and attend to each other's keys. Use one slot per evaluation."
-    below = f"Slots 0 … {first - 1} belong to the head layers: begin at first_slot = {first}"
-    if sorted(asked) != right:
-        for message, start in {
-            f"{below}.": 0,
-            f"{below}, not at 1.": 1,
-            f"Slot {first} stays empty: the first evaluation has first_slot = {first}.": first + 1,
-            f"Slot {first - 1} belongs to a head layer: the first evaluation has first_slot = {first}.": first - 1,
-        }.items():
-            if asked == [*range(start, start + count)]:
-                return f"{said}. {message}"
-        return f"{said}. There are {count} evaluations: use the slots first_slot … {last - 1}, from {first} on."
-    if following == last:
-        return ""
-    for message, slot in {
-        f"You returned {following}, the number of evaluations. The next free is first_slot + {count} = {last}.": count,
-        f"You returned {following}, the last slot that you used. The next *free* one is {last}.": last - 1,
-        f"You returned {following}, first_slot: the tail would overwrite the operator's keys. The next free slot is "
-        f"{last}.": first,
-        f"You returned {following}, first_slot + k. A midpoint step uses two slots: {last}.": first + steps,
-    }.items():
-        if following == slot:
-            return message
-    return f"You returned {following} as the next free slot; you used {first} … {last - 1}, so it is {last}."
+    def _attend(self, x: Tensor, entry: int, seed: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        q, k, v = (x @ torch.randn(WIDTH, WIDTH, generator=generator, dtype=x.dtype) for _ in range(3))
+        old = self.cache.get(entry, (k[:, :0], v[:, :0]))
+        every_k, every_v = (torch.cat(pair, 1) for pair in zip(old, (k, v), strict=True))
+        self.cache[entry] = self.keep(old[0], k), self.keep(old[1], v)
+        allowed = torch.ones(q.shape[1], every_k.shape[1]).tril(every_k.shape[1] - q.shape[1]).bool()
+        if number and not self.causal:
+            allowed[:] = True
+        scores = (q @ every_k.mT / 3).masked_fill(~allowed, -torch.inf)
+        return torch.tanh(scores.softmax(-1) @ every_v)
 
 
-@exercise("5.5", "A cache entry for each evaluation", difficulty=2, minutes=12)
+def eight_bits(old: Tensor, new: Tensor) -> Tensor:
+    """Keep keys and values in 8 bits: whole multiples of 1/32."""
+    return torch.cat([old, (32 * new).round() / 32], 1)
+
+
+RIGHT = {
+    "in exact arithmetic": CachedModel(),
+    "that rounds differently in later passes": CachedModel(rounded=lambda x, number: x * (1 + 1e-6 * (number > 0))),
+}
+SLIPS = {  # a model that … → (how, what a test needs to notice it)
+    "keeps nothing": ({"keep": lambda old, new: old}, "Compare the text in pieces with the whole text at once."),
+    "shares one entry among all evaluations of its operator": (
+        {"entry": lambda j, number: HEAD},
+        "Compare the text in pieces with the whole text at once.",
+    ),
+    "has one entry for both evaluations of a step": (
+        {"entry": lambda j, number: HEAD + j // 2},
+        "Compare all tokens, not the last one or the likeliest words.",
+    ),
+    "lets the tail write into the operator's last entry": (
+        {"tail": HEAD + EVALUATIONS - 1},
+        "Compare all tokens, not the last one or the likeliest words.",
+    ),
+    "counts its entries on from pass to pass": (
+        {"entry": lambda j, number: HEAD + j + 100 * number},
+        "Give it more than one piece.",
+    ),
+    "keeps the last piece only": (
+        {"keep": lambda old, new: new},
+        "With two pieces that is right, since all before is the last piece: give it at least three.",
+    ),
+    "lets the tokens of a later piece see each other's future": (
+        {"causal": False},
+        "Where each later piece is a single token there is no future in it: give it a later piece of several tokens.",
+    ),
+    "rounds what it keeps to 8 bits": (
+        {"keep": eight_bits},
+        "Your tolerance is too wide: 1e-4 is enough for rounding.",
+    ),
+}
+
+
+@exercise("5.5", "A test for a cache", difficulty=2, minutes=12)
 def slots(answer):
-    text = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    cases = [(4, "midpoint", 3), (0, "euler", 4), (7, "midpoint", 1), (2, "euler", 1), (1, "midpoint", 2)]
-
-    def run_uncached(first, solver, steps):
-        """Run the answer without a cache: (model, end of the path, next free slot)."""
-        toy, start = Toy(keep=False), text.clone()
-        toy.calls.append([])
-        end, following = walked(answer.uncopied(toy.look, start, first, solver, steps), text.shape)
-        if not torch.equal(start, text):
-            raise Wrong("You changed x itself: operators such as += work in place. Make a new tensor: x = x + …")
-        return toy, end, following
-
-    def compare_walk(first, solver, steps):
-        toy, end, _ = run_uncached(first, solver, steps)
-        u = lambda x, t: toy.velocity(x, float(t), 0)  # noqa: E731
-        ends = {(s, k): walk(u, text, uniform_times(k).double(), STEPS[s]) for s in STEPS for k in {1, steps}}
-        other = "euler" if solver == "midpoint" else "midpoint"
-        name = {"euler": "Euler", "midpoint": "midpoint"}
-        whole = text
-        for i in range(steps):
-            whole = STEPS[solver](lambda x, t, i=i: u(x, (i + t) / steps), whole, 0.0, 1.0)
-        early = walk(u, text, uniform_times(steps).double()[:-1], STEPS[solver]) if steps > 1 else text
-        constant = walk(lambda x, t: u(x, 0), text, uniform_times(steps).double(), STEPS[solver])
-        close(end, ends[solver, steps], f"the end of the walk ({solver}, {steps} steps)", {
-            f"These are {name[other]} steps; the solver is {solver!r}.": ends[other, steps],
-            "You took one step, from 0 to 1, whatever `steps` says.": ends[solver, 1],
-            "Each of your steps lasts 1. A step lasts 1 / steps.": whole,
-            "You stop one step early: the walk ends at t = 1.": early,
-            "You always evaluated at t = 0. The i-th step begins at t = i / steps.": constant,
-            "You returned x unchanged.": text,
-            "You returned the displacement, not the position: x at t = 1.": ends[solver, steps] - text,
-        })  # fmt: skip
-
-    def compare_slots(first, solver, steps):
-        toy, _, following = run_uncached(first, solver, steps)
-        if message := explain_slots(toy.calls, following, first, solver, steps):
-            raise Wrong(f"{solver}, {steps} steps, first_slot = {first}. {message}")
-
-    yield "a state and the next free slot"
-    run_uncached(*cases[0])
-    yield "the path itself, without a cache"
-    for case in cases[:2]:
-        compare_walk(*case)
-    yield "token by token with a cache, the model gives the same states as for the whole text without one"
-    for case in cases[:2]:
-        plain, cached = Toy(keep=False), Toy(keep=True)
-        whole = plain.run(answer, [text], *case)
-        apart = (cached.run(answer, text.split(1, dim=1), *case) - whole).abs().max().item()
-        if apart > 1e-6:
-            _, _, following = run_uncached(*case)
+    question, text = (
+        "is this model's cache right?",
+        torch.randn(1, 7, WIDTH, generator=torch.Generator().manual_seed(8)),
+    )
+    yield "True or False"
+    truth(answer(CachedModel(), text), question)
+    yield "a right model passes"
+    for name, right in RIGHT.items():
+        if not truth(answer(right, text), question):
             raise Wrong(
-                f"A model of {case[0]} head layers, your walk ({case[1]}, {case[2]} steps) and two tail layers, run "
-                f"token by token with a cache: its states differ by up to {apart:.2g} from those of the whole text at "
-                f"once, without one.\n{explain_slots(cached.calls, following, *case)}".rstrip()
+                f"Your test rejects a right model, one {name}. In pieces or at once the sums run in another order, and "
+                "the last digits differ: compare with torch.allclose and a tolerance of 1e-4. And compare the same "
+                "tokens: what the model gives for the whole text, and for all its pieces."
             )
-    yield "one slot per evaluation, from first_slot on"
-    for case in cases[:2]:
-        compare_slots(*case)
-    yield "other solvers, steps and heads"
-    for case in cases[2:]:
-        compare_walk(*case)
-        compare_slots(*case)
+    for name, (slip, need) in SLIPS.items():
+        yield f"notices a model that {name}"
+        try:
+            passes = truth(answer(CachedModel(**slip), text), question)
+        except Unfilled:
+            raise
+        except Wrong:
+            continue  # a test that raises has noticed, too
+        if passes:
+            raise Wrong(f"Your test lets a model pass that {name}. {need}")

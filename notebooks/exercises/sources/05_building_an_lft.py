@@ -2,8 +2,8 @@
 # # Exercises 05 · Building an LFT
 #
 # Seven exercises to the lesson [05 · Building an LFT](../../05_building_an_lft.ipynb). For each: write down what you
-# expect, fill in the function, run the check. The lesson has built every one of these pieces; write them from memory
-# before you look back. If you have time for one only, take 5.7, the training step. Spans `(m, n)` are half open: layers
+# expect, fill in the function, run the check. They take up pieces that the lesson has built, each with something changed.
+# If you have time for one only, take 5.7, the training step. Spans `(m, n)` are half open: layers
 # m … n − 1 are replaced.
 
 # %%
@@ -13,68 +13,77 @@ from lft_edu.exercises import check
 from lft_edu.flow import walk
 
 # %% [markdown]
-# ## 5.1 · A time embedding ●○○ 8 minutes
+# ## 5.1 · Read the clock ●●○ 12 minutes
 #
-# Spread a time over 128 features, as the library does it: multiply by 1000, then cosines and sines at 64 frequencies,
-#
-# $$\cos(1000\,\omega_i\,t),\ \sin(1000\,\omega_i\,t), \qquad \omega_i = 10000^{-i/64},\quad i = 0, \dots, 63.$$
-#
-# Order: all 64 cosines, then all 64 sines, each from i = 0 to 63. A new network would learn either order; the
-# weights of the bundled students were trained with this one.
+# The time embedding spreads a time over 64 cosines and 64 sines,
+# $\cos(1000\,\omega_i\,t)$ and $\sin(1000\,\omega_i\,t)$ with $\omega_i = 10000^{-i/64}$, $i = 0, \dots, 63$: first all cosines, then
+# all sines. Go the other way: read the time off the features. It must still be right to 0.01 when every feature has noise
+# of up to 0.01. (The student has to read it off, too.)
 #
 # **Predict first.** The student `bundled/flow-walking-6-18` evaluates its velocity at t = 0, 1/6, …, 5/6. How similar
 # (cosine) are the features of two neighboring times, without the factor 1000 and with it? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# `t[:, None] * frequencies` is a table (N, 64): one row per time. `torch.cat([…, …], -1)` puts two tables side by side.
+# Each frequency is the hand of a clock. `torch.atan2(sine, cosine)` is where the hand stands, from −π to π. A fast hand
+# goes round many times from t = 0 to 1, a slow one hardly moves.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Which hand is the fastest of those that stay below half a turn? Solve $1000 \cdot 10000^{-i/64} \le \pi$ for i.
 #
 # </details>
 
 
 # %%
-def my_features(t):
-    """Sinusoidal features of times.
+def my_time(features):
+    """Times, read off their sinusoidal features.
 
     Args:
-        t: (N,), times from 0 to 1.
+        features: (N, 128): 64 cosines, then 64 sines.
 
     Returns:
-        (N, 128): 64 cosines, then 64 sines.
+        (N,), times from 0 to 1.
     """
     ### BEGIN SOLUTION
-    frequencies = 10_000 ** (-torch.arange(64) / 64)
-    angles = 1000 * t[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], -1)
+    i = 41  # the fastest frequency that turns by less than π from t = 0 to 1: by 2.74
+    angle = torch.atan2(features[:, 64 + i], features[:, i])
+    return angle / (1000 * 10_000 ** (-i / 64))
     ### END SOLUTION
 
 
 # %%
-check("5.1", my_features)
+check("5.1", my_time)
 
 # %% [markdown]
 # **And the prediction?** 0.999 without, 0.386 with. (The two ends, t = 0 and t = 1: 0.970 and 0.159.) How much the student makes of it: freeze its time at t = 0 and its KL from the teacher, on the 24 sequences of held-out code of lesson 05, rises from 0.23 to 0.97; frozen at t = 1/2, the best of the four times tried, to 0.33.
 
 # %% [markdown]
-# ## 5.2 · Six modulations ●●○ 12 minutes
+# ## 5.2 · One after the other ●●○ 12 minutes
 #
-# The velocity of a layer with parallel residual, as Pythia's:
-#
-# $$u = \alpha_1 \odot \mathrm{Attn}\big((1+\gamma_1) \odot \mathrm{LN}_1 x + \beta_1\big) + \alpha_2 \odot \mathrm{MLP}\big((1+\gamma_2) \odot \mathrm{LN}_2 x + \beta_2\big)$$
+# Pythia's layers have a *parallel* residual: attention and MLP both read x. In Llama, GPT-2 and most others it is
+# *sequential*: the MLP reads the state after attention. Write the velocity of a modulated layer of that kind, with the
+# six modulations of the lesson, (1 + γ) ⊙ norm + β before each part and α ⊙ after it.
 #
 # **Predict first.** Forget the `1 +`, before any training (γ = β = 0, α = 1). What does attention read then, and in
 # what do the velocities of two different tokens differ? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# `gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulations`. A helper of one line says what modulating is; use it twice.
+# Write the layer itself first, with x, and subtract x at the end.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# What attention adds is scaled by α1 *before* the MLP sees it.
 #
 # </details>
 
 
 # %%
 def my_velocity(x, modulations, attend, mlp, norm1, norm2):
-    """What a modulated layer adds to the states.
+    """What a modulated layer with sequential residual adds to the states.
 
     Args:
         x: (B, T, D), states.
@@ -92,7 +101,7 @@ def my_velocity(x, modulations, attend, mlp, norm1, norm2):
 
     gamma1, beta1, alpha1, gamma2, beta2, alpha2 = modulations
     attended = alpha1 * attend(modulate(norm1(x), gamma1, beta1))
-    return attended + alpha2 * mlp(modulate(norm2(x), gamma2, beta2))
+    return attended + alpha2 * mlp(modulate(norm2(x + attended), gamma2, beta2))
     ### END SOLUTION
 
 
@@ -100,33 +109,39 @@ def my_velocity(x, modulations, attend, mlp, norm1, norm2):
 check("5.2", my_velocity)
 
 # %% [markdown]
-# **And the prediction?** Zeros; and in nothing: every token, whatever its state, is moved by the same vector, made of biases. In one Euler step over layers 6–18 of the bundled teacher, on the same 24 sequences, that is hardly better than leaving the twelve layers out: KL 1.46 against 1.48 (with the `1 +`, untrained: 1.27). In the trained student `bundled/flow-walking-6-18`, whose γ learned to be added to 1, forgetting it takes the KL from 0.23 to 1.04.
+# **And the prediction?** Zeros; and in nothing: every token, whatever its state, is moved by the same vector, made of biases. In one Euler step over layers 6–18 of the bundled teacher (whose residual is parallel), on the same 24 sequences, that is hardly better than leaving the twelve layers out: KL 1.46 against 1.48 (with the `1 +`, untrained: 1.27). In the trained student `bundled/flow-walking-6-18`, whose γ learned to be added to 1, forgetting it takes the KL from 0.23 to 1.04.
 
 # %% [markdown]
-# ## 5.3 · The splice ●○○ 8 minutes
+# ## 5.3 · Several splices ●●○ 12 minutes
 #
-# Head layers, the operator in the place of layers m … n − 1, tail layers, the final norm, the head. The layers are plain
-# functions here.
+# One model, several operators: each replaces a span (m, n) of the *teacher's* layers. They are given in any order; spans do
+# not overlap, but may touch, and there may be none. Then the final norm and the head. The layers are plain functions here.
 #
 # **Predict first.** Take the identity for an operator and replace a single layer of the bundled teacher's 24. Which
 # layer costs most, and how many times as much as the second worst? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# `layers[:m]` and `layers[n:]`.
+# What goes wrong with `layers[m:n] = [operator]`, one span after the other?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Walk through the teacher's layers with a counter: where a span begins, run its operator and jump to its end. Or
+# replace from the last span to the first.
 #
 # </details>
 
 
 # %%
-def my_spliced(x, layers, span, operator, norm, head):
-    """Run a spliced model.
+def my_spliced(x, layers, operators, norm, head):
+    """Run a model in which operators stand for several spans.
 
     Args:
         x: (T, D), embedded tokens.
         layers: the teacher's layers, a list of functions from (T, D) to (T, D).
-        span: (m, n), half open.
-        operator: a function from (T, D) to (T, D).
+        operators: a list of pairs ((m, n), operator) in any order: a function from (T, D) to (T, D) in place of the
+            teacher's layers m … n − 1.
         norm: the final norm, from (T, D) to (T, D).
         head: from (T, D) to logits (T, V).
 
@@ -134,9 +149,11 @@ def my_spliced(x, layers, span, operator, norm, head):
         (T, V), logits.
     """
     ### BEGIN SOLUTION
-    m, n = span
-    for layer in [*layers[:m], operator, *layers[n:]]:
-        x = layer(x)
+    starts = {m: (n, operator) for (m, n), operator in operators}
+    i = 0
+    while i < len(layers):
+        i, part = starts.get(i, (i + 1, layers[i]))
+        x = part(x)
     return head(norm(x))
     ### END SOLUTION
 
@@ -148,29 +165,35 @@ check("5.3", my_spliced)
 # **And the prediction?** Layer 0: KL 6.4 nats per token. The second worst is layer 5 with 0.20, a thirtieth of it; layer 17 costs 0.02. Every layer adds to what is there already, and nearly any one of them can be missed; not the first, which all others build on.
 
 # %% [markdown]
-# ## 5.4 · The budget ●●○ 10 minutes
+# ## 5.4 · The budget of another family ●●○ 15 minutes
 #
-# What does a spliced model cost? Count a layer as $12 D^2$ weights (no biases, no norms), the time embedding's network as two
-# matrices, $128 \times D$ and $D \times 6D$. Each attention that is evaluated keeps a key and a value of D numbers for each
-# token.
+# The lesson counts GPT-NeoX. Count a model like SmolLM2: *grouped-query* attention, in which `heads` heads of D / heads
+# numbers each ask, and only `kv_heads` heads of that size have keys and values; and a *gated* MLP of three matrices,
+# $D \times F$ twice and $F \times D$. Neither biases nor norms count; the time embedding has $128 \times D$ and
+# $D \times 6D$, as in the lesson.
 #
-# **Predict first.** Pythia-410M (24 layers, D = 1024), layers 6–12 replaced, three midpoint steps: by how much does each
-# of the three fall? *My prediction: …*
+# **Predict first.** SmolLM2-135M (30 layers, D = 576, 9 heads, 3 of keys and values, F = 1536), layers 10–20 replaced,
+# two midpoint steps: by how many percent do weights, evaluations and cache fall? *My prediction: …*
 #
-# <details><summary>Hint</summary>
+# <details><summary>Hint 1</summary>
 #
-# Weights are counted once however often they are used; evaluations and keys are counted each time.
+# Attention has four matrices. Queries and output are D × D. How wide is what `kv_heads` heads make of a token?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Weights are counted once however often they are used; evaluations and keys are counted each time. What a token leaves in
+# the cache is as wide as its keys and values together.
 #
 # </details>
 
 
 # %%
-def my_budget(layers, width, span, solver, steps):
+def my_budget(model, span, solver, steps):
     """What a model costs in which a flow stands for a span of layers.
 
     Args:
-        layers: of the teacher.
-        width: D.
+        model: a dict with the teacher's "layers", "width" D, "heads", "kv_heads" and "inner" F, the width of its MLP.
         span: (m, n), half open.
         solver: "euler" or "midpoint".
         steps: k.
@@ -179,11 +202,13 @@ def my_budget(layers, width, span, solver, steps):
         (weights in layers and operator, layer evaluations per token, numbers in the cache per token), whole numbers.
     """
     ### BEGIN SOLUTION
-    m, n = span
-    kept = layers - (n - m)
+    width, (m, n) = model["width"], span
+    keys = width // model["heads"] * model["kv_heads"]  # numbers in a token's keys; as many in its values
+    layer = 2 * width**2 + 2 * width * keys + 3 * width * model["inner"]
+    kept = model["layers"] - (n - m)
     evaluations = kept + steps * {"euler": 1, "midpoint": 2}[solver]
-    weights = 12 * width**2 * (kept + 1) + 128 * width + 6 * width**2
-    return weights, evaluations, 2 * width * evaluations
+    weights = layer * (kept + 1) + 128 * width + 6 * width**2
+    return weights, evaluations, 2 * keys * evaluations
     ### END SOLUTION
 
 
@@ -191,65 +216,57 @@ def my_budget(layers, width, span, solver, steps):
 check("5.4", my_budget)
 
 # %% [markdown]
-# **And the prediction?** Weights in the layers from 302 to 245 million, 19 % less. Evaluations from 24 to 24 and the cache from 49,152 numbers per token to 49,152: not at all. Over layers 6–18 with one Euler step it is 170 million, 13 evaluations and 26,624 numbers.
+# **And the prediction?** Weights in the layers from 106 to 76 million, 28 % less; evaluations from 30 to 24 and the cache from 11,520 numbers per token to 9,216, 20 % less. With keys for all nine heads the cache would be three times as large, in teacher and student alike.
 
 # %% [markdown]
-# ## 5.5 · A cache entry for each evaluation ●●○ 12 minutes
+# ## 5.5 · A test for a cache ●●○ 12 minutes
 #
-# Walk from t = 0 to 1 inside a model that has a KV cache. Each velocity evaluation is an attention: it writes the keys
-# and values of the tokens it is given into one entry of the cache, and reads what that entry holds of earlier tokens.
-# You say which entry: a number, the *slot*. Slots below `first_slot` belong to the head layers; the tail continues with
-# the slot you return.
+# Someone else has spliced a flow into a model and given it a KV cache. `run(pieces)` reads a text piece by piece, with an
+# empty cache at first, and returns the states of all its tokens. Is the cache right? The check hands your test two right
+# models and eight wrong ones.
 #
 # **Predict first.** `bundled/flow-walking-6-18` evaluates its velocity six times. On the 24 sequences of held-out code of
 # lesson 05 its KL from the teacher is 0.23, and leaving out the twelve layers costs 1.48. What if its six evaluations
-# share one slot? And if the two of each midpoint step do? *My prediction: …*
+# share one cache entry? And if the two of each midpoint step do? *My prediction: …*
 #
 # <details><summary>Hint 1</summary>
 #
-# A midpoint step: evaluate at x and t, go half a step, evaluate again there, then take the whole step from x with that
-# second velocity.
+# What must never depend on how a text is cut in pieces? And how exactly can two sums of floats agree that run in
+# different order?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Step i evaluates at t = i / k, and, if midpoint, at t = (i + ½) / k. How many evaluations were there before?
+# Some mistakes need a third piece to show; others a later piece of more than one token. `text.split(1, dim=1)`,
+# `text[:, :3]`.
 #
 # </details>
 
 
 # %%
-def my_walk(velocity, x, first_slot, solver, steps):
-    """Walk in equal steps, each evaluation with its slot.
+def my_test(run, text):
+    """Whether a model's cache is right.
 
     Args:
-        velocity: velocity(x, t, slot) is (B, T, D) at states x (B, T, D) and time t, a number.
-        x: (B, T, D), the states at t = 0.
-        first_slot: the first slot that is the operator's.
-        solver: "euler" or "midpoint".
-        steps: k.
+        run: run(pieces), a list of (1, tokens, D) that make up a text, → the states of all tokens, (1, T, D).
+        text: (1, T, D) with T = 7, the embedded tokens of a text.
 
     Returns:
-        (x, slot): the states at t = 1, (B, T, D), and the first slot that is free for the tail.
+        True if it is right, False if not.
     """
     ### BEGIN SOLUTION
-    slot = first_slot
-    for i in range(steps):
-        u = velocity(x, i / steps, slot)
-        slot += 1
-        if solver == "midpoint":
-            u = velocity(x + u / (2 * steps), (i + 0.5) / steps, slot)
-            slot += 1
-        x = x + u / steps
-    return x, slot
+    whole = run([text])
+    one_by_one = run(text.split(1, dim=1))
+    in_three = run([text[:, :3], text[:, 3:5], text[:, 5:]])
+    return all(torch.allclose(whole, other, atol=1e-4) for other in (one_by_one, in_three))
     ### END SOLUTION
 
 
 # %%
-check("5.5", my_walk)
+check("5.5", my_test)
 
 # %% [markdown]
-# **And the prediction?** One slot for all: 0.61, and the logits after `for i, name in enumerate(names):\n    print(` differ by up to 3.7; where the student writes `name, name)`, it now writes `str(name, name, name, name, name, name, …`. A slot for each step: 0.256 instead of 0.231. The less it costs, the longer it stays unnoticed: measure a cached model against an uncached one, not by its text.
+# **And the prediction?** One entry for all: 0.61, and the logits after `for i, name in enumerate(names):\n    print(` differ by up to 3.7; where the student writes `name, name)`, it now writes `str(name, name, name, name, name, name, …`. An entry for each step: 0.256 instead of 0.231. The less it costs, the longer it stays unnoticed: measure a cached model against an uncached one, not by its text.
 
 # %% [markdown]
 # ## 5.6 · The loop that writes ●●● 20 minutes
