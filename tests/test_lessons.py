@@ -190,7 +190,7 @@ def test_exercises_that_pass_are_kept(copy_of_the_course):
 def test_progress_of_one_lesson(copy_of_the_course):
     progress.keep("exercises", "1.1", True)
     assert repr(lft.my_progress(1)).splitlines()[1].split()[:4] == ["01", "1", "of", "5"]
-    with pytest.raises(ValueError, match=r"Nothing is known of lesson 42\. Lessons with exercises: 01, 02"):
+    with pytest.raises(ValueError, match=r"Nothing is known of lesson 42\. Lessons with exercises: 00, 01, 02"):
         lft.my_progress(42)
 
 

@@ -209,8 +209,8 @@ def explain(error: Exception, function) -> str:
     where = f"\nin line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
     if isinstance(error, TypeError) and code is not None and not own:  # the call itself failed
         where = (
-            "\nThe exercise calls it with other arguments. Compare with the stub; and if your copy of the notebook is an "
-            "older one, the exercise has changed: `lft-edu reset exercises/` and the lesson's number gives the new one."
+            "\nThe exercise calls it with other arguments: compare with the stub. In an older copy of the notebook the "
+            "exercise may be another one: `lft-edu reset exercises/` with the lesson's number gives the new notebook."
         )
     return f"Your function raised {type(error).__name__}: {error}{where}"
 
