@@ -229,8 +229,8 @@ def test_source_is_shown_without_its_docstring():
 
 
 def test_source_of_methods_and_classes_is_shown():
-    method = lft.show_source(lft.Coupling.at).data
-    assert method.startswith("def at(self, t: float)"), "a method begins at the left"
+    method = lft.show_source(lft.Coupling.crossings).data
+    assert method.startswith("def crossings(self)"), "a method begins at the left"
     assert '"""' not in method
     assert lft.show_source(lft.objectives.HeadKL).data.splitlines()[1] == "    @staticmethod"
 
