@@ -31,7 +31,7 @@ from lft_edu.objectives import make_objective
 from lft_edu.runs import costs
 from lft_edu.skipping import skip_kl
 from lft_edu.training.callbacks import GracefulShutdown, History
-from lft_edu.training.checkpoints import Checkpoints, read_checkpoint
+from lft_edu.training.checkpoints import Checkpoints, digest, read_checkpoint
 from lft_edu.training.logs import MetricsLog, read_metrics
 from lft_edu.training.optimizers import newton_schulz
 from lft_edu.training.processes import make_accelerator
@@ -518,16 +518,35 @@ def test_two_processes_are_one_with_twice_the_batch(wikitext, tmp_path):
 def test_the_crash_campaign_tells_a_changed_run_from_an_equal_one(finished, tmp_path):
     """benchmarks/crash.py compares a run that was killed with one that was not: it must see the smallest change."""
     crash = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "crash.py")))
-    whole = Path(finished[1].settings.out)
-    broken = Path(shutil.copytree(whole, tmp_path / "run"))
-    assert crash.differences(whole, broken) == []
-    tensors = load_file(broken / "student" / "model.safetensors")
-    name = max(tensors)
-    tensors[name].view(-1)[0] = torch.nextafter(tensors[name].view(-1)[0], torch.tensor(9.0))
-    save_file(tensors, broken / "student" / "model.safetensors", metadata={"format": "pt"})
+    broken = Path(shutil.copytree(finished[1].settings.out, tmp_path / "run"))
+    whole, changes = crash.contents(broken), []
+    assert crash.differing(whole, crash.contents(broken), ended=True) == []
+
+    def changed(*names: str, ended: bool = True) -> bool:
+        return crash.differing(whole, crash.contents(broken), ended) == sorted([*changes, *names])
+
+    newest = Checkpoints(broken / "checkpoints").files()[0]
+    notes, tensors = read_checkpoint(newest)
+    for kind in ("module.", "optimizer."):
+        name = next(name for name, tensor in tensors.items() if name.startswith(kind) and tensor.numel() > 1)
+        tensors[name].view(-1)[0] = torch.nextafter(tensors[name].view(-1)[0], torch.tensor(9.0))
+    text = json.dumps(notes)
+    save_file(tensors, newest, metadata={"lft_edu": text, "sha256": digest(tensors, text)})
+    changes += [f"{newest.stem}, weights", f"{newest.stem}, optimizer"]
+    assert changed(ended=False)
+    rows = (broken / "metrics.jsonl").read_text().splitlines()
+    (broken / "metrics.jsonl").write_text("\n".join([rows[0].replace('"loss": ', '"loss": 1'), *rows[2:]]) + "\n")
+    changes += ["log, step 4, loss"]
+    gone = json.loads(rows[1])
+    assert changed(ended=False)
+    changes += [f"log, step {gone['step']}, {'kl' if 'kl' in gone else 'loss'} (missing)"]
     card = json.loads((broken / "card.json").read_text())
+    card["training"]["seconds"] += 1  # a clock
+    (broken / "card.json").write_text(json.dumps(card))
+    assert changed()
     card["training"]["tokens"] += 1
     (broken / "card.json").write_text(json.dumps(card))
-    assert crash.differences(whole, broken) == [f"student/model.safetensors: {name}", "card.json: training"]
-    (broken / "checkpoints" / crash.newest(whole)).unlink()
-    assert crash.differences(whole, broken)[1].endswith("is missing")
+    (broken / "student" / "config.json").write_text("{}")
+    assert changed("card.json", "student/config.json")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert f"{newest.stem}, damaged" in crash.differing(whole, crash.contents(broken), ended=False)
