@@ -53,7 +53,8 @@ def test_what_a_walk_refuses_and_in_which_words():
     assert [t.item() for t in flow.check_times(torch.tensor([0.0, 0.0, 1.0]), x)] == [0.0, 0.0, 1.0]  # equal neighbors
     numbers = flow.check_times([0, 0.3, 1], x)
     assert numbers == (0, 0.3, 1)  # as they were given: exact
-    assert len(flow.check_times(torch.full((3, 2), 7.0, device=META), x.to(META))) == 2  # values elsewhere are not looked at
+    elsewhere = torch.full((3, 2), 7.0, device=META)  # its values are not looked at
+    assert len(flow.check_times(elsewhere, x.to(META))) == 2
 
 
 def test_the_most_and_the_fewest_steps():
