@@ -1,4 +1,4 @@
-"""Exercises with instant checks: ``check("3.2", my_walk)``. ``books`` builds the exercise notebooks."""
+"""Exercises with instant checks: ``check("3.2", my_test)``. ``books`` builds the exercise notebooks."""
 
 from . import (
     lesson00,

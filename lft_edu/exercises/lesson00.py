@@ -21,7 +21,7 @@ SAID = {
     "D": "Twelve layers and an operator make 13; 24 without 3 make 21; and 0.736 is less than 0.932.",
 }
 NOT_ABSENT = {
-    "P": "That is 0, whatever the model: nobody needs to measure it.",
+    "P": "That is 0, whatever the model: there is nothing to measure.",
     "R": "It would say how many skipped layers the students are worth, but not whether the *flow* makes them so.",
 }
 

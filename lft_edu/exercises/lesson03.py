@@ -154,6 +154,15 @@ UNSEEN = {
 def loss(answer):
     generator = torch.Generator().manual_seed(7)
     x0, x1 = torch.randn(16, 3, generator=generator), torch.randn(16, 3, generator=generator)
+
+    def walked(k):
+        """Call the answer; return its value and its probe, which was asked 4k times."""
+        probe = Probe()
+        value = answer(probe, x0, x1, k)
+        if len(probe.asked) != 4 * k:
+            raise Wrong(f"For k = {k} you evaluated the velocity {len(probe.asked)} times, not {4 * k}. Is k used?")
+        return value, probe
+
     yield "a single number"
     probe = Probe()
     tensor(answer(probe, x0, x1, 3), (), "the loss", "take the mean over points and dimensions")
@@ -161,8 +170,8 @@ def loss(answer):
     yield "4k evaluations: k midpoint steps from x0 at t = 0, then k from x1 at t = 1"
     if len(probe.asked) in (3, 6):
         raise Wrong(
-            f"You evaluated the velocity {len(probe.asked)} times: that is one way only, or Euler steps. There *and* "
-            "back, three midpoint steps each, evaluate it 12 times."
+            f"You evaluated the velocity {len(probe.asked)} times: that is one direction only, or Euler steps. "
+            "There *and* back, three midpoint steps each, evaluate it 12 times."
         )
     if len(probe.asked) != 12:
         raise Wrong(
@@ -174,11 +183,11 @@ def loss(answer):
     place, t = probe.asked[6]
     if (place - x1).abs().max() > 1e-5:
         raise Wrong(
-            "The way back must start at x1, the partner. (From where the first walk ended it would lead back to x0 "
+            "The walk back must start at x1, the partner. (From where the first walk ended it would lead back to x0 "
             "whatever the end was.)"
         )
     if (t - 1).abs().max() > 1e-5:
-        raise Wrong("The way back starts at t = 1: it is walked against time, through the times from 1 down to 0.")
+        raise Wrong("The walk back starts at t = 1: it is walked against time, through the times from 1 down to 0.")
 
     yield "by hand, at the constant velocity 0.5: x0 + 0.5 against x1, and x1 − 0.5 against x0"
     still = lambda x, t: 0.5 * torch.ones_like(x)  # noqa: E731
@@ -190,7 +199,7 @@ def loss(answer):
         )
     there, onward = (x0 + 0.5 - x1).square().mean(), (x1 + 0.5 - x0).square().mean()
     close(value, 2 * there, "the loss", {
-        "On the way back you move *along* the velocity: steps from 1 to 0 have a negative length s − t.":
+        "On the walk back you move *along* the velocity: steps from 1 to 0 have a negative length s − t.":
             there + onward,
         "This is the mean of both ways: add them.": there,
         "You sum over dimensions (or points). Take the mean over everything.":
@@ -200,27 +209,23 @@ def loss(answer):
 
     yield "random times, different for each point, and k steps for any k"
     for k in (3, 1, 2, 5):
-        again = Probe()
-        answer(again, x0, x1, k)
-        if len(again.asked) != 4 * k:
-            raise Wrong(f"For k = {k} you evaluated the velocity {len(again.asked)} times, not {4 * k}. Is k used?")
+        _, again = walked(k)
         for way, (_, seen) in {"there": again.asked[2], "back": again.asked[2 * k + 2]}.items() if k == 3 else ():
             if len(seen.unique()) < 8:
-                raise Wrong(f"On the way {way} all points change step at the same time: draw times for each point.")
-    drawn = torch.stack([_inner_times(answer, x0, x1) for _ in range(40)])
+                raise Wrong(f"On the walk {way} all points change step at the same time: draw times for each point.")
+    drawn = torch.stack([times_of(walked(2)[1], 16)[[2, 6]] for _ in range(40)])
     for column in range(2):
         require_uniform(drawn[:, column], "times in between")
     yield "midpoint steps both ways, and the gradient flows through all of them"
-    probe, again = Probe(), Probe()
-    value = answer(probe, x0, x1, 3)
+    (value, probe), again = walked(3), Probe()
     asked = times_of(probe, 16)  # now and halfway, now and halfway, …
     grids = []
     for way in (asked[:6], asked[6:]):
         grids.append(torch.cat([way[0::2], (2 * way[1::2] - way[0::2])[-1:]]).T)  # the times of this very walk
     if bool((grids[0].diff(dim=1) < -1e-5).any()):
-        raise Wrong("On the way there some points go back in time: sort the times of each.")
+        raise Wrong("On the walk there some points go back in time: sort the times of each.")
     if bool((grids[1].diff(dim=1) > 1e-5).any()):
-        raise Wrong("On the way back some times rise: flip the sorted times of each point, 1 first.")
+        raise Wrong("On the walk back some times rise: flip the sorted times of each point, 1 first.")
     true = sum(
         (slipping_walk()(again, start, grid) - end).square().mean()
         for grid, start, end in zip(grids, (x0, x1), (x1, x0), strict=True)
@@ -233,13 +238,6 @@ def loss(answer):
             f"The loss is right, its gradient is not: {yours:.4f}, it should be {right:.4f}. Something is detached "
             "between the steps; the gradient must go through both walks."
         )
-
-
-def _inner_times(answer, x0, x1) -> torch.Tensor:
-    """Return the time between the two steps of each way with k = 2, (2, points)."""
-    probe = Probe()
-    answer(probe, x0, x1, 2)
-    return times_of(probe, len(x0))[[2, 6]]
 
 
 @exercise("3.4", "What a walk costs", difficulty=1, minutes=5)

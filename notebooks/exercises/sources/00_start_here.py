@@ -20,7 +20,7 @@ from lft_edu.exercises import check
 # | 12 layers replaced by one operator, trained by Flow Walking | 0.736 |
 # | 3 layers skipped | 0.932 |
 #
-# Work out what they say, and separate it from what one would like to read. Which of these statements **follow**?
+# Work out what they say, and keep it apart from what they seem to promise. Which of these statements **follow**?
 #
 # * **A** A student with one operator in place of 6 layers is nearer to its teacher than one that lacks 2.
 # * **B** Flow Walking is the better method: it replaces more layers.

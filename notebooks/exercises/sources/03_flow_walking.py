@@ -129,13 +129,13 @@ check("3.2", my_test)
 #
 # <details><summary>Hint 1</summary>
 #
-# On the way back the velocity is the same function, at the same places and times. What changes is the sign of s − t.
+# On the walk back the velocity is the same function, at the same places and times. What changes is the sign of s − t.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
 # `lft.flow.midpoint_step(velocity, x, t, s)` takes any t and s, one per point, shape `(B,)`. `lft.flow.random_times(k,
-# batch)` is `(batch, k + 1)`, and `.flip(-1)` turns it round. (`lft.flow.walk` refuses times that fall.)
+# batch)` is `(batch, k + 1)`, and `.flip(-1)` turns it around. (`lft.flow.walk` refuses times that fall.)
 #
 # </details>
 
@@ -147,7 +147,7 @@ def my_return_loss(velocity, x0, x1, k):
     Args:
         velocity: velocity(x, t) for x (B, D), t (B,).
         x0, x1: (B, D), pairs.
-        k: number of midpoint steps each way.
+        k: number of midpoint steps in each direction.
 
     Returns:
         A scalar tensor.
