@@ -211,7 +211,10 @@ class Failure:
 
 
 @checks.takes(
-    tokenizer=checks.tokenizer, texts=checks.several(checks.word), n=checks.whole(1), batch_size=checks.whole(1)
+    tokenizer=checks.tokenizer,
+    texts=checks.several(checks.word, "strings"),
+    n=checks.whole(1),
+    batch_size=checks.whole(1),
 )
 @in_eval_mode
 @torch.no_grad()

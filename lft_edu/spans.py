@@ -165,7 +165,9 @@ def _table_of(spans: dict[str, list], depth: int) -> Tensor:
 
 
 @checks.takes(
-    states=checks.tensor, sizes=checks.several(checks.whole(1)), lengths=checks.optional(checks.several(checks.whole()))
+    states=checks.tensor,
+    sizes=checks.several(checks.whole(1), "numbers"),
+    lengths=checks.optional(checks.several(checks.whole(), "numbers")),
 )
 def scan_spans(
     states: Tensor,
@@ -199,7 +201,9 @@ def scan_spans(
         OSError: ``path`` cannot be written to.
     """
     criteria = tuple(
-        dict.fromkeys([criteria] if isinstance(criteria, str) else checks.several(checks.word)("criteria", criteria))
+        dict.fromkeys(
+            [criteria] if isinstance(criteria, str) else checks.several(checks.word, "names")("criteria", criteria)
+        )
     )
     sizes, lengths = tuple(sorted(set(sizes))), None if lengths is None else set(lengths)
     _check(states, criteria, sizes, lengths)

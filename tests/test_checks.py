@@ -142,7 +142,7 @@ def test_numbers_of_torch_and_numpy_are_numbers():
 
 
 def test_defaults_and_signatures_stay():
-    @checks.takes(n=checks.whole(1), names=checks.several(checks.word))
+    @checks.takes(n=checks.whole(1), names=checks.several(checks.word, "strings"))
     def f(n, names=("a",), *, more=None):
         """Say it."""
         return n, names, more

@@ -51,6 +51,14 @@ def test_a_scene_holds_what_was_captured_and_projected(explorer, models):
             kind, dimensions = view.split()[0], int(view.split()[1][0])
             expected = lft.projections.bundled(kind, dimensions).transform(path)
             np.testing.assert_allclose(unpacked(points), expected, rtol=1e-4, atol=1e-4)
+    for view, about in scene["views"].items():
+        if view.startswith("PCA"):
+            assert "landmarks" not in about
+            continue
+        drawn = unpacked(about["landmarks"])
+        places = lft.projections.bundled("UMAP", drawn.shape[1]).places
+        assert 500 < len(drawn) <= 1000
+        assert (np.abs(drawn[:, None] - places[None]).max(-1).min(1) < 1e-5).all(), "they are the map's own states"
     kl = lft.trajectories.divergence(*paths)
     np.testing.assert_allclose(unpacked(scene["models"][1]["kl"]), kl.clamp_min(0), atol=1e-5)
     depths = lft.trajectories.shared_depths(*paths)

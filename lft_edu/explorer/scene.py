@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..plots.base import visible
 from ..plots.trajectories import axis_names
-from ..projections import Projection, distortion
+from ..projections import UMAP, Projection, distortion
 from ..trajectories import Lens, Trajectory, divergence, shared_depths
 from .naming import TEACHER, color_of, title_of
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOP = 5  # predictions that the logit lens shows
 NEAR = 4  # neighbors of a state
+LANDMARKS = 750  # of a UMAP's 3000 that are drawn
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,17 @@ def scene(teacher: Seen, students: Sequence[tuple[str, str, Seen]], views: dict[
         "words": {str(i): visible(word) for i, word in sorted(words.items())},
         "targets": [visible(teacher.lens.words[i]) for i in teacher.lens.ids[-1, :, 0].tolist()],
         "models": [first, *(student_data(teacher, *one, views, points, i) for i, one in enumerate(students))],
-        "views": {
-            name: {"axes": axis_names(view), "trust": trust, "kind": view.kind} for name, (view, trust) in views.items()
-        },
+        "views": {name: view_data(*view) for name, view in views.items()},
     }
+
+
+def view_data(projection: Projection, trust: float) -> dict:
+    """Pack what the page shows of a projection, with some of a UMAP's landmarks: states are placed only near them."""
+    data = {"axes": axis_names(projection), "trust": trust, "kind": projection.kind}
+    if isinstance(projection, UMAP):
+        places = projection.places
+        data["landmarks"] = packed(places[:: max(1, len(places) // LANDMARKS)])
+    return data
 
 
 def model_data(seen: Seen, points: dict[str, np.ndarray]) -> dict:

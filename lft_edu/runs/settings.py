@@ -55,7 +55,7 @@ class RunSettings(Training):
     out: str = setting("runs/student", "the run's folder", incidental=True)
 
     def __post_init__(self):
-        object.__setattr__(self, "span", tuple(checks.several(checks.whole())("span", self.span)))
+        object.__setattr__(self, "span", tuple(checks.several(checks.whole(), "numbers")("span", self.span)))
         if len(self.span) != 2:
             raise ValueError(f"span={self.span}: give two layer numbers (m, n), such as (6, 18).")
         super().__post_init__()

@@ -96,12 +96,12 @@ def word(name: str, value: Any) -> str:
     return value
 
 
-def several(check: Check) -> Check:
-    """A collection of what ``check`` takes, as a list; a string is no collection."""
+def several(check: Check, of: str) -> Check:
+    """A collection of what ``check`` takes, as a list; a string is no collection. ``of`` names what it holds."""
 
     def each(name: str, value: Any) -> list:
         if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
-            raise ValueError(f"{_given(name, value)}: give a list.")
+            raise ValueError(f"{_given(name, value)}: give a list of {of}.")
         return [check(name, one) for one in value]
 
     return each

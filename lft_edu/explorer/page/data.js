@@ -11,6 +11,13 @@ function unpack({ dtype, data }) {
   return new ARRAYS[dtype](bytes.slice().buffer); // a copy: numbers must begin at a multiple of four
 }
 
+/** Rows of two or three numbers as [x, y, z]. */
+function triples(packed) {
+  const [rows, d] = packed.shape,
+    xyz = unpack(packed);
+  return Array.from({ length: rows }, (_, i) => [xyz[i * d], xyz[i * d + 1], d === 3 ? xyz[i * d + 2] : 0]);
+}
+
 /** The path of one text through one model. Depth index s, token t. */
 class Path {
   constructor(model, tokens, words) {
@@ -87,6 +94,9 @@ class Scene {
     const { text, tokens, targets, views, settings } = raw;
     Object.assign(this, { text, tokens, targets, views, settings });
     this.paths = raw.models.map((model) => new Path(model, tokens.length, raw.words));
+    this.landmarks = Object.fromEntries(
+      Object.entries(views).map(([view, { landmarks }]) => [view, landmarks ? triples(landmarks) : []]),
+    );
     this.students = this.paths.slice(1);
     this.kl = this.students[0].kl;
     this.depth = this.paths[0].times.at(-1);

@@ -122,6 +122,7 @@ class Picture {
     this.drawAxes(pen);
     pen.save();
     this.clip(pen);
+    this.drawLandmarks(pen);
     const shown = new Set(this.tokensShown());
     for (const path of this.scene.paths)
       for (const bright of [false, true]) {
@@ -135,6 +136,19 @@ class Picture {
         pen.stroke();
       }
     pen.restore();
+  }
+
+  /** Draw the states that a UMAP was fitted on: it can place others only near these. */
+  drawLandmarks(pen) {
+    const places = this.scene.landmarks[this.view];
+    if (!places.length) return;
+    Object.assign(pen, { fillStyle: this.theme.muted, globalAlpha: 0.3 });
+    for (const place of places) {
+      const [x, y] = this.screen(place);
+      pen.fillRect(x - 1, y - 1, 2, 2);
+    }
+    Object.assign(pen, { globalAlpha: 1, font: "12px system-ui, sans-serif", textAlign: "left" });
+    pen.fillText("gray dots: landmarks, the states this map was made of", 36, 24);
   }
 
   /** Clip to the frame of the axes, in 2-D. */
