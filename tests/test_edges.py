@@ -206,3 +206,53 @@ def test_the_hybrid_draws_and_counts_for_both_its_losses():
     assert (FlowMatching().evaluations(), walked.evaluations(), goal.evaluations()) == (1, 2, 3)
     assert Hybrid(solver="midpoint", num_steps=3).evaluations() == 7
     assert LogitKL().evaluations(lft.Flow("midpoint", 3)) == 6
+
+
+def test_a_shortcut_s_step_by_hand():
+    """From t = 0.25 to 0.75 with the mean velocity x (t + Δt): 2 + 0.5 · 2 · 0.75."""
+    told = []
+
+    def velocity(x, t, length):
+        told.append((t.dtype, length.item()))
+        return x * (t + length)
+
+    x = torch.tensor([[2.0]], dtype=torch.float64)
+    assert flow.shortcut_step(velocity, x, 0.25, 0.75).item() == 2.75
+    assert told == [(torch.float64, 0.5)]
+    times = torch.tensor([0.25, 0.5]), torch.tensor([0.75, 0.5])
+    assert flow.shortcut_step(lambda x, t, d: x * d[:, None], torch.ones(2, 1), *times).tolist() == [[1.25], [1.0]]
+
+
+def test_groups_of_a_coupling():
+    x = torch.zeros(3, 2)
+    assert Coupling(x, x).group.tolist() == [0, 1, 2]
+    assert Coupling(x, x, torch.tensor([4, 4, 7], dtype=torch.int16)).group.tolist() == [4, 4, 7]
+    with said("group has shape (2,): give one number per pair, (3,)."):
+        Coupling(x, x, torch.zeros(2, dtype=torch.long))
+    with said("group is torch.float32: labels are whole numbers; convert them with .long()."):
+        Coupling(x, x, torch.zeros(3))
+
+
+def test_a_line_that_parts_a_segment_s_ends_need_not_cross_it():
+    pairs = Coupling(torch.tensor([[0.0, 0.0], [5.0, -1.0]]), torch.tensor([[1.0, 0.0], [5.0, 1.0]]))
+    assert not pairs.crossings().any()  # the first *line* goes between the second's ends, the segment does not
+    apart = Coupling(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.1]]))  # never nearer than at t = 0
+    assert apart.closest_approach()[0, 1].item() == pytest.approx(1.0)
+    small = Coupling(torch.tensor([[0.0], [0.1]]), torch.tensor([[0.1], [0.0]]))  # they meet, on a small scale
+    assert small.closest_approach()[0, 1].item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_ratios_are_resampled_by_the_generator_that_is_given():
+    x0, noise = torch.randn(2, 60, 2, generator=torch.Generator().manual_seed(0))
+    found = lft.recoupling_ratio(x0, x0 + 0.3 * noise)
+    first, again = (found.interval(0.9, 37, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert first == again
+    assert len({found.interval(0.9, 37, torch.Generator().manual_seed(seed)) for seed in range(6)}) > 1
+
+
+def test_each_row_of_times_runs_one_way():
+    x = torch.zeros(2, 1)
+    there_and_back = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.5, 0.5]])
+    assert len(flow.check_times(there_and_back, x)) == 3
+    with pytest.raises(ValueError, match="times"):
+        flow.check_times(torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.4, 0.5]]), x)
