@@ -6,6 +6,7 @@
 # make slides   the lecturer's slides, build/slides.html, and PDFs without and with notes if Chromium is installed
 # make test-versions   the tests of all model families on the oldest and newest libraries, and the table in docs/models.md
 # make mutation   change the core in thousands of places and see whether tests notice (an hour or two)
+# make properties   try what must hold for any input on 10,000 inputs each (a quarter of an hour)
 # make exercises   write the exercise notebooks again from notebooks/exercises/sources
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ WORKERS ?= 2
 FAST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 QUIET := HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help lab explore site test test-versions mutation lint unit notebooks exercises slides install model clean
+.PHONY: help lab explore site test test-versions mutation properties lint unit notebooks exercises slides install model clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -73,6 +74,9 @@ mutation: $(READY)
 	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
 	$(FAST) $(QUIET) $(BIN)/mutmut run --max-children $(WORKERS)
 	$(BIN)/python -m benchmarks.mutation_score mutants
+
+properties: $(READY)
+	$(FAST) $(QUIET) $(BIN)/python -m benchmarks.properties
 
 exercises: $(READY)
 	$(BIN)/python -m lft_edu.exercises.books

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# Properties that are cheap to try name no number of examples: --hypothesis-profile=thorough tries 10,000 of each.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=10_000, deadline=None)
+settings.load_profile("quick")
 pytest_plugins = ["browsing"]
 
 

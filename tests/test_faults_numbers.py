@@ -6,7 +6,7 @@ import math
 import datasets
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GemmaTokenizer, GPT2Config, GPT2LMHeadModel, LlamaTokenizer
 
@@ -110,7 +110,6 @@ def test_and_streams(kind, short):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_ids_of_any_whole_type_and_form_are_the_same_ids(data):
     n, t = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     rows = data.draw(st.lists(st.lists(st.integers(0, 99), min_size=t, max_size=t), min_size=n, max_size=n))

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lft_edu import objectives
@@ -44,7 +44,6 @@ def test_midpoint_looks_at_half_time():
     name=st.sampled_from(["euler", "midpoint"]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
-@settings(deadline=None, max_examples=40)
 def test_constant_fields_are_exact_for_any_shape_and_type(batch, middle, k, name, dtype):
     shift = torch.arange(2, dtype=dtype) + 1
     x0 = torch.zeros(batch, *middle, 2, dtype=dtype)
@@ -138,7 +137,6 @@ def test_path_holds_every_state():
 
 
 @given(k=st.integers(1, 9), batch=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
 def test_random_times_are_sorted_from_zero_to_one(k, batch, seed):
     times = random_times(k, batch, torch.Generator().manual_seed(seed))
     assert times.shape == (batch, k + 1)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lft_edu import plane, shapes
@@ -107,7 +107,6 @@ def crosses(a, b, c, d):
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 9))
-@settings(deadline=None, max_examples=40)
 def test_crossings_are_those_found_by_solving(seed, n):
     pairs = pairs_of(n, seed)
     table = pairs.crossings()
@@ -118,7 +117,6 @@ def test_crossings_are_those_found_by_solving(seed, n):
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 40))
-@settings(deadline=None, max_examples=25)
 def test_optimal_transport_leaves_no_crossing_in_the_plane(seed, n):
     assert not pairs_of(n, seed).optimal_transport().crossings().any()
 
