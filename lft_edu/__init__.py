@@ -6,7 +6,7 @@ reading order: the core first, then the wings.
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOMES = {  # module → the names that are public as lft_edu.name
     # the core: points
