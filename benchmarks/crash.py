@@ -9,12 +9,13 @@ on this computer, which hands out half a file and hangs up from time to time. Af
 the disk is compared with the uninterrupted run: weights, optimizer state and place in the text of each checkpoint, the
 rows of the log; at the end also the student's files and the results card, and whether unfinished files are left. Clocks
 are left out (seconds, tokens per second, latency). Last, a second process is sent into the folder of a run. Writes
-``benchmarks/results/crash.json`` and the table in docs/results.md; exit status 1 if anything differs.
+``benchmarks/results/crash.json``, which ``benchmarks.reliability`` tabulates; exit status 1 if anything differs.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -43,9 +44,9 @@ RUNS = {
 }
 MOMENTS = {  # when a sitting is killed, and how often
     "loading": 0.15,  # before its first step
-    "training": 0.25,
+    "training": 0.2,
     "writing a checkpoint": 0.45,
-    "evaluating and saving": 0.15,  # after the last step
+    "evaluating and saving": 0.2,  # after the last step
 }
 CLOCKS = {"seconds", "tokens_per_second", "latency_ms_per_token", "out", "save_total_limit"}
 
@@ -103,6 +104,7 @@ class Kind:
     environment: dict | None = None
     fault: Callable[[], object] | None = None  # what goes wrong, beside the kill, before each sitting
     loading: float = 0.0  # seconds until the first row of the log
+    ending: float = 0.0  # seconds from the last checkpoint to the end
     whole: dict = field(default_factory=dict)
 
     def run_uninterrupted(self, out: Path) -> None:
@@ -110,8 +112,11 @@ class Kind:
         sitting = Sitting(self, out, "--save-total-limit", "1000")
         sitting.wait_for(lambda: sitting.rows() > 0, 0.01)
         self.loading = time.perf_counter() - sitting.started
+        sitting.wait_for(lambda: Checkpoints(out / "checkpoints").newest_step() == STEPS, 0.01)
+        began = time.perf_counter()
         if errors := sitting.end():
             raise SystemExit(f"The uninterrupted run ({self.name}) failed:\n{errors}")
+        self.ending = time.perf_counter() - began
         self.whole = contents(out)
 
 
@@ -120,7 +125,7 @@ class Sitting:
 
     def __init__(self, kind: Kind, out: Path, *more: str):
         command = [sys.executable, "-m", "lft_edu", *TRAIN, *RUNS[kind.name], *more, "--out", str(out)]
-        self.out, self.loading, self.started = out, kind.loading, time.perf_counter()
+        self.out, self.kind, self.started = out, kind, time.perf_counter()
         self.rows_before, self.steps_before = self.rows(), Checkpoints(out / "checkpoints").newest_step()
         if kind.fault and kind.whole:
             kind.fault()
@@ -144,16 +149,16 @@ class Sitting:
         """Wait for a moment; False if the process ended before it came."""
         folder = self.out / "checkpoints"
         if moment == "loading":
-            pause, seen, poll = 0.0, self._after(chance.uniform(0, self.loading)), 0.01
+            pause, seen, poll = 0.0, self._after(chance.uniform(0, self.kind.loading)), 0.01
         elif moment == "training":
             rows = self.rows_before + chance.randint(1, 12)
             pause, seen, poll = chance.uniform(0, 0.1), lambda: self.rows() >= rows, 0.005
         elif moment == "writing a checkpoint":
-            pause, seen, poll = chance.choice((0, 0, chance.uniform(0, 0.004))), self._partial(chance.randint(1, 4)), 0
+            return self.reach_write(chance.randint(1, 4))
         else:
-            pause, poll = chance.uniform(0, 4), 0.005
+            pause, poll = chance.uniform(0, self.kind.ending), 0.005
             all_done = lambda: Checkpoints(folder).newest_step() == STEPS  # noqa: E731
-            seen = self._after(self.loading) if self.steps_before == STEPS else all_done
+            seen = self._after(self.kind.loading) if self.steps_before == STEPS else all_done
         if not self.wait_for(seen, poll):
             return False
         time.sleep(pause)
@@ -162,17 +167,19 @@ class Sitting:
     def _after(self, seconds: float) -> Callable[[], bool]:
         return lambda: time.perf_counter() - self.started > seconds
 
-    def _partial(self, count: int) -> Callable[[], bool]:
-        """The checkpoint that is being written is the so-manyth one of this sitting."""
-        names = set()
-
-        def seen() -> bool:
-            with contextlib.suppress(FileNotFoundError):
-                for path in (self.out / "checkpoints").glob("*.partial"):
-                    names.add(path.name)
-            return len(names) >= count
-
-        return seen
+    def reach_write(self, count: int) -> bool:
+        """Wait until so many checkpoints were seen while they were written; the last is half done, as a rule. It takes
+        about a millisecond to write one, so once the run trains, nothing is done here but look."""
+        folder = str(self.out / "checkpoints")
+        left = {*os.listdir(folder)} if os.path.isdir(folder) else set()  # by earlier kills, perhaps half a file
+        names: set[str] = set()
+        self.wait_for(lambda: self.rows() > self.rows_before, 0.005)
+        while self.process.poll() is None:
+            for _ in range(200):
+                names |= {name for name in os.listdir(folder) if name.endswith(".partial")} - left
+                if len(names) >= count:
+                    return True
+        return False
 
     def kill(self) -> None:
         self.process.kill()
