@@ -18,6 +18,7 @@ precision that is printed:
 import functools
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,15 @@ def test_no_number_of_these_pages_is_without_a_source(page):
     left = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", prose(page.read_text(encoding="utf-8"))))
     left -= papers | {"4.0", "2.0", "3.11"}  # of licenses and of Python
     assert not left, f"Write <!-- NAME.json: path --> behind them (top of {Path(__file__).name})."
+
+
+def test_the_table_of_what_was_done_to_break_the_code_is_what_was_measured():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "reliability.py"))["table"]()
+    assert f"<!-- reliability -->\n{table}<!-- /reliability -->" in (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert table.count("\n") >= 6
+    for name in ("crash", "memory", "properties"):
+        found = measured(f"benchmarks/{name}.json")
+        assert found.get("passed") or found.get("flat") or found.get("failed") == []
 
 
 def test_a_wrong_number_is_found():
