@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import lft_edu as lft
 from lft_edu import operators, splicing
@@ -27,24 +28,33 @@ def layer(teacher):
 
 
 @pytest.mark.parametrize(
-    ("operator", "settings", "slots"),
+    ("make", "settings", "slots"),
     [
-        (lft.Skip(), {"kind": "skip"}, 0),
-        (lft.Regression(), {"kind": "regression"}, 1),
-        (lft.Regression(layers=2, repeats=3), {"kind": "regression", "layers": 2, "repeats": 3}, 6),
-        (lft.Regression(init_layer=0), {"kind": "regression", "init_layer": 0}, 1),
-        (lft.Loop(), {"kind": "loop", "repeats": 3}, 3),
-        (lft.Loop(1), {"kind": "loop", "repeats": 1}, 1),
-        (lft.Flow(), {"kind": "flow", "solver": "euler", "num_steps": 1}, 1),
-        (lft.Flow("midpoint", 3, 0), {"kind": "flow", "solver": "midpoint", "num_steps": 3, "init_layer": 0}, 6),
-        (lft.Flow(steps=4), {"kind": "flow", "solver": "euler", "num_steps": 4}, 4),
-        (lft.Flow(layers=2), {"kind": "flow", "solver": "euler", "num_steps": 1, "layers": 2}, 2),
-        (lft.Flow(conditional=True), {"kind": "flow", "solver": "euler", "num_steps": 1, "conditional": True}, 1),
-        (lft.Flow(step_aware=True), {"kind": "flow", "solver": "euler", "num_steps": 1, "step_aware": True}, 1),
+        (lambda: lft.Skip(), {"kind": "skip"}, 0),
+        (lambda: lft.Regression(), {"kind": "regression"}, 1),
+        (lambda: lft.Regression(layers=2, repeats=3), {"kind": "regression", "layers": 2, "repeats": 3}, 6),
+        (lambda: lft.Regression(init_layer=0), {"kind": "regression", "init_layer": 0}, 1),
+        (lambda: lft.Loop(), {"kind": "loop", "repeats": 3}, 3),
+        (lambda: lft.Loop(1), {"kind": "loop", "repeats": 1}, 1),
+        (lambda: lft.Flow(), {"kind": "flow", "solver": "euler", "num_steps": 1}, 1),
+        (
+            lambda: lft.Flow("midpoint", 3, 0),
+            {"kind": "flow", "solver": "midpoint", "num_steps": 3, "init_layer": 0},
+            6,
+        ),
+        (lambda: lft.Flow(steps=4), {"kind": "flow", "solver": "euler", "num_steps": 4}, 4),
+        (lambda: lft.Flow(layers=2), {"kind": "flow", "solver": "euler", "num_steps": 1, "layers": 2}, 2),
+        (
+            lambda: lft.Flow(conditional=True),
+            {"kind": "flow", "solver": "euler", "num_steps": 1, "conditional": True},
+            1,
+        ),
+        (lambda: lft.Flow(step_aware=True), {"kind": "flow", "solver": "euler", "num_steps": 1, "step_aware": True}, 1),
     ],
     ids=lambda value: None,
 )
-def test_an_operator_is_its_settings(operator, settings, slots):
+def test_an_operator_is_its_settings(make, settings, slots):
+    operator = make()
     assert operator.to_dict() == settings
     assert (operator.slots, operator.nfe) == (slots, slots)
     given = dict(settings)
@@ -94,7 +104,10 @@ def test_titles():
 def test_what_an_operator_is_built_of(layer, teacher):
     built = build_operator({"kind": "regression", "layers": 3}, layer, teacher.config)
     assert built.layer is layer
-    assert [one is not layer for one in built.more] == [True, True]
+    owned = [id(p) for one in (built.layer, *built.more) for p in one.parameters()]
+    assert len(built.more) == 2
+    assert len(set(owned)) == 3 * len(list(layer.parameters()))
+    assert len(build_operator({"kind": "regression"}, layer, teacher.config).more) == 0
     assert all(
         torch.equal(a, b) for one in built.more for a, b in zip(one.parameters(), layer.parameters(), strict=True)
     )
@@ -150,6 +163,28 @@ def test_a_velocity_of_layers_and_what_each_is_told(layer, teacher):
         aware.field()(x, torch.tensor(0.0))
     assert (aware(x) == 1).all()
     assert [call[1:3] for call in aware.velocity.calls] == [(0.0, 0.5), (0.5, 0.5)]
+
+
+def test_layers_are_applied_in_turn_each_with_its_cache_entry(layer, teacher):
+    built = build_operator({"kind": "regression", "layers": 2, "repeats": 2}, layer, teacher.config)
+    built.layer, built.more[0], built.first_slot = Told(1.0), Told(10.0), 5
+    x, cache = torch.zeros(1, 2, 64), DynamicCache()
+    assert (built(x, position=3, cache=cache) == 10).all()  # what each returns is the next state, not an update
+    assert [float(call[0][0, 0, 0]) for call in built.layer.calls] == [0, 10]
+    assert [float(call[0][0, 0, 0]) for call in built.more[0].calls] == [1, 1]
+    contexts = [call[-1] for pair in zip(built.layer.calls, built.more[0].calls, strict=True) for call in pair]
+    assert [(one["position"], one["cache"]._index) for one in contexts] == [(3, 5), (3, 6), (3, 7), (3, 8)]
+    assert (built.field(position=3)(x + 2, torch.tensor(0.7)) == 8).all()  # to 10, from 2
+
+
+def test_which_operators_are_layers_one_after_another(layer, teacher):
+    built = build_operator({"kind": "regression", "layers": 2, "repeats": 2}, layer, teacher.config)
+    assert [id(one) for one in built.as_layers()] == [id(one) for one in (layer, built.more[0])] * 2
+    assert build_operator({"kind": "regression"}, layer, teacher.config).as_layers() == [layer]
+    assert lft.Skip().as_layers() == []
+    for kind in ("skip", "regression"):
+        assert build_operator({"kind": kind, "sink": True}, layer, teacher.config).as_layers() is None
+    assert build_operator({"kind": "flow"}, layer, teacher.config).as_layers() is None
 
 
 def test_a_walk_stops_at_every_step_and_between(layer, teacher):
