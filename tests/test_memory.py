@@ -17,8 +17,8 @@ def test_rounds_leave_no_tensor_behind(teacher, blocks):
         return {name: held[name] for name in ("tensors", "tensor_bytes")}
 
     turn()  # what is made once for a process
-    first = turn()
-    assert turn() == first
+    first, second = turn(), turn()
+    assert all(second[name] <= first[name] for name in first)  # fewer: what other tests left is collected at any time
 
 
 def test_what_grows_is_named():
