@@ -181,15 +181,11 @@ def test_a_stream_that_breaks_off_leaves_the_steps_that_were_done(teacher, tmp_p
 def test_a_silent_stream_can_be_stopped(teacher, tmp_path):
     """A signal is heeded while the text is waited for: what was done is saved, and the process can end."""
     silence = threading.Event()
-
-    def wait():  # three seconds for what is trained meanwhile: on a busy machine its steps take long
-        threading.Timer(3, lambda: signal.raise_signal(signal.SIGTERM)).start()
-        silence.wait()
-
+    threading.Timer(6, lambda: signal.raise_signal(signal.SIGTERM)).start()  # six steps take long on a busy machine
     student = lft.splice(teacher, (2, 5), lft.Flow())
     options = {"max_steps": 10, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
     with pytest.raises(KeyboardInterrupt, match="waiting for text"):
-        lft.fit(student, teacher, broken(26, wait), **options)
+        lft.fit(student, teacher, broken(26, silence.wait), **options)
     silence.set()
     assert Checkpoints(tmp_path).newest_step() == 6
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "stream")
